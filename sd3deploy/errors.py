@@ -1,0 +1,44 @@
+"""One tree of errors. Each carries a stable id, a sentence and the remedy, all from `messages/`.
+
+    Sd3Error
+    ├── DependencyError     a package is missing, broken, or could not be installed
+    ├── RestartRequired     a library that is loaded was replaced on disk; only a new process sees the new one
+    ├── EncoderError        a text encoder can not run here, can not be found, or could not be loaded
+    └── SettingError        a stored or requested value that means nothing
+"""
+
+from __future__ import annotations
+
+from sd3deploy import messages
+
+__all__ = ["DependencyError", "EncoderError", "RestartRequired", "Sd3Error", "SettingError"]
+
+
+class Sd3Error(Exception):
+    """An expected failure. `id` names the sentence in messages/, `values` fills its placeholders.
+
+    str(error) is what a person reads: the sentence, then the remedy.
+    """
+
+    def __init__(self, id: str, **values: object) -> None:
+        self.id = id
+        self.values = values
+        self.message = messages.text(id, **values)
+        self.remedy = messages.remedy(id, **values)
+        super().__init__(f"{self.message} {self.remedy}".strip())
+
+
+class DependencyError(Sd3Error):
+    """A package is missing, broken, or could not be installed."""
+
+
+class RestartRequired(Sd3Error):
+    """A loaded library was replaced on disk: only a new process sees the new one."""
+
+
+class EncoderError(Sd3Error):
+    """A text encoder can not run here, can not be found, or could not be loaded."""
+
+
+class SettingError(Sd3Error):
+    """A stored or requested value that means nothing."""
