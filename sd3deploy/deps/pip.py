@@ -1,0 +1,88 @@
+"""Running pip or uv: the command lines, the environment they get, their output line by line."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from sd3deploy.deps.options import Options
+
+__all__ = ["Progress", "fall_back", "install_command", "report_command", "run"]
+
+Progress = Callable[[str], None]
+
+# One retry instead of five: without network the cause is known after half a second instead of eight. With none, pip hides the cause.
+_QUICK = ("--retries", "1", "--no-input", "--disable-pip-version-check")
+
+# Building from source needs a compiler, takes minutes and fails in ways that help nobody.
+_WHEELS_ONLY = ("--only-binary", ":all:")
+
+
+def install_command(wanted: Iterable[str], options: Options, constraints: Path) -> tuple[str, ...]:
+    """The one call that changes something. `--no-deps`: what else is needed has been looked at before and stands in `wanted`."""
+    uv = shutil.which("uv") if options.uv else None
+    if uv:
+        head = (uv, "pip", "install", "--python", sys.executable, "--no-progress")
+    else:
+        head = (*_pip(), "install", *_QUICK, "--progress-bar", "off", "--no-warn-script-location")
+    return (*head, "--no-deps", *_WHEELS_ONLY, "-c", str(constraints), *_extra(options), *wanted)
+
+
+def report_command(wanted: Iterable[str], options: Options, constraints: Path, report: Path) -> tuple[str, ...]:
+    """Ask which versions would be taken, and what they say they need; installs nothing. Always pip: uv has no such report."""
+    dry = ("install", "--dry-run", "--ignore-installed", "--quiet", "--report", str(report))
+    return (*_pip(), *dry, *_QUICK, "--no-deps", *_WHEELS_ONLY, "-c", str(constraints), *_extra(options), *wanted)
+
+
+def fall_back(command: tuple[str, ...], options: Options) -> Options | None:
+    """As the host does: where uv can not, pip is asked. None when it was pip already."""
+    from dataclasses import replace
+
+    return replace(options, uv=False) if command[:2] != _pip()[:2] else None
+
+
+def run(command: tuple[str, ...], options: Options, progress: Progress | None = None, inherit: int | None = None) -> tuple[int, str]:
+    """Exit code and the whole output. progress gets each line. inherit: the lock's descriptor, which the child keeps holding.
+
+    A return code of 0 proves nothing: look at the disk afterwards.
+    """
+    import subprocess
+
+    lines = []
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        env=_environment(),
+        cwd=options.host_root,
+        pass_fds=() if inherit is None or os.name == "nt" else (inherit,),
+        creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line)
+            if progress:
+                progress(line.rstrip())
+    return process.returncode, "".join(lines)
+
+
+def _pip() -> tuple[str, ...]:
+    return (sys.executable, "-m", "pip")
+
+
+def _extra(options: Options) -> tuple[str, ...]:
+    return tuple(shlex.split(options.extra_args, posix=os.name != "nt"))
+
+
+def _environment() -> dict[str, str]:
+    """The host sets UV_CONSTRAINT to a path relative to its own folder, which breaks uv anywhere else; ours is in the command."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("UV_CONSTRAINT", "PIP_EXTRA_ARGS")}
+    return {**environment, "PYTHONIOENCODING": "utf-8", "PYTHONUNBUFFERED": "1"}

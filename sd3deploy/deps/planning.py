@@ -1,0 +1,141 @@
+"""What would be done about a set of statuses, as data: shown before it is done, and tested without doing it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sd3deploy import messages
+from sd3deploy.deps.options import Options
+from sd3deploy.deps.pip import install_command
+from sd3deploy.deps.requirement import normal
+from sd3deploy.deps.status import State, Status
+from sd3deploy.deps.vendored import SpecifierSet, version
+from sd3deploy.deps.workspace import workspace
+
+__all__ = ["Change", "Plan", "plan"]
+
+# Bytes to download and bytes on disk: the wheels of the newest version for Linux x86-64 and CPython 3.11, as the registry lists
+# them and as their archives unpack (accelerate 1.15.0, bitsandbytes 0.50.2, fasteners 0.20, numpy 2.1.2, packaging 26.3,
+# protobuf 7.36.2, sentencepiece 0.2.3). Other platforms differ by some per cent; bitsandbytes is smaller on all of them.
+_SIZES = {
+    "accelerate": (394_295, 1_553_934),
+    "bitsandbytes": (43_139_553, 129_151_546),
+    "fasteners": (18_702, 58_538),
+    "numpy": (16_277_937, 66_000_000),
+    "packaging": (129_956, 499_179),
+    "protobuf": (343_223, 1_388_238),
+    "sentencepiece": (1_713_961, 5_532_201),
+}
+
+
+@dataclass(frozen=True)
+class Change:
+    """One distribution that would change: from which version (None: absent) to what (a specifier, exact once resolved).
+
+    replace: its files are moved away first, because they are broken or partly there. download, unpacked: bytes, None if unknown.
+    """
+
+    name: str
+    before: str | None
+    specifier: str
+    replace: bool = False
+    download: int | None = None
+    unpacked: int | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """changes: what is installed. sweep: healthy distributions that only need leftovers deleted. stale: those that only a
+    restart helps. command: what is run. constraints: the lines of the file that the command names, everything installed now."""
+
+    statuses: tuple[Status, ...]
+    changes: tuple[Change, ...] = ()
+    sweep: tuple[str, ...] = ()
+    stale: tuple[Status, ...] = ()
+    command: tuple[str, ...] = ()
+    constraints: tuple[str, ...] = ()
+
+    @property
+    def empty(self) -> bool:
+        """Nothing to do on disk."""
+        return not self.changes and not self.sweep
+
+    @property
+    def download(self) -> int:
+        """Bytes to fetch, as far as known."""
+        return sum(change.download or 0 for change in self.changes)
+
+    @property
+    def unpacked(self) -> int:
+        """Bytes on disk, as far as known."""
+        return sum(change.unpacked or 0 for change in self.changes)
+
+    def describe(self) -> str:
+        """The preview: one line for each change with its size, then the exact command."""
+        if self.empty:
+            return messages.text("deps.plan.nothing")
+        lines = [
+            messages.text(
+                f"deps.plan.{'replace' if change.replace and change.before else 'change' if change.before else 'add'}",
+                name=change.name,
+                before=change.before,
+                after=change.specifier or messages.text("deps.plan.any"),
+                size=_megabytes(change.download),
+            ).strip()
+            for change in self.changes
+        ]
+        lines += [messages.text("deps.plan.sweep", name=name) for name in self.sweep]
+        if self.command:
+            lines.append(shlex.join(self.command))
+        return "\n".join(lines)
+
+
+def plan(statuses: Iterable[Status], options: Options, installed: Mapping[str, str] | None = None) -> Plan:
+    """Decide. Pure: `installed` (normalized name → version) becomes the constraints; apply() takes a fresh look anyway."""
+    statuses = tuple(statuses)
+    changes = tuple(_change(one) for one in statuses if one.state not in (State.OK, State.STALE) and not one.only_residue)
+    return with_command(
+        Plan(
+            statuses,
+            changes,
+            tuple(one.name for one in statuses if one.only_residue),
+            tuple(one for one in statuses if one.state is State.STALE),
+        ),
+        options,
+        installed or {},
+    )
+
+
+def with_command(plan: Plan, options: Options, installed: Mapping[str, str]) -> Plan:
+    """The plan with the command and the constraints that belong to its changes."""
+    if not plan.changes:
+        return plan
+    moved = {normal(change.name) for change in plan.changes}
+    lines = tuple(f"{name}=={found}" for name, found in sorted(installed.items()) if name not in moved and version(found))
+    wanted = [f"{change.name}{change.specifier}" for change in plan.changes]
+    return replace(plan, command=install_command(wanted, options, constraints_file()), constraints=lines)
+
+
+def constraints_file() -> Path:
+    """Where the constraints are written: rewritten under the lock before each run."""
+    return workspace() / "constraints.txt"
+
+
+def _change(status: Status) -> Change:
+    """A broken distribution comes back in the version that it had, where that one will do."""
+    requirement = status.requirement
+    specifier = requirement.specifier
+    kept = version(status.installed)
+    if status.state is State.BROKEN and kept is not None and SpecifierSet(specifier).contains(kept, prereleases=True):
+        specifier = f"=={status.installed}"
+    download, unpacked = _SIZES.get(normal(requirement.name), (None, None))
+    # Also a missing one: what a failed install leaves of it is then removed.
+    whole = status.state in (State.BROKEN, State.MISSING)
+    return Change(requirement.name, status.installed, specifier, whole, download, unpacked)
+
+
+def _megabytes(size: int | None) -> str:
+    return "" if size is None else messages.text("deps.plan.size", size=f"{size / 1_000_000:.1f}")

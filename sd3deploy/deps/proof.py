@@ -1,0 +1,56 @@
+"""Whether bitsandbytes can run here: first by its wheels, then by really quantizing a tensor.
+
+Its native library may fail to load and `import bitsandbytes` still succeeds, with a stand-in that raises at first use.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+
+from sd3deploy.errors import DependencyError
+
+__all__ = ["has_wheel", "prove_bitsandbytes"]
+
+# The files that its releases since 0.48 have in the registry.
+_WHEELS = {
+    "Linux": ("x86_64", "aarch64"),
+    "Windows": ("AMD64", "ARM64"),
+    "Darwin": ("arm64",),
+}
+
+# Mean error, relative to the mean magnitude, of standard normal values in blocks of 64: 0.10 for NF4 and 0.13 for FP4
+# (Dettmers et al. 2023, arXiv 2305.14314, table 2 orders them so; tests/test_deps_proof.py measures them). Noise would give 1.
+_TOLERANCE = 0.25
+
+
+def has_wheel(system: str | None = None, machine: str | None = None) -> bool:
+    """Whether bitsandbytes publishes a wheel for a platform (default: this one), in the words of the `platform` module."""
+    return (machine or platform.machine()) in _WHEELS.get(system or platform.system(), ())
+
+
+def prove_bitsandbytes(device: str) -> None:
+    """Quantize and dequantize 4,096 values to 4 bit on `device` ("cuda", "cuda:1", "cpu", "mps", …), both FP4 and NF4.
+
+    Raises DependencyError with the cause when the package, its native library or the device does not do it.
+    """
+    try:
+        import bitsandbytes
+        import torch
+
+        where = torch.device(device)
+        dtype = torch.float32 if where.type == "cpu" else torch.float16
+        values = torch.linspace(-3, 3, 64 * 64, device=where, dtype=dtype).reshape(64, 64)
+        for kind in ("fp4", "nf4"):
+            packed, state = bitsandbytes.functional.quantize_4bit(values, quant_type=kind)
+            back = bitsandbytes.functional.dequantize_4bit(packed, state)
+            error = ((back - values).abs().mean() / values.abs().mean()).item()
+            if not error < _TOLERANCE:  # also catches nan
+                raise ArithmeticError(f"{kind}: mean error {error:.3f} of the mean magnitude")
+    except Exception as error:  # anything at all may come out of a native library: it is kept as the cause, and named
+        raise DependencyError("deps.native", device=device, detail=_first_line(error), executable=sys.executable) from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

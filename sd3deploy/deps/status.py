@@ -1,0 +1,120 @@
+"""The state of each requirement: facts gathered from disk and from this process, then judged."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+from sd3deploy import messages
+from sd3deploy.deps.belongings import belongings
+from sd3deploy.deps.damage import Damage, damage
+from sd3deploy.deps.requirement import Requirement, import_name
+from sd3deploy.deps.vendored import SpecifierSet, version
+
+__all__ = ["Facts", "State", "Status", "check", "gather", "judge"]
+
+
+class State(Enum):
+    """What a requirement is in; the value names the sentence `deps.state.<value>`."""
+
+    OK = "ok"
+    MISSING = "missing"
+    TOO_OLD = "too_old"
+    TOO_NEW = "too_new"
+    BROKEN = "broken"
+    STALE = "stale"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was seen: the version on disk, the one loaded in this process (each None where there is none), the damages."""
+
+    installed: str | None
+    loaded: str | None
+    damages: tuple[tuple[Damage, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Status:
+    """The verdict on one requirement. `detail` is a sentence for the user, "" where all is well."""
+
+    requirement: Requirement
+    state: State
+    installed: str | None
+    loaded: str | None
+    detail: str
+    damages: frozenset[Damage] = frozenset()
+
+    @property
+    def name(self) -> str:
+        return self.requirement.name
+
+    @property
+    def only_residue(self) -> bool:
+        """Healthy, but a stopped pip left renamed folders behind: deleting them is all that is needed."""
+        return self.state is State.BROKEN and self.damages == {Damage.RESIDUE} and self.installed is not None
+
+
+def check(requirements: Iterable[Requirement]) -> tuple[Status, ...]:
+    """The state of each, from this environment's files and this process's loaded modules. Imports nothing, starts nothing."""
+    return tuple(judge(requirement, gather(requirement.name)) for requirement in requirements)
+
+
+def gather(name: str) -> Facts:
+    """Look at the disk and at sys.modules."""
+    own = belongings(name)
+    return Facts(own.infos[0].version if own.infos else None, _loaded(name), damage(name, own))
+
+
+def judge(requirement: Requirement, facts: Facts) -> Status:
+    """Broken before stale: the files have to be mended first, then the process restarted. Stale before a wrong version only
+    where the version on disk would do: otherwise it has to be changed anyway."""
+    installed = version(facts.installed)
+    if facts.damages:
+        state = State.BROKEN
+    elif facts.installed is None:
+        state = State.MISSING
+    elif installed is not None and not SpecifierSet(requirement.specifier).contains(installed, prereleases=True):
+        state = State.TOO_OLD if _below(requirement.specifier, facts.installed) else State.TOO_NEW
+    elif facts.loaded is not None and not same(facts.loaded, facts.installed):
+        state = State.STALE
+    else:
+        state = State.OK
+    damages = frozenset(kind for kind, _ in facts.damages)
+    return Status(requirement, state, facts.installed, facts.loaded, _detail(state, requirement, facts), damages)
+
+
+def same(one: str, other: str) -> bool:
+    """Equal versions; a local part such as "+cu128" counts only where both have one."""
+    first, second = version(one), version(other)
+    if first is None or second is None:
+        return one == other
+    return first == second or (first.public == second.public and not (first.local and second.local))
+
+
+def _below(specifier: str, installed: str) -> bool:
+    floors = [version(one.version) for one in SpecifierSet(specifier) if one.operator in (">=", ">", "~=", "==")]
+    found = version(installed)
+    return any(floor is not None and found is not None and found < floor for floor in floors)
+
+
+def _loaded(name: str) -> str | None:
+    """The version that this process imported, or None: not imported, or a module that does not tell."""
+    found = getattr(sys.modules.get(import_name(name)), "__version__", None)
+    return None if found is None else str(found)
+
+
+def _detail(state: State, requirement: Requirement, facts: Facts) -> str:
+    if state is State.OK:
+        return ""
+    if state is State.BROKEN:
+        return " ".join(messages.text(f"deps.damage.{kind.value}", example=example) for kind, example in facts.damages)
+    return messages.text(
+        f"deps.state.{state.value}",
+        name=requirement.name,
+        installed=facts.installed,
+        loaded=facts.loaded,
+        needed=requirement.specifier,
+    )

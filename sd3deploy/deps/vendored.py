@@ -1,0 +1,24 @@
+"""`packaging`, or the copy inside pip where the very first start finds no other."""
+
+from __future__ import annotations
+
+try:
+    from packaging.requirements import InvalidRequirement
+    from packaging.requirements import Requirement as Specification
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+    from packaging.version import InvalidVersion, Version
+except ImportError:  # `packaging` is itself one of our requirements
+    from pip._vendor.packaging.requirements import InvalidRequirement
+    from pip._vendor.packaging.requirements import Requirement as Specification
+    from pip._vendor.packaging.specifiers import InvalidSpecifier, SpecifierSet
+    from pip._vendor.packaging.version import InvalidVersion, Version
+
+__all__ = ["InvalidRequirement", "InvalidSpecifier", "InvalidVersion", "Specification", "SpecifierSet", "Version", "version"]
+
+
+def version(text: str | None) -> Version | None:
+    """A version that can be compared, or None for what is not one."""
+    try:
+        return Version(text) if text else None
+    except InvalidVersion:
+        return None
