@@ -1,0 +1,49 @@
+"""What the device that runs the text encoder can do. One thin function looks, the choices decide on plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Device", "look"]
+
+
+@dataclass(frozen=True)
+class Device:
+    """A compute device.
+
+    torch: what torch calls it, "cuda:0". backend: the host's word for the software stack: cuda, rocm, zluda, xpu (ipex),
+    mps, directml, openvino or cpu. capability: CUDA compute capability such as (8, 6), None elsewhere.
+    bf16, fp8: whether tensors of that type can be computed with, or at least stored.
+    """
+
+    torch: str
+    backend: str
+    name: str
+    capability: tuple[int, int] | None = None
+    bf16: bool = True
+    fp8: bool = True
+
+    @property
+    def compute_dtype(self) -> str:
+        """The 16-bit type to compute in: T5 overflows float16 (huggingface/diffusers#8604), so bfloat16 wherever it is native."""
+        return "bfloat16" if self.bf16 else "float16"
+
+
+def look(device: object, backend: str) -> Device:
+    """The facts about a torch device. `backend` is the host's name of the stack, because torch calls ROCm and ZLUDA "cuda" too."""
+    import torch
+
+    device = torch.device(device)  # type: ignore[arg-type]
+    fp8 = hasattr(torch, "float8_e4m3fn") and device.type != "mps"  # pytorch/pytorch#148420
+    if device.type == "cuda" and torch.cuda.is_available():
+        capability = torch.cuda.get_device_capability(device)
+        # torch calls emulated bfloat16 supported too, and it is slower than float16: ask the hardware (Ampere and later; every ROCm card).
+        bf16 = backend == "rocm" or capability >= (8, 0)
+        return Device(str(device), backend, torch.cuda.get_device_name(device), capability, bf16, fp8)
+    if device.type == "mps":
+        return Device(str(device), backend, "Apple GPU", None, True, fp8)
+    if device.type == "cpu":
+        import platform
+
+        return Device("cpu", backend, platform.processor() or "CPU", None, True, fp8)
+    return Device(str(device), backend, device.type, None, device.type == "xpu", fp8)

@@ -1,0 +1,99 @@
+"""The table of text encoder choices: what each costs, what it needs, and whether this device can run it.
+
+A new choice is a row here and a loader in `load.py`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+from sd3deploy import messages
+from sd3deploy.device import Device
+from sd3deploy.errors import EncoderError, SettingError
+
+__all__ = ["CHOICES", "HOST_DEFAULT", "NONE", "Choice", "find", "label", "require", "unsuitable"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One row of the table.
+
+    id: stable, in settings files' place of `name` on the command line. name: what the settings store and the screen shows.
+    bytes: resident size of T5-XXL's encoder with bfloat16 as compute type, None where the host decides; measured
+    by bench/encoders.py on full shapes. groups: the optional dependencies of pyproject.toml that it needs.
+    backends: the stacks on which it runs. capability: the least CUDA compute capability.
+    """
+
+    id: str
+    name: str
+    bytes: int | None
+    groups: tuple[str, ...] = ()
+    backends: frozenset[str] = frozenset()
+    capability: tuple[int, int] | None = None
+    fp8: bool = False
+    bf16: bool = False
+
+    @property
+    def sentence(self) -> str:
+        """What to expect of it, in one sentence."""
+        return messages.text(f"encoder.{self.id}")
+
+
+_EVERYWHERE = frozenset({"cuda", "rocm", "zluda", "ipex", "xpu", "mps", "directml", "openvino", "cpu"})
+# bitsandbytes 0.50 ships CPU, CUDA, ROCm and XPU libraries (its installation page); ZLUDA, DirectML and OpenVINO are none of them.
+_BITSANDBYTES = frozenset({"cuda", "rocm", "ipex", "xpu", "mps", "cpu"})
+
+HOST_DEFAULT = Choice("default", "Host default", None, backends=_EVERYWHERE)
+NONE = Choice("none", "None (CLIP only)", 0, backends=_EVERYWHERE)
+CHOICES = (
+    HOST_DEFAULT,
+    NONE,
+    # SM60 for 4 bit, SM75 for INT8: the hardware table of bitsandbytes 0.50.
+    Choice("fp4", "T5 FP4", 2_653_000_000, ("bitsandbytes",), _BITSANDBYTES, (6, 0)),
+    Choice("nf4", "T5 NF4", 2_653_000_000, ("bitsandbytes",), _BITSANDBYTES, (6, 0)),
+    Choice("uint4", "T5 UINT4 (SDNQ)", 4_542_000_000, backends=_EVERYWHERE),
+    Choice("fp8", "T5 FP8", 4_904_000_000, backends=_EVERYWHERE - {"mps", "directml"}, fp8=True),
+    Choice("int8", "T5 INT8", 5_904_000_000, ("bitsandbytes",), _BITSANDBYTES, (7, 5)),
+    Choice("bf16", "T5 BF16", 9_525_000_000, backends=_EVERYWHERE, bf16=True),
+)
+
+
+def find(value: object) -> Choice:
+    """The choice with that name or id, in any case. Raises SettingError that suggests the nearest one."""
+    if isinstance(value, Choice):
+        return value
+    names = {key.lower(): choice for choice in CHOICES for key in (choice.name, choice.id)}
+    if isinstance(value, str) and value.strip().lower() in names:
+        return names[value.strip().lower()]
+    near = difflib.get_close_matches(value.lower(), names, 1, 0.5) if isinstance(value, str) else []
+    nearest = names[near[0]] if near else HOST_DEFAULT
+    raise SettingError("setting.encoder-unknown", value=repr(value)[:60], nearest=nearest.name)
+
+
+def unsuitable(choice: Choice, device: Device) -> str | None:
+    """Why this device can not run the choice, as a sentence; None when it can."""
+    if device.backend not in choice.backends:
+        return messages.text("encoder.unsuitable.backend", name=choice.name, backend=device.backend)
+    if choice.capability and device.capability and device.capability < choice.capability:
+        needed, found = (".".join(map(str, pair)) for pair in (choice.capability, device.capability))
+        return messages.text("encoder.unsuitable.capability", name=choice.name, device=device.name, needed=needed, found=found)
+    if choice.fp8 and not device.fp8:
+        return messages.text("encoder.unsuitable.fp8", name=choice.name, device=device.name)
+    if choice.bf16 and not device.bf16:
+        return messages.text("encoder.unsuitable.bf16", name=choice.name, device=device.name)
+    return None
+
+
+def require(choice: Choice, device: Device) -> None:
+    """Raise EncoderError with the reason and what to choose instead, when the device can not run the choice."""
+    if reason := unsuitable(choice, device):
+        instead = [other.name for other in CHOICES[2:] if not unsuitable(other, device)]
+        raise EncoderError("encoder.unsuitable", reason=reason, instead=", ".join(instead) or NONE.name)
+
+
+def label(choice: Choice, device: Device | None = None) -> str:
+    """The line in a list of choices: name, size, and why not where this device can not run it."""
+    line = f"{choice.name} – {choice.bytes / 1e9:.1f} GB" if choice.bytes else choice.name
+    reason = unsuitable(choice, device) if device else None
+    return f"{line} ({reason})" if reason else line

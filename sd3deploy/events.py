@@ -1,0 +1,74 @@
+"""What happened, for whoever looks: the log, the toasts, the API. A bounded ring; each event has a number that only grows."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sd3deploy import messages
+from sd3deploy.errors import Sd3Error
+
+__all__ = ["Event", "Events", "Severity"]
+
+Severity = Literal["info", "success", "warning", "error"]
+_KEPT = 100
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing to tell. id: of the sentence in messages/. seq: counts from 1. time: seconds since the epoch."""
+
+    seq: int
+    id: str
+    severity: Severity
+    message: str
+    remedy: str
+    time: float = field(default_factory=time.time)
+
+
+class Events:
+    """The last hundred events. `listen` is called with each, on the thread where it happened."""
+
+    def __init__(self, listen: Callable[[Event], None] = lambda event: None) -> None:
+        self._listen = listen
+        self._lock = threading.Lock()
+        self._ring: deque[Event] = deque(maxlen=_KEPT)
+        self._count = 0
+
+    def tell(self, severity: Severity, id: str, **values: object) -> Event:
+        """Record and announce the sentence `id`."""
+        return self._add(severity, id, messages.text(id, **values), messages.remedy(id, **values))
+
+    def fail(self, error: Exception, severity: Severity = "error") -> Event:
+        """Record and announce an error; one that is not of our tree is shown as unexpected, with its type."""
+        if isinstance(error, Sd3Error):
+            return self._add(severity, error.id, error.message, error.remedy)
+        return self.tell(severity, "unexpected", error=f"{type(error).__name__}: {error}")
+
+    def since(self, seq: int) -> list[Event]:
+        """Events after number `seq`, oldest first."""
+        with self._lock:
+            return [event for event in self._ring if event.seq > seq]
+
+    @property
+    def last_error(self) -> Event | None:
+        """The latest error that no success has followed."""
+        with self._lock:
+            for event in reversed(self._ring):
+                if event.severity == "success":
+                    return None
+                if event.severity == "error":
+                    return event
+        return None
+
+    def _add(self, severity: Severity, id: str, message: str, remedy: str) -> Event:
+        with self._lock:
+            self._count += 1
+            event = Event(self._count, id, severity, message, remedy)
+            self._ring.append(event)
+        self._listen(event)
+        return event

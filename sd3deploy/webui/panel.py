@@ -1,0 +1,80 @@
+"""The panel in txt2img, img2img and Control: what is loaded, and another encoder for the jobs of this page."""
+
+from __future__ import annotations
+
+import html
+from typing import Any
+
+import gradio as gr
+
+try:
+    from modules import scripts_manager as scripts
+except ImportError:  # hosts before 2025-07
+    from modules import scripts
+
+from sd3deploy import messages
+from sd3deploy.deployment import Deployment
+from sd3deploy.encoders import choices
+
+__all__ = ["TITLE", "allow_in_control", "script_class"]
+
+TITLE = "SD3 Deploy"
+
+
+def allow_in_control() -> None:
+    """The Control tab, which is the main page of ModernUI, drops scripts of extensions that are not in this list of the host."""
+    try:
+        from installer import control_extensions
+    except ImportError:  # hosts before 2025-02 show every script
+        return
+    if TITLE not in control_extensions:
+        control_extensions.append(TITLE)
+
+
+def script_class(deployment: Deployment) -> type:
+    """The host's kind of script, bound to `deployment`. The host makes three instances and calls ui() five times and more."""
+
+    class SD3Deploy(scripts.Script):
+        def title(self) -> str:
+            return TITLE
+
+        def show(self, is_img2img: bool) -> Any:
+            return scripts.AlwaysVisible
+
+        def ui(self, is_img2img: bool) -> list[Any]:
+            as_set = messages.text("panel.as-set")
+            with gr.Accordion(TITLE, open=False, elem_id=self.elem_id("panel"), elem_classes=["sd3-panel"]):
+                gr.HTML(
+                    lambda: f'<div class="sd3-state" role="status">{html.escape(state_line(deployment.status()))}</div>',
+                    elem_id=self.elem_id("state"),
+                )
+                device = deployment.host.device()
+                choice = gr.Dropdown(
+                    [as_set, *(choice.name for choice in choices.CHOICES)],
+                    value=as_set,
+                    label=messages.text("panel.encoder"),
+                    info=" · ".join(choices.label(choice, device) for choice in choices.CHOICES[2:]),
+                    elem_id=self.elem_id("encoder"),
+                )
+            return [choice]
+
+        def process(self, p: Any, choice: Any = "", *_: Any) -> None:
+            # The first hook at which the model, the styles and the overridden settings of a job are final; the queue is held.
+            placed = deployment.reconcile(None if choice in ("", None, messages.text("panel.as-set")) else choice)
+            if placed:
+                p.extra_generation_params["T5"] = placed.choice.name
+
+    return SD3Deploy
+
+
+def state_line(status: dict[str, Any]) -> str:
+    """One line: model, encoder, and what is under way or went wrong."""
+    if status["busy"]:
+        return str(status["busy"])
+    if status["model"] is None:
+        line = messages.text("panel.no-model", wanted=status["wanted"])
+    else:
+        line = messages.text("panel.state", model=status["model"], encoder=status["encoder"], size=f"{status['t5_bytes'] / 1e9:.2f}")
+        if status["wanted"] != status["encoder"]:
+            line += " " + messages.text("panel.pending", wanted=status["wanted"])
+    return f"{line} {status['last_error']['message']}" if status["last_error"] else line

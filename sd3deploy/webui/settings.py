@@ -1,0 +1,63 @@
+"""The section "SD3 Deploy" of the settings. Own keys only: a foreign value in the host's sd_text_encoder breaks loading without us."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+from modules import shared
+
+from sd3deploy import messages
+from sd3deploy.deployment import Deployment
+from sd3deploy.device import Device
+from sd3deploy.encoders import choices, source
+from sd3deploy.webui.host import rejection
+
+__all__ = ["SECTION", "register"]
+
+SECTION = ("sd3_deploy", "SD3 Deploy")
+
+
+def register(deployment: Deployment) -> None:
+    """Add the options; called by the host when it builds the settings page.
+
+    The encoder comes last because the host applies changed settings in this order: the source of weights has to be known
+    before the encoder is loaded from it.
+    """
+
+    def option(key: str, default: Any, component: Any, arguments: Any = None, onchange: Callable[[], None] | None = None) -> None:
+        label = messages.text(f"setting.{key}")
+        info = shared.OptionInfo(default, label, component, arguments, onchange=onchange, section=SECTION)
+        shared.opts.add_option(key, info)
+
+    def change() -> None:
+        try:
+            deployment.change()
+        except Exception as error:
+            raise rejection(error) from error
+
+    option("sd3_choices", table(deployment.host.device()), gr.HTML)
+    option("sd3_auto_install", True, gr.Checkbox)
+    option("sd3_weights", source.KINDS[0], gr.Dropdown, lambda: {"choices": list(source.KINDS)})
+    option("sd3_weights_file", "", gr.Textbox)
+    option(
+        "sd3_text_encoder",
+        choices.HOST_DEFAULT.name,
+        gr.Dropdown,
+        lambda: {"choices": [choice.name for choice in choices.CHOICES]},
+        change,
+    )
+
+
+def table(device: Device) -> str:
+    """Every choice with its size and what to expect, or why this device can not run it, as an HTML table."""
+    rows = []
+    for choice in choices.CHOICES:
+        reason = choices.unsuitable(choice, device)
+        size = f"{choice.bytes / 1e9:.1f} GB" if choice.bytes is not None else ""
+        cells = "".join(f"<td>{html.escape(text)}</td>" for text in (choice.name, size, reason or choice.sentence))
+        kind = "sd3-unsuitable" if reason else "sd3-suitable"
+        rows.append(f'<tr class="{kind}">{cells}</tr>')
+    return f'<table class="sd3-choices"><tbody>{"".join(rows)}</tbody></table>'

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from sd3deploy.device import Device, look
+from sd3deploy.encoders import choices
+from sd3deploy.errors import EncoderError, SettingError
+
+CPU = look("cpu", "cpu")
+TURING = Device("cuda:0", "cuda", "RTX 2060", (7, 5), bf16=False)
+AMPERE = Device("cuda:0", "cuda", "RTX 3060", (8, 6))
+PASCAL = Device("cuda:0", "cuda", "GTX 1060", (6, 1), bf16=False)
+ZLUDA = Device("cuda:0", "zluda", "RX 6600", (8, 0), bf16=False)
+
+
+def suitable(device):
+    return [choice.id for choice in choices.CHOICES if not choices.unsuitable(choice, device)]
+
+
+def test_what_runs_where():
+    everything = [choice.id for choice in choices.CHOICES]
+    assert suitable(CPU) == suitable(AMPERE) == everything
+    assert suitable(TURING) == [id for id in everything if id != "bf16"]
+    assert suitable(PASCAL) == [id for id in everything if id not in ("bf16", "int8")]
+    assert suitable(ZLUDA) == ["default", "none", "uint4", "fp8"]
+    assert suitable(Device("mps", "mps", "Apple GPU", fp8=False)) == [id for id in everything if id != "fp8"]
+
+
+def test_a_refusal_says_why_and_what_instead():
+    with pytest.raises(EncoderError, match=r"does not run on zluda.*T5 UINT4 \(SDNQ\)"):
+        choices.require(choices.find("fp4"), ZLUDA)
+    with pytest.raises(EncoderError, match=r"needs compute capability 7\.5, GTX 1060 has 6\.1"):
+        choices.require(choices.find("int8"), PASCAL)
+
+
+def test_labels_carry_size_and_reason():
+    assert choices.label(choices.find("fp4")) == "T5 FP4 – 2.7 GB"
+    assert "bfloat16" in choices.label(choices.find("bf16"), TURING)
+
+
+@pytest.mark.parametrize("value", ["T5 FP4", "t5 fp4", " fp4 ", "FP4"])
+def test_names_in_any_spelling(value):
+    assert choices.find(value).id == "fp4"
+
+
+NEAREST = [("T5 FP5", "T5 FP"), ("bf-16", "T5 BF16"), (4, "Host default"), (None, "Host default"), ([], "Host default")]
+
+
+@pytest.mark.parametrize(("value", "nearest"), NEAREST)
+def test_a_value_that_means_nothing_is_answered_with_the_nearest(value, nearest):
+    with pytest.raises(SettingError) as caught:
+        choices.find(value)
+    assert nearest in caught.value.remedy
+
+
+def test_every_choice_has_a_sentence():
+    assert all(choice.sentence.endswith(".") for choice in choices.CHOICES)
+
+
+def test_the_compute_type_follows_the_hardware():
+    assert AMPERE.compute_dtype == "bfloat16"
+    assert replace(AMPERE, bf16=False).compute_dtype == "float16"

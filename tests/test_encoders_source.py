@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sd3deploy.encoders import source
+from sd3deploy.errors import EncoderError, SettingError
+from tests import t5
+
+SHARED = ("org/t5-xxl", {"subfolder": "encoder"})
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    t5.make(folder)
+    return folder
+
+
+def facts(model, shared=None, offline=False):
+    return source.Facts(str(model), shared, "/cache", offline)
+
+
+def test_automatic_prefers_what_is_on_this_disk(model):
+    assert source.find("Automatic", facts(model, SHARED)).place == str(model)
+
+
+def test_automatic_falls_back_to_the_shared_repository(tmp_path):
+    found = source.find("Automatic", facts(tmp_path, SHARED, offline=True))
+    assert (found.place, found.arguments["subfolder"], found.arguments["local_files_only"]) == ("org/t5-xxl", "encoder", True)
+
+
+def test_automatic_reads_a_repository_as_the_host_would():
+    assert source.find("Automatic", facts("org/sd3", SHARED)).place == "org/t5-xxl"
+    assert source.find("Automatic", facts("org/sd3")).arguments["subfolder"] == "text_encoder_3"
+
+
+def test_a_model_without_t5_says_so(tmp_path):
+    with pytest.raises(EncoderError, match="has no T5 in it") as caught:
+        source.find("Model", facts(tmp_path, SHARED))
+    assert "None (CLIP only)" in caught.value.remedy
+
+
+def test_the_shared_repository_may_be_off(model):
+    with pytest.raises(EncoderError, match="switched off"):
+        source.find("Shared repository", facts(model))
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("", "no file is named"),
+        (None, "no file is named"),
+        ("t5.ckpt", "not a .safetensors file"),
+        ("/nowhere/t5.safetensors", "is not there"),
+    ],
+)
+def test_a_file_that_can_not_be(model, name, sentence):
+    with pytest.raises(EncoderError, match=sentence):
+        source.find("Local file", facts(model), name)
+
+
+def test_a_file_cut_short(model, tmp_path):
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes((model / "t5.safetensors").read_bytes()[:1000])
+    with pytest.raises(EncoderError, match="not a readable safetensors file"):
+        source.find("Local file", facts(model), str(cut))
+
+
+def test_a_file_without_t5(tmp_path):
+    save_file({"weight": torch.zeros(2)}, tmp_path / "vae.safetensors")
+    with pytest.raises(EncoderError, match="no T5 text encoder"):
+        source.find("Local file", facts("x"), str(tmp_path / "vae.safetensors"))
+
+
+def test_the_shapes_give_the_configuration(model):
+    config, state = source.read_file(model / "t5.safetensors")
+    assert (config.d_model, config.d_kv, config.d_ff, config.num_layers, config.num_heads) == (128, 32, 256, 3, 4)
+    assert config.is_gated_act
+    assert config.dense_act_fn == "gelu_new"
+    assert len(state) == len(load_file(model / "t5.safetensors"))
+
+
+def test_t5_inside_a_whole_model_file(model, tmp_path):
+    tensors = load_file(model / "t5.safetensors")
+    whole = {f"text_encoders.t5xxl.transformer.{name}": tensor for name, tensor in tensors.items()}
+    save_file({**whole, "model.diffusion_model.x": torch.zeros(1)}, tmp_path / "sd3_incl_t5.safetensors")
+    found = source.find("Automatic", facts(tmp_path / "sd3_incl_t5.safetensors", SHARED))
+    config, state = source.read_file(found.file)
+    assert config.num_layers == 3
+    assert torch.equal(state["shared.weight"], tensors["shared.weight"])
+
+
+def test_a_whole_model_file_without_t5_takes_the_shared_repository(tmp_path):
+    save_file({"model.diffusion_model.x": torch.zeros(1)}, tmp_path / "sd3.safetensors")
+    assert source.find("Automatic", facts(tmp_path / "sd3.safetensors", SHARED)).place == "org/t5-xxl"
+
+
+def test_float8_files_are_widened_with_their_scale(model, tmp_path):
+    tensors = load_file(model / "t5.safetensors")
+    name = "encoder.block.0.layer.0.SelfAttention.q.weight"
+    scale = (tensors[name].abs().max() / 448).clone()
+    scaled = {name: (tensors[name] / scale).to(torch.float8_e4m3fn), name.replace("weight", "scale_weight"): scale}
+    save_file({**tensors, **scaled, "scaled_fp8": torch.zeros(1)}, tmp_path / "t5xxl_fp8_scaled.safetensors")
+    _, state = source.read_file(tmp_path / "t5xxl_fp8_scaled.safetensors")
+    assert state[name].dtype is torch.bfloat16
+    assert torch.allclose(state[name].float(), tensors[name], rtol=0.1, atol=1e-4)
+
+
+def test_kinds():
+    assert source.kind_of(" model ") == "Model"
+    with pytest.raises(SettingError, match="Shared repository"):
+        source.kind_of(3)
