@@ -1,0 +1,143 @@
+"""What a changed distribution looks like: on disk, and in this process."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from types import CodeType, FunctionType, ModuleType
+
+from packaging.version import InvalidVersion, Version
+
+from sd3deploy.refresh.private import ALIASES
+
+__all__ = ["Package", "changed_on_disk", "loaded_version", "look", "normal", "pattern", "real_module", "same_version"]
+
+# Beside their package some distributions ship folders with names that everybody uses; never import those.
+_JUNK = {"test", "tests", "example", "examples", "doc", "docs", "bench", "benchmarks", "scripts", "tools"}
+
+
+@dataclass(frozen=True)
+class Package:
+    """One distribution. `version` is that on disk ("" = not there), `loaded` that in memory ("" = never imported)."""
+
+    name: str
+    version: str
+    loaded: str
+    imports: tuple[str, ...]
+    aliases: tuple[str, ...]
+
+    @property
+    def replaced(self) -> bool:
+        """True when what is in memory is not what is on disk: by its version, or where it has none by its code."""
+        if self.loaded == "?":
+            return not self.version or any(map(_code_differs, self.imports))
+        return self.loaded != "" and not same_version(self.loaded, self.version)
+
+    def mentioned_in(self, text: str) -> bool:
+        """True where an identifier or string speaks of this distribution: is_bnb_4bit_available, USE_PEFT_BACKEND."""
+        return pattern(self.aliases).search(text.lower()) is not None
+
+
+def pattern(aliases: tuple[str, ...]) -> re.Pattern[str]:
+    """Matches a whole word of a lower-case identifier, where "_" and "." separate words."""
+    return re.compile(rf"(?<![a-z0-9])({'|'.join(map(re.escape, aliases))})(?![a-z0-9])")
+
+
+def normal(name: str) -> str:
+    """PEP 503."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def look(name: str) -> Package:
+    """The facts of one distribution. Raises nothing: a broken installation is one without a version."""
+    try:
+        distribution = metadata.distribution(name)
+        version = distribution.version or ""
+        imports = _imports(distribution, name)
+    except Exception:  # not there, or metadata that nobody can read
+        version, imports = "", (normal(name).replace("-", "_"),)
+    own = normal(name).replace("-", "_")
+    parts = {part for module in imports for part in (*module.split("."), module.replace(".", "_"))}
+    aliases = tuple(sorted({alias.lower() for alias in (own, *parts, *ALIASES.get(normal(name), ()))}))
+    return Package(name, version, next(filter(None, map(loaded_version, imports)), ""), imports, aliases)
+
+
+def _imports(distribution: metadata.Distribution, name: str) -> tuple[str, ...]:
+    """The modules to import: the shallowest packages and the single modules, those that bear the distribution's name if any do."""
+    found: dict[str, str] = {}
+    for file in distribution.files or ():
+        parts = file.parts
+        if parts[-1] == "__init__.py" and len(parts) > 1:
+            module = ".".join(parts[:-1])
+        elif len(parts) == 1 and inspect.getmodulename(parts[0]):
+            module = inspect.getmodulename(parts[0]) or ""
+        else:
+            continue
+        if all(part.isidentifier() for part in module.split(".")):
+            top = module.split(".")[0]
+            if top not in found or module.count(".") < found[top].count("."):
+                found[top] = module
+    own = normal(name)
+    named = [module for module in found.values() if own in (normal(module), normal(module.split(".")[-1]))]
+    rest = [module for top, module in found.items() if top not in _JUNK and top not in sys.stdlib_module_names and top.isascii()]
+    return tuple(named or rest or [own.replace("-", "_")])
+
+
+def real_module(name: str) -> ModuleType | None:
+    """A loaded module with a file. A namespace, such as an empty leftover folder makes, does not count."""
+    module = sys.modules.get(name)
+    return module if isinstance(module, ModuleType) and vars(module).get("__file__") else None
+
+
+def loaded_version(name: str) -> str:
+    """The version of a loaded module, "?" when it does not say, "" when it is not loaded."""
+    module = real_module(name)
+    if module is None:
+        return ""
+    # The host cuts torch.__version__; torch.version keeps the whole one.
+    for holder in (sys.modules.get(f"{name}.version"), sys.modules.get(f"{name}._version"), module):
+        value = vars(holder).get("__version__") if isinstance(holder, ModuleType) else None
+        if isinstance(value, str):
+            return str(value)
+    return "?"
+
+
+def _code_differs(package: str) -> bool:
+    """True when a function of a loaded module is not among those that its file defines now."""
+    for name, module in list(sys.modules.items()):
+        if name != package and not name.startswith(f"{package}."):
+            continue
+        try:
+            code = module.__spec__.loader.get_code(name)  # type: ignore[union-attr]
+        except Exception:  # compiled, or gone
+            continue
+        now: dict[str, list[CodeType]] = {}
+        for constant in code.co_consts if code else ():
+            if isinstance(constant, CodeType):
+                now.setdefault(constant.co_name, []).append(constant)
+        for function in list(vars(module).values()):
+            own = isinstance(function, FunctionType) and function.__module__ == name and not hasattr(function, "__wrapped__")
+            if own and function.__qualname__ == function.__code__.co_name and function.__code__ not in now.get(function.__qualname__, []):
+                return True
+    return False
+
+
+def same_version(one: str, other: str) -> bool:
+    """Equal versions; a local part such as +cpu counts only where both have one."""
+    try:
+        a, b = Version(one), Version(other)
+    except InvalidVersion:
+        return one == other
+    return a.public == b.public and (a.local == b.local or not a.local or not b.local)
+
+
+def changed_on_disk(name: str) -> bool:
+    """True when a loaded library has another version on disk. The library is imported by its distribution's name."""
+    loaded = loaded_version(name)
+    try:
+        return loaded not in ("", "?") and not same_version(loaded, metadata.version(name))
+    except Exception:  # no metadata: removed or broken
+        return True

@@ -1,0 +1,48 @@
+"""stack.py MODEL REQUIREMENT…: in one process, one package after the other, each without a restart."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from pathlib import Path
+
+import process
+
+# package → the uses that need it, and what they say today while it is absent
+ERRORS = {
+    "accelerate": {
+        "t5_device_map": "requires `?accelerate",
+        "t5_on_disk": "requires `?accelerate",
+        "transformer_device_map": "accelerate",
+        "pipeline_offload": "requires `accelerate",
+    },
+    "peft": {"lora": "PEFT backend is required"},
+    "sentencepiece": {
+        "slow_tokenizer": "tiktoken|sentencepiece",
+        "auto_slow_tokenizer": "tiktoken|sentencepiece",
+        "sentencepiece_class": "sentencepiece",
+        "kolors": "sentencepiece",
+    },
+    "bitsandbytes": {
+        "t5_4bit": "bitsandbytes",
+        "t5_8bit": "bitsandbytes",
+        "diffusers_bitsandbytes": "bitsandbytes",
+        "peft_4bit": "bitsandbytes|Linear4bit|peft.tuners.lora.layer",
+    },
+    "gguf": {"gguf_transformers": "gguf", "gguf_diffusers": "gguf"},
+}
+
+
+def main(model: Path, requirements: list[str]) -> None:
+    process.boot()
+    import uses
+
+    before = process.identities()
+    for requirement in requirements:
+        needs = ERRORS[requirement.partition("=")[0]]
+        process.hot(requirement, **{use: (functools.partial(getattr(uses, use), model), error) for use, error in needs.items()})
+    process.same(before)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])

@@ -1,0 +1,97 @@
+"""Throw-away environments for tests that install packages: the stack of the running interpreter, and an older one.
+
+Everything that a test lets pip install or replace must be left out here: the rest are links, and pip would follow them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from demo import tiny_sd3
+from demo.environment import linked, python_of
+
+__all__ = ["PINS", "current", "install", "model", "older", "script"]
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = Path(__file__).parent / "no_restart"
+
+# What tests install into a running process.
+PINS = {
+    "accelerate": "1.14.0",
+    "bitsandbytes": "0.50.2",
+    "gguf": "0.19.0",
+    "peft": "0.19.1",
+    "sentencepiece": "0.2.1",
+}
+# The last transformers 4, with the diffusers and huggingface_hub of its time.
+OLDER = {"transformers": "4.57.6", "diffusers": "0.36.0", "huggingface_hub": "0.36.2"}
+
+
+def current(target: Path, without: Iterable[str]) -> Path:
+    """The interpreter of an environment like the running one, less some distributions."""
+    return linked(target, without=[*without, "gguf"])
+
+
+def older(target: Path, without: Iterable[str]) -> Path:
+    """The same with the older stack, which is installed once and kept under .cache."""
+    pins = [f"{name}=={version}" for name, version in OLDER.items()]
+    key = hashlib.sha256(" ".join([*pins, sys.version, sys.prefix]).encode()).hexdigest()[:12]
+    base = ROOT / ".cache" / f"older-{key}"
+    if not (base / "complete").exists():
+        base.parent.mkdir(exist_ok=True)
+        _pip(linked(base, without=OLDER), *pins)
+        (base / "complete").touch()
+    return linked(target, without=[*without, "gguf"], source=base)
+
+
+def install(python: Path, *names: str) -> None:
+    """pip, with the versions of PINS and without dependencies."""
+    _pip(python, *[f"{name}=={PINS[name]}" for name in names])
+
+
+def model(target: Path) -> Path:
+    """The tiny SD3, with a T5 vocabulary from sentencepiece's own trainer: the slow loaders want its normalizer, too."""
+    import sentencepiece
+
+    shutil.copytree(tiny_sd3.ensure(), target)
+    lines = [
+        f"a cat holding a sign that says {word} {number}"
+        for number, word in enumerate("hello world red blue photo with on in the of".split() * 20)
+    ]
+    options = {"vocab_size": 60, "model_type": "unigram", "pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1, "minloglevel": 2}
+    with open(target / "tokenizer_3" / "spiece.model", "wb") as file:
+        sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(lines), model_writer=file, **options)
+    return target
+
+
+def script(python: Path, name: str, *arguments: object) -> str:
+    """Run a script of tests/no_restart in a new process of an environment. Its output; a failure is the test's."""
+    # Nothing is asked of a hub: the models are made on the spot.
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(SCRIPTS)]),
+        "HF_HUB_OFFLINE": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    command = [str(python), str(SCRIPTS / name), *map(str, arguments)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
+    if "NO REGISTRY" in result.stderr:
+        pytest.skip("no package registry can be reached")
+    assert result.returncode == 0, f"{result.stdout}\n{result.stderr}"
+    return result.stdout
+
+
+def _pip(python: Path, *requirements: str) -> None:
+    command = [str(python), "-m", "pip", "install", "--no-deps", "--quiet", *requirements]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if "connection broken" in result.stderr or "Failed to establish" in result.stderr:
+        pytest.skip("no package registry can be reached")
+    assert result.returncode == 0, result.stderr
