@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from demo import tiny_sd3
-from demo.environment import linked, python_of
+from demo.environment import linked
 
-__all__ = ["PINS", "current", "install", "model", "older", "script"]
+__all__ = ["OLDER", "PINS", "ROOT", "Result", "copied", "current", "model", "older", "passed", "script"]
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = Path(__file__).parent / "no_restart"
@@ -40,6 +40,11 @@ def current(target: Path, without: Iterable[str]) -> Path:
     return linked(target, without=[*without, "gguf"])
 
 
+def copied(target: Path, names: Iterable[str]) -> Path:
+    """The running environment, with real files of some distributions for pip to replace."""
+    return linked(target, copied=names)
+
+
 def older(target: Path, without: Iterable[str]) -> Path:
     """The same with the older stack, which is installed once and kept under .cache."""
     pins = [f"{name}=={version}" for name, version in OLDER.items()]
@@ -52,37 +57,33 @@ def older(target: Path, without: Iterable[str]) -> Path:
     return linked(target, without=[*without, "gguf"], source=base)
 
 
-def install(python: Path, *names: str) -> None:
-    """pip, with the versions of PINS and without dependencies."""
-    _pip(python, *[f"{name}=={PINS[name]}" for name in names])
-
-
 def model(target: Path) -> Path:
     """The tiny SD3, with a T5 vocabulary from sentencepiece's own trainer: the slow loaders want its normalizer, too."""
     import sentencepiece
 
     shutil.copytree(tiny_sd3.ensure(), target)
-    lines = [
-        f"a cat holding a sign that says {word} {number}"
-        for number, word in enumerate("hello world red blue photo with on in the of".split() * 20)
-    ]
+    words = ("hello", "world", "red", "blue", "photo", "with", "on", "in", "the", "of")
+    lines = [f"a cat holding a sign that says {word} {number}" for number, word in enumerate(words * 20)]
     options = {"vocab_size": 60, "model_type": "unigram", "pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1, "minloglevel": 2}
     with open(target / "tokenizer_3" / "spiece.model", "wb") as file:
         sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(lines), model_writer=file, **options)
     return target
 
 
-def script(python: Path, name: str, *arguments: object) -> str:
-    """Run a script of tests/no_restart in a new process of an environment. Its output; a failure is the test's."""
+Result = subprocess.CompletedProcess
+
+
+def script(python: Path, name: str, *arguments: object) -> Result:
+    """Run a script of tests/no_restart in a new process of an environment."""
+    path = os.pathsep.join([str(ROOT), str(SCRIPTS)])
     # Nothing is asked of a hub: the models are made on the spot.
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(SCRIPTS)]),
-        "HF_HUB_OFFLINE": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
+    environment = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [str(python), str(SCRIPTS / name), *map(str, arguments)]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
+
+
+def passed(result: Result) -> str:
+    """The output of a script; its failure is the test's."""
     if "NO REGISTRY" in result.stderr:
         pytest.skip("no package registry can be reached")
     assert result.returncode == 0, f"{result.stdout}\n{result.stderr}"

@@ -131,7 +131,7 @@ def same_version(one: str, other: str) -> bool:
         a, b = Version(one), Version(other)
     except InvalidVersion:
         return one == other
-    return a.public == b.public and (a.local == b.local or not a.local or not b.local)
+    return Version(a.public) == Version(b.public) and (a.local == b.local or not a.local or not b.local)
 
 
 def changed_on_disk(name: str) -> bool:

@@ -51,12 +51,10 @@ def boot() -> None:
             return super().__ge__(other)
 
     torch.__version__ = VersionString(torch.__version__)
-    for library, names in {
-        diffusers: "StableDiffusion3Pipeline StableDiffusion3Img2ImgPipeline StableDiffusionXLPipeline FluxPipeline AutoPipelineForText2Image",
-        transformers: "T5EncoderModel T5TokenizerFast T5Tokenizer CLIPTextModelWithProjection AutoTokenizer",
-    }.items():
-        for name in names.split():
-            getattr(library, name)
+    for name in ("StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline", "FluxPipeline", "AutoPipelineForText2Image"):
+        getattr(diffusers, name)
+    for name in ("T5EncoderModel", "T5TokenizerFast", "T5Tokenizer", "CLIPTextModelWithProjection", "AutoTokenizer"):
+        getattr(transformers, name)
     for name in ("bitsandbytes", "gguf", "torchao", "quanto"):
         _try(f"diffusers.quantizers.{name}")
     torch.manual_seed(0)

@@ -133,7 +133,8 @@ def diffusers_bitsandbytes(model: Path) -> None:
     try:
         BnB4BitDiffusersQuantizer(config).validate_environment()
     except RuntimeError as error:
-        assert "No GPU found" in str(error), error
+        if "No GPU found" not in str(error):
+            raise
     assert checks.is_bitsandbytes_available()
     assert checks.is_bitsandbytes_version(">=", "0.43.3")
     assert utils.bnb.nn.Linear4bit
@@ -162,10 +163,9 @@ def gguf_transformers(model: Path) -> None:
     path = gguf_file(model)
     try:
         load_gguf_checkpoint(path)
-    except ImportError:
-        raise
-    except Exception as error:  # the invented file has no architecture that transformers knows: it was read, then
-        assert "gguf" not in str(error).lower() or "supported" in str(error).lower(), error
+    except ValueError as error:  # it was read, then: the file's architecture is not one that transformers knows
+        if "not supported" not in str(error):
+            raise
 
 
 def gguf_diffusers(model: Path) -> None:
