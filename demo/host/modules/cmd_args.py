@@ -1,0 +1,28 @@
+"""The command line. Extensions add flags in preload.py; a flag that nobody knows ends the start."""
+
+import argparse
+import os
+
+parser = argparse.ArgumentParser(description="SD.Next stand-in", conflict_handler="resolve")
+parser.add_argument("--data-dir", default=os.environ.get("SD_DATADIR", ""), help="folder with settings, models and extensions")
+parser.add_argument("--models-dir", default=None)
+parser.add_argument("--extensions-dir", default=None)
+parser.add_argument("--config", default=None)
+parser.add_argument("--port", type=int, default=7860)
+parser.add_argument("--server-name", default=None)
+parser.add_argument("--auth", default=None, help="user:password[,user:password]")
+parser.add_argument("--theme", default=None)
+parser.add_argument("--log", default=None)
+for flag in ("listen", "share", "insecure", "api", "uv", "safe", "debug", "freeze", "quick", "reinstall", "upgrade", "medvram", "lowvram"):
+    parser.add_argument(f"--{flag}", action="store_true")
+for flag in ("skip-all", "skip-git", "skip-torch", "skip-extensions", "skip-requirements"):
+    parser.add_argument(f"--{flag}", action="store_true")
+
+
+def parse_args():
+    """All flags that are known at this moment; later ones are left to the extensions' preload."""
+    args, _ = parser.parse_known_args()
+    args.config = args.config or os.path.join(args.data_dir, "config.json")
+    args.secrets = os.path.join(args.data_dir, "secrets.json")
+    args.disable_extension_access = bool(args.share or args.listen or args.server_name) and not args.insecure
+    return args

@@ -1,0 +1,68 @@
+"""The call of the pipeline. What the pipeline refuses with a ValueError ends the job without an image and without a message."""
+
+import torch
+
+from modules import devices, errors, prompt_parser_diffusers, sd_models, sd_samplers, shared
+from modules.logger import log
+
+orig_pipeline = shared.sd_model
+
+
+def _arguments(p, pipe):
+    args = {
+        "num_inference_steps": p.steps,
+        "guidance_scale": p.cfg_scale,
+        "generator": [torch.Generator("cpu").manual_seed(seed) for seed in p.seeds],
+        "output_type": "pil",
+        "callback_on_step_end": _on_step,
+    }
+    if shared.opts.prompt_attention == "fixed":
+        args |= {"prompt": p.prompts, "negative_prompt": p.negative_prompts}
+    else:
+        args |= prompt_parser_diffusers.encode(pipe, p.prompts, p.negative_prompts)
+    if sd_models.get_diffusers_task(pipe) is sd_models.DiffusersTaskType.IMAGE_2_IMAGE:
+        return args | {"image": p.init_images, "strength": p.denoising_strength}
+    return args | {"width": p.width, "height": p.height}
+
+
+def _on_step(pipe, step, timestep, values):
+    shared.state.sampling_step += 1
+    if shared.state.interrupted:
+        raise AssertionError("Interrupted...")
+    return values
+
+
+def process_diffusers(p):
+    global orig_pipeline
+    orig_pipeline = shared.sd_model  # kept after the job, and with it whatever is in that pipeline
+    if shared.state.interrupted or shared.state.skipped:
+        return []
+    pipe = shared.sd_model
+    p.sampler_name = sd_samplers.create_sampler(p.sampler_name or "Default", pipe)
+    sd_models.apply_balanced_offload(pipe)
+    shared.state.update("Base", p.steps, 1)
+    try:
+        args = _arguments(p, pipe)
+        images = pipe(**args).images
+        if p.enable_hr and p.hr_force:
+            images = _hires(p, images)
+    except AssertionError as e:
+        log.info(e)
+        images = []
+    except (ValueError, RuntimeError) as e:
+        shared.state.interrupted = True
+        log.error(f"Processing: {e}")
+        errors.display(e, "Processing")
+        images = []
+    devices.torch_gc()
+    shared.state.nextjob()
+    return images
+
+
+def _hires(p, images):
+    """The second pass, at its own size."""
+    p.ops.append("hires")
+    shared.sd_model = sd_models.set_diffuser_pipe(shared.sd_model, sd_models.DiffusersTaskType.IMAGE_2_IMAGE)
+    size = (p.hr_upscale_to_x, p.hr_upscale_to_y)
+    p.init_images = [image.resize(size) for image in images]
+    return shared.sd_model(**_arguments(p, shared.sd_model) | {"strength": p.hr_denoising_strength or p.denoising_strength}).images

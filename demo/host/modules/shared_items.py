@@ -1,0 +1,15 @@
+"""Lists behind dropdowns, computed when they are asked for."""
+
+sdnq_quant_modes = ["int8", "uint8", "int6", "uint6", "uint5", "uint4", "uint3", "uint2", "float8_e4m3fn", "float8_e5m2", "int16", "uint16"]
+
+
+def sd_te_items():
+    import modules.model_te
+
+    return ["Default", *modules.model_te.te_dict]
+
+
+def refresh_te_list():
+    import modules.model_te
+
+    modules.model_te.refresh_te_list()
