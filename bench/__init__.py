@@ -1,0 +1,1 @@
+"""One module for each number in the README: `run(small)` measures and returns a dictionary."""
