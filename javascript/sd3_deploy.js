@@ -6,6 +6,7 @@
   const BUSY_MS = 1000;
   const IDLE_MS = 60000;
   const AWAKE_MS = 15000; // after a change of settings or a click on Generate: the server needs a moment to be busy
+  const RECENT_S = 60; // a page that is opened later is not told what happened hours ago
   const TOAST_MS = { info: 6000, success: 10000 }; // warnings and errors stay until they are dismissed
 
   let seen = Number(sessionStorage.getItem('sd3-seen') || 0);
@@ -43,6 +44,7 @@
     close.addEventListener('click', () => box.remove());
     box.appendChild(close);
     if (event.remedy) box.appendChild(element('p', 'sd3-remedy', event.remedy));
+    if (event.severity !== 'info') area.querySelectorAll('.sd3-info').forEach((el) => el.remove()); // "Loading…" has had its answer
     area.appendChild(box);
     if (TOAST_MS[event.severity]) setTimeout(() => box.remove(), TOAST_MS[event.severity]);
   };
@@ -66,7 +68,7 @@
       }
       for (const event of answer.events) {
         seen = event.seq;
-        toast(event);
+        if (answer.now - event.time < RECENT_S) toast(event);
       }
       if (answer.events.length > 0) await showState();
       sessionStorage.setItem('sd3-seen', seen);

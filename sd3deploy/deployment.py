@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sd3deploy import deps, packages
+from sd3deploy import deps, packages, units
 from sd3deploy.device import Device
 from sd3deploy.encoders import choices, load, measure, source, swap
 from sd3deploy.encoders.choices import HOST_DEFAULT, NONE, Choice
@@ -130,7 +130,8 @@ class Deployment:
         try:
             with self._phase("encoder.loading", name=wanted.choice.name):
                 encoder, _ = self._make(wanted)
-                return True, encoder
+            self._tell_ready(wanted.choice, encoder)
+            return True, encoder
         except Exception as error:
             self.events.fail(error)
             self.events.tell("warning", "encoder.without-t5")
@@ -237,14 +238,15 @@ class Deployment:
             self.phase = outer
 
     def _wanted_or_default(self, choice: object = None) -> Wanted:
-        """As `wanted`, but a value that means nothing is complained about once and answered with the default."""
-        try:
-            return self.wanted(choice)
-        except SettingError as error:
-            if error.values.get("value") not in self._complained:
-                self._complained.add(error.values.get("value"))
-                self.events.fail(error, "warning")
-            return Wanted(HOST_DEFAULT)
+        """As `wanted`, but a value that means nothing is complained about once; what is stored, then the default, answer it."""
+        for candidate in (choice, None, HOST_DEFAULT):
+            try:
+                return self.wanted(candidate)
+            except SettingError as error:
+                if error.values.get("value") not in self._complained:
+                    self._complained.add(error.values.get("value"))
+                    self.events.fail(error, "warning")
+        raise AssertionError("the default is a choice")
 
     def _measured(self, encoder: Any) -> measure.Measure:
         return self._made[encoder][1] if encoder in self._made else measure.measure(encoder)
@@ -254,13 +256,8 @@ class Deployment:
             self.events.tell("success", "encoder.none-ready")
             return
         measured = self._measured(encoder)
-        sizes = {"size": _gigabytes(measured.bytes), "full": _gigabytes(measured.bytes_16bit)}
+        sizes = {"size": units.size(measured.bytes), "full": units.size(measured.bytes_16bit)}
         if measured.bytes < measured.bytes_16bit * 0.95:
             self.events.tell("success", "encoder.ready-smaller", name=choice.name, **sizes)
         else:
             self.events.tell("success", "encoder.ready", name=choice.name, **sizes)
-
-
-def _gigabytes(size: int) -> str:
-    """As in “2.7 GB”; “0.4 MB” for the small models of tests and demos."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

@@ -66,7 +66,7 @@ def find(value: object) -> Choice:
     names = {key.lower(): choice for choice in CHOICES for key in (choice.name, choice.id)}
     if isinstance(value, str) and value.strip().lower() in names:
         return names[value.strip().lower()]
-    near = difflib.get_close_matches(value.lower(), names, 1, 0.5) if isinstance(value, str) else []
+    near = difflib.get_close_matches(value.lower(), names, 1, 0.6) if isinstance(value, str) else []
     nearest = names[near[0]] if near else HOST_DEFAULT
     raise SettingError("setting.encoder-unknown", value=repr(value)[:60], nearest=nearest.name)
 

@@ -30,7 +30,7 @@ def register(deployment: Deployment) -> None:
         Another process has numbered its events anew: all of them are new to whoever asks with the name of an old one.
         """
         found = deployment.events.since(since if server in ("", process) else 0)
-        return {"server": process, "events": [asdict(event) for event in found], "busy": deployment.phase}
+        return {"server": process, "now": time.time(), "events": [asdict(event) for event in found], "busy": deployment.phase}
 
     shared.api.add_api_route("/sdapi/v1/sd3/status", status, methods=["GET"], tags=["SD3 Deploy"])
     shared.api.add_api_route("/sdapi/v1/sd3/events", events, methods=["GET"], tags=["SD3 Deploy"])

@@ -12,7 +12,7 @@ try:
 except ImportError:  # hosts before 2025-07
     from modules import scripts
 
-from sd3deploy import messages
+from sd3deploy import messages, units
 from sd3deploy.deployment import Deployment
 from sd3deploy.encoders import choices
 
@@ -61,7 +61,7 @@ def script_class(deployment: Deployment) -> type:
         def process(self, p: Any, choice: Any = "", *_: Any) -> None:
             # The first hook at which the model, the styles and the overridden settings of a job are final; the queue is held.
             placed = deployment.reconcile(None if choice in ("", None, messages.text("panel.as-set")) else choice)
-            if placed:
+            if placed and placed.choice is not choices.HOST_DEFAULT:
                 p.extra_generation_params["T5"] = placed.choice.name
 
     return SD3Deploy
@@ -74,7 +74,7 @@ def state_line(status: dict[str, Any]) -> str:
     if status["model"] is None:
         line = messages.text("panel.no-model", wanted=status["wanted"])
     else:
-        line = messages.text("panel.state", model=status["model"], encoder=status["encoder"], size=f"{status['t5_bytes'] / 1e9:.2f}")
+        line = messages.text("panel.state", model=status["model"], encoder=status["encoder"], size=units.size(status["t5_bytes"]))
         if status["wanted"] != status["encoder"]:
             line += " " + messages.text("panel.pending", wanted=status["wanted"])
     return f"{line} {status['last_error']['message']}" if status["last_error"] else line

@@ -13,9 +13,10 @@ from sd3deploy import messages
 from sd3deploy.deployment import Deployment
 from sd3deploy.device import Device
 from sd3deploy.encoders import choices, source
+from sd3deploy.errors import SettingError
 from sd3deploy.webui.host import rejection
 
-__all__ = ["SECTION", "register"]
+__all__ = ["SECTION", "mend", "register", "table"]
 
 SECTION = ("sd3_deploy", "SD3 Deploy")
 
@@ -37,6 +38,7 @@ def register(deployment: Deployment) -> None:
             deployment.change()
         except Exception as error:
             raise rejection(error) from error
+        shared.opts.data["sd3_text_encoder"] = deployment.wanted().choice.name  # "fp4" was understood, but no list shows it
 
     option("sd3_choices", table(deployment.host.device()), gr.HTML)
     option("sd3_auto_install", True, gr.Checkbox)
@@ -49,6 +51,31 @@ def register(deployment: Deployment) -> None:
         lambda: {"choices": [choice.name for choice in choices.CHOICES]},
         change,
     )
+    mend(deployment)
+
+
+def mend(deployment: Deployment) -> None:
+    """Answer stored values that mean nothing with a sentence and the default: the host validates no extension's settings."""
+    valid: dict[str, Callable[[Any], Any]] = {
+        "sd3_text_encoder": lambda value: choices.find(value).name,
+        "sd3_weights": source.kind_of,
+        "sd3_weights_file": lambda value: _instance(value, str),
+        "sd3_auto_install": lambda value: _instance(value, bool),
+    }
+    for key, check in valid.items():
+        if key not in shared.opts.data:
+            continue
+        try:
+            shared.opts.data[key] = check(shared.opts.data[key])
+        except SettingError as error:
+            del shared.opts.data[key]
+            deployment.events.fail(error, "warning")
+
+
+def _instance(value: Any, kind: type) -> Any:
+    if not isinstance(value, kind):
+        raise SettingError("setting.wrong-type", value=repr(value)[:60])
+    return value
 
 
 def table(device: Device) -> str:
