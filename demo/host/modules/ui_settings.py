@@ -6,7 +6,7 @@ from modules import call_queue, script_callbacks, sd_models, shared
 from modules.logger import log
 
 text_settings = None
-dummy_component = gr.Textbox(visible=False, value="dummy")
+dummy_component = None  # stands for every setting that the page does not show
 components = []
 quicksettings_list = []
 model_keys_validated = {"sd_model_checkpoint", "sd_vae", "sd_unet", "sd_text_encoder"}
@@ -70,7 +70,8 @@ def run_settings_single(value, key, progress=False, force=False):
 
 
 def create_ui():
-    global text_settings
+    global text_settings, dummy_component
+    dummy_component = gr.Textbox(visible=False, value="dummy")
     text_settings = gr.Textbox(elem_id="settings_json", value=lambda: shared.opts.dumpjson(), visible=False)
     components.clear()
     quicksettings_list.clear()
