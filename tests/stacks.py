@@ -77,7 +77,7 @@ def script(python: Path, name: str, *arguments: object) -> Result:
     """Run a script of tests/no_restart in a new process of an environment."""
     path = os.pathsep.join([str(ROOT), str(SCRIPTS)])
     # Nothing is asked of a hub: the models are made on the spot.
-    environment = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     command = [str(python), str(SCRIPTS / name), *map(str, arguments)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
 

@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 import types
@@ -200,6 +201,30 @@ def test_operators_that_outlive_a_failed_import_ask_for_a_restart(site):
     site.install("fake_native", "1.0", {"fake_native/__init__.py": f"raise RuntimeError({message!r})"})
     (entry,) = refresh(["fake_native"]).restart
     assert "native operators" in entry.reason
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells which files are mapped")
+def test_a_native_library_that_outlives_a_failed_import_asks_for_a_restart(site):
+    """The loader goes by the path: a new import would get the old library."""
+    native = Path(importlib.import_module("_ctypes").__file__ or "")
+    files = {"fake_lib/__init__.py": "import ctypes\nctypes.CDLL(__path__[0] + '/lib.so')\nraise ValueError(1)"}
+    site.install("fake_lib", "1.0", files)
+    shutil.copy(native, site.folder / "fake_lib" / "lib.so")
+    with pytest.raises(ValueError, match="1"):
+        _module("fake_lib")
+    shutil.move(site.folder / "fake_lib", site.folder / "~ake_lib")
+    shutil.rmtree(site.folder / "~ake_lib")
+    site.install("fake_lib", "1.1", {"fake_lib/__init__.py": ""})
+    (entry,) = refresh(["fake_lib"]).restart
+    assert "native library" in entry.reason
+    assert "fake_lib" not in sys.modules
+
+
+def test_a_package_that_lacks_its_own_dependency_names_it(site):
+    site.install("fake_needy", "1.0", {"fake_needy/__init__.py": "import fake_absent.part"})
+    (entry,) = refresh(["fake_needy"]).restart
+    assert "fake_absent" in entry.reason
+    assert "Install" in entry.reason
 
 
 def test_residue_of_a_failed_import_is_swept(site):

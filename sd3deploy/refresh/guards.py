@@ -13,6 +13,7 @@ import __future__
 
 import ast
 import os
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -26,6 +27,7 @@ __all__ = ["placeholder", "replay"]
 
 _ROUNDS = 4  # a flag may rest on a flag of a module that was imported later; two rounds settle all known cases
 _MISSING = object()
+_BODIES = re.compile(r"^(?:class |def |async def |@|from |import ).*\n(?:(?:[ \t)\]}#].*)?\n)*", re.M)
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
@@ -38,7 +40,9 @@ def placeholder(value: object) -> bool:
 def _statements(path: str, changed: int, aliases: tuple[str, ...]) -> tuple[ast.stmt, ...]:
     """What may have to be run again in a file that speaks of a package. `changed`: its time stamp; an edited file is read again."""
     text = Path(path).read_text(encoding="utf-8", errors="replace")
-    if not pattern(aliases).search(text.lower()):
+    lower = text.lower()
+    # To parse is what costs; most files speak of the package only in functions and imports, or not at all.
+    if not any(alias in lower for alias in aliases) or not pattern(aliases).search(_BODIES.sub("", lower)):
         return ()
     return tuple(node for node in ast.parse(text).body if isinstance(node, (ast.If, ast.Try, ast.Assign)))
 
@@ -134,7 +138,7 @@ class _Module:
 
     def complete(self, node: ast.Assign, name: str) -> Iterator[str]:
         """A table of classes by name: fill in the ones that are None, in place, because others hold the table."""
-        table = self.names.get(name)
+        table = self.names[name]
         fresh = eval(compile(ast.Expression(node.value), self.path, "eval", self.flags, True), self.names)
         for key, value in fresh.items():
             old = table.get(key)

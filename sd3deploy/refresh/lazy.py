@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from sd3deploy.refresh.caches import modules_of
 from sd3deploy.refresh.guards import placeholder
@@ -42,7 +43,7 @@ def _backends(tables: dict) -> bool:
         return False
     answers: dict[str, bool] = {}
 
-    def there(backend: object) -> bool:
+    def there(backend: Any) -> bool:
         key = str(getattr(backend, "backend_requirement", backend)) if not isinstance(backend, str) else backend
         if key not in answers:
             try:

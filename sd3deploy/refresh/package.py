@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import sys
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 
 from packaging.version import InvalidVersion, Version
@@ -28,6 +30,7 @@ class Package:
     loaded: str
     imports: tuple[str, ...]
     aliases: tuple[str, ...]
+    folder: str = ""  # where it is installed
 
     @property
     def replaced(self) -> bool:
@@ -35,6 +38,23 @@ class Package:
         if self.loaded == "?":
             return not self.version or any(map(_code_differs, self.imports))
         return self.loaded != "" and not same_version(self.loaded, self.version)
+
+    @property
+    def haunted(self) -> bool:
+        """True when a native library of a former build is mapped though the package is not loaded: a failed import left it.
+
+        The loader goes by the path, so a new import would get the old library, whatever is on disk. Seen on Linux only.
+        """
+        if self.loaded or not self.folder:
+            return False
+        try:
+            lines = Path("/proc/self/maps").read_text(errors="replace").splitlines()
+        except OSError:
+            return False
+        # pip renames a folder to ~ame before it deletes it
+        tops = "|".join(rf"(?:{re.escape(top[0])}|~){re.escape(top[1:])}" for top in {name.partition(".")[0] for name in self.imports})
+        gone = re.compile(rf"{re.escape(self.folder)}/(?:{tops})/.* \(deleted\)$")
+        return any(gone.search(line) for line in lines)
 
     def mentioned_in(self, text: str) -> bool:
         """True where an identifier or string speaks of this distribution: is_bnb_4bit_available, USE_PEFT_BACKEND."""
@@ -57,12 +77,14 @@ def look(name: str) -> Package:
         distribution = metadata.distribution(name)
         version = distribution.version or ""
         imports = _imports(distribution, name)
+        folder = os.path.realpath(str(distribution.locate_file("")))
     except Exception:  # not there, or metadata that nobody can read
-        version, imports = "", (normal(name).replace("-", "_"),)
+        version, imports, folder = "", (normal(name).replace("-", "_"),), ""
     own = normal(name).replace("-", "_")
-    parts = {part for module in imports for part in (*module.split("."), module.replace(".", "_"))}
+    # of google.protobuf: protobuf and google_protobuf; google alone may be anybody's
+    parts = {part for module in imports for part in (module.rpartition(".")[2], module.replace(".", "_"))}
     aliases = tuple(sorted({alias.lower() for alias in (own, *parts, *ALIASES.get(normal(name), ()))}))
-    return Package(name, version, next(filter(None, map(loaded_version, imports)), ""), imports, aliases)
+    return Package(name, version, next(filter(None, map(loaded_version, imports)), ""), imports, aliases, folder)
 
 
 def _imports(distribution: metadata.Distribution, name: str) -> tuple[str, ...]:

@@ -57,7 +57,9 @@ def refresh(distributions: Iterable[str]) -> Verdict:
     packages = [look(name) for name in sorted({normal(name) for name in distributions})]
     restart += [_replaced(package) for package in packages if package.replaced]
     steps += [f"{package.name}: not installed" for package in packages if not package.version and not package.loaded]
-    hot = [package for package in packages if package.version and not package.replaced]
+    haunted = [package for package in packages if package.haunted]
+    restart += [_entry(package, "refresh.haunted") for package in haunted]
+    hot = [package for package in packages if package.version and not package.replaced and package not in haunted]
     # A library whose files are no longer those in memory must not be corrected by what its new files say.
     swapped = [library for library in LIBRARIES if changed_on_disk(library)]
     known = {normal(entry.name) for entry in restart}
@@ -95,6 +97,8 @@ def _import(package: Package) -> Restart | None:
             importlib.import_module(name)
         except (Exception, SystemExit) as error:
             log.debug("import %s", name, exc_info=True)
+            if isinstance(error, ModuleNotFoundError) and error.name and error.name.partition(".")[0] != name.partition(".")[0]:
+                return _entry(package, "refresh.needs-module", module=error.name)
             # torch's registry outlives the module: operators of a failed or earlier import are there until the process ends
             again = "multiple times" in str(error)
             return _entry(package, "refresh.registered" if again else "refresh.import-failed", error=_short(error))

@@ -97,8 +97,10 @@ def hot(requirement: str, **uses: tuple) -> None:
     """The no-restart test. uses: name=(callable, expected error). Each fails; pip; each still fails; refresh; each works."""
     from sd3deploy.refresh import refresh
 
+    started = time.perf_counter()
     for use, error in uses.values():
         fails(use, error)
+    print(f"uses without {requirement}: {time.perf_counter() - started:.1f} s")
     pip(requirement)
     for use, _ in uses.values():
         fails(use, "")
@@ -106,11 +108,13 @@ def hot(requirement: str, **uses: tuple) -> None:
     print(f"refresh {requirement}: {verdict.seconds:.2f} s, {len(verdict.steps)} steps")
     assert verdict.ok, verdict
     assert not [step for step in verdict.steps if "failed" in step], verdict.steps
+    started = time.perf_counter()
     for name, (use, _) in uses.items():
         try:
             use()
         except Exception as error:
             raise AssertionError(f"{name} still fails after refresh: {verdict.steps}") from error
+    print(f"uses: {time.perf_counter() - started:.1f} s")
     again = refresh([requirement.partition("=")[0]])
     print(f"  again: {again.seconds:.2f} s")
     assert again.ok, again

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import time
 from pathlib import Path
 
 import process
@@ -34,7 +35,9 @@ ERRORS = {
 
 
 def main(model: Path, requirements: list[str]) -> None:
+    started = time.perf_counter()
     process.boot()
+    print(f"boot: {time.perf_counter() - started:.1f} s")
     import uses
 
     before = process.identities()
@@ -42,6 +45,7 @@ def main(model: Path, requirements: list[str]) -> None:
         needs = ERRORS[requirement.partition("=")[0]]
         process.hot(requirement, **{use: (functools.partial(getattr(uses, use), model), error) for use, error in needs.items()})
     process.same(before)
+    print(f"all: {time.perf_counter() - started:.1f} s")
 
 
 if __name__ == "__main__":
