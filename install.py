@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from sd3deploy import deps  # noqa: E402  the folder above comes first
+from sd3deploy import deps
 
 
 def main() -> int:
@@ -17,10 +17,10 @@ def main() -> int:
         (True, lambda: deps.repair("numpy", options.host_root, options).changed),
         (True, lambda: deps.ensure((), options)),
         # Only some text encoders need it, and the running server tries again when one of those is chosen.
-        (False, lambda: deps.ensure(("bitsandbytes",), options) if deps.has_wheel() and not code else ()),
+        (False, lambda: deps.ensure(("bitsandbytes",), options) if deps.has_wheel() else ()),
     ):
         try:
-            done += work()
+            done += work() if needed or not code else ()
         except Exception as error:  # also a bug of ours must not stop the host
             notes.append(f"[{getattr(error, 'id', type(error).__name__)}] {error}")
             code = code or int(needed and options.allow)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from sd3deploy.deps.requirement import import_name, normal
 from sd3deploy.deps.site_folders import Info, folders, infos, residue
@@ -49,11 +50,13 @@ def _in(site: Path, name: str) -> Belongings:
     packages: dict[Path, None] = {}
     loose: dict[Path, None] = {}
     for info in found:
-        files = [PurePosixPath(file) for file in recorded(info) or {}]
+        files = recorded(info) or {}
         roots = _roots(files)
         packages.update(dict.fromkeys(site / root for root in roots))
-        loose.update(dict.fromkeys(site / f"{root}.libs" for root in roots))  # the wheel tools put shared libraries there
-        loose.update(dict.fromkeys(site / file for file in files if _is_loose(file, roots)))
+        libraries = [f"{root}.libs" for root in roots]  # the wheel tools put shared libraries there
+        loose.update(dict.fromkeys(site / folder for folder in libraries))
+        inside = tuple(f"{folder}/" for folder in (*roots, *libraries))
+        loose.update(dict.fromkeys(site / file for file in files if not file.startswith(inside) and _is_loose(file)))
     if site.name in ("site-packages", "dist-packages"):  # a project folder on sys.path may hold sources of the same name
         top = site.joinpath(*import_name(name).split("."))
         packages.update(dict.fromkeys((top, top.with_name(f"{top.name}.py"))))
@@ -73,16 +76,21 @@ def recorded(info: Info) -> dict[str, int | None] | None:
     return {row[0].replace("\\", "/"): int(row[2]) if len(row) > 2 and row[2].isdigit() else None for row in rows}
 
 
-def _roots(files: list[PurePosixPath]) -> set[PurePosixPath]:
+def _roots(files: Iterable[str]) -> list[str]:
     """The outermost folders with an __init__.py: "numpy", but "google/protobuf", because `google` is shared by many."""
-    inits = {file.parent for file in files if file.name == "__init__.py" and ".." not in file.parts}
-    return {folder for folder in inits if folder.parts and not any(parent in inits for parent in folder.parents)}
+    inits = sorted(
+        file.removesuffix("/__init__.py") for file in files if file.endswith("/__init__.py") and not file.startswith(("..", "/"))
+    )
+    roots: list[str] = []
+    for folder in sorted(inits):  # a parent sorts before what is in it
+        if not folder.startswith(tuple(f"{root}/" for root in roots)):
+            roots.append(folder)
+    return roots
 
 
-def _is_loose(file: PurePosixPath, roots: set[PurePosixPath]) -> bool:
-    """A file of the distribution outside of its packages and its metadata. Scripts (`../../bin/…`) stay: pip writes over them."""
-    outside = ".." in file.parts or file.is_absolute() or file.suffix == ".pyc"
-    return not outside and not file.parts[0].endswith(".dist-info") and not any(root in file.parents for root in roots)
+def _is_loose(file: str) -> bool:
+    """Neither metadata nor outside of the site folder. Scripts (`../../bin/…`) stay: pip writes over them."""
+    return not file.startswith(("..", "/")) and not file.endswith(".pyc") and ".dist-info" not in file.partition("/")[0]
 
 
 def _top_names(name: str, packages: tuple[Path, ...]) -> set[str]:

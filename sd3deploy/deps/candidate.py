@@ -11,13 +11,15 @@ import json
 import platform
 import shlex
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from sd3deploy.deps.failure import classify
 from sd3deploy.deps.options import Options
 from sd3deploy.deps.pip import report_command, run
-from sd3deploy.deps.planning import Change, Plan, constraints_file, with_command
+from sd3deploy.deps.planning import Change, Plan, with_command
 from sd3deploy.deps.requirement import host_packages, normal
 from sd3deploy.deps.site_folders import infos, installed, writable_site
 from sd3deploy.deps.vendored import InvalidRequirement, Specification, version
@@ -114,9 +116,8 @@ def demanded(name: str) -> str:
     return ",".join(parts)
 
 
-def write_constraints(plan: Plan) -> None:
-    """Put the constraints where the command looks for them."""
-    file = constraints_file()
+def write_constraints(plan: Plan, file: Path) -> None:
+    """One line for everything that is installed and stays."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("".join(f"{line}\n" for line in plan.constraints), encoding="utf-8")
 
@@ -155,14 +156,15 @@ def _ask(searched: Mapping[str, Change], limits: Mapping[str, str], plan: Plan, 
 
 
 def _dry_run(wanted: list[str], plan: Plan, options: Options) -> list[Candidate]:
-    write_constraints(plan)
-    report = constraints_file().with_name("report.json")
-    command = report_command(wanted, options, constraints_file(), report)
-    code, output = run(command, options)
-    if code != 0:
-        raise failed(plan, code, output, command)
-    items = json.loads(report.read_text(encoding="utf-8"))["install"]
-    report.unlink()
+    # A folder of its own: a preview may ask while an install is running.
+    with tempfile.TemporaryDirectory() as folder:
+        constraints, report = Path(folder, "constraints.txt"), Path(folder, "report.json")
+        write_constraints(plan, constraints)
+        command = report_command(wanted, options, constraints, report)
+        code, output = run(command, options)
+        if code != 0:
+            raise failed(plan, code, output, command)
+        items = json.loads(report.read_text(encoding="utf-8"))["install"]
     return [
         Candidate(item["metadata"]["name"], item["metadata"]["version"], tuple(item["metadata"].get("requires_dist", ()))) for item in items
     ]

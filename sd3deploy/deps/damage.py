@@ -23,17 +23,17 @@ _EDITS = 2
 
 
 class Damage(Enum):
-    """What can be wrong; the value names the sentence `deps.damage.<value>`."""
+    """What can be wrong; the value is the id of its sentence."""
 
-    DUPLICATE = "duplicate"  # metadata of two versions
-    NO_RECORD = "no_record"  # nobody knows which files belong to it
-    NO_METADATA = "no_metadata"  # a dist-info without METADATA: its version reads as None
-    UNOWNED = "unowned"  # files, but no metadata at all
-    MISSING_FILES = "missing_files"
-    MIXED_FILES = "mixed_files"  # sizes of another version
-    ORPHANS = "orphans"  # importable files that no RECORD lists
-    RESIDUE = "residue"  # `~…` of a pip that was stopped
-    INTERRUPTED = "interrupted"  # a repair of ours was stopped half-way
+    DUPLICATE = "deps.damage.duplicate"  # metadata of two versions
+    NO_RECORD = "deps.damage.no_record"  # nobody knows which files belong to it
+    NO_METADATA = "deps.damage.no_metadata"  # a dist-info without METADATA: its version reads as None
+    UNOWNED = "deps.damage.unowned"  # files, but no metadata at all
+    MISSING_FILES = "deps.damage.missing_files"
+    MIXED_FILES = "deps.damage.mixed_files"  # sizes of another version
+    ORPHANS = "deps.damage.orphans"  # importable files that no RECORD lists
+    RESIDUE = "deps.damage.residue"  # `~…` of a pip that was stopped
+    INTERRUPTED = "deps.damage.interrupted"  # a repair of ours was stopped half-way
 
 
 def damage(name: str, own: Belongings) -> tuple[tuple[Damage, str], ...]:

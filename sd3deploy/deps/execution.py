@@ -13,7 +13,7 @@ from sd3deploy.deps.failure import classify
 from sd3deploy.deps.lock import install_lock
 from sd3deploy.deps.options import Options
 from sd3deploy.deps.pip import Progress, fall_back, run
-from sd3deploy.deps.planning import Plan, plan, with_command
+from sd3deploy.deps.planning import Plan, constraints_file, plan, with_command
 from sd3deploy.deps.quarantine import Quarantine, recover, sweep
 from sd3deploy.deps.requirement import Requirement, normal, requirements
 from sd3deploy.deps.site_folders import installed, writable_site
@@ -94,7 +94,7 @@ def _again(old: Plan, options: Options) -> Plan:
 
 def _install(plan: Plan, options: Options, progress: Progress | None, lock: int) -> str:
     """The one call, with what is broken moved out of its way; an error puts it back."""
-    write_constraints(plan)
+    write_constraints(plan, constraints_file())
     with ExitStack() as undo:
         for change in plan.changes:
             if change.replace:

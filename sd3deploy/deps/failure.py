@@ -6,8 +6,8 @@ import re
 
 __all__ = ["classify"]
 
-# In order: the first that matches is the cause, later ones are its consequences. The signatures were collected from
-# pip 23.2 to 26.3 and uv 0.7 to 0.9 with the failures provoked.
+# In order: the first that matches is the cause, later ones are its consequences. Most were collected from pip 23.2 and 26.3 and
+# uv 0.13 with the failures provoked; those with a WinError are what Windows calls the same errno.
 _SIGNATURES: tuple[tuple[str, str], ...] = (
     ("deps.externally_managed", r"externally[- ]managed"),
     ("deps.disk_full", r"\[Errno 28\]|No space left on device|\[WinError 112\]|not enough space on the disk|os error 28|\[Errno 122\]"),
@@ -19,9 +19,12 @@ _SIGNATURES: tuple[tuple[str, str], ...] = (
         r"connection broken by|NewConnectionError|Max retries exceeded|name resolution|ConnectTimeout|ReadTimeout|ProxyError"
         r"|error sending request|dns error|tcp connect error|Could not connect",
     ),
-    ("deps.bad_download", r"DO NOT MATCH THE HASHES|Hash mismatch|BadZipFile|is not a valid wheel|incomplete-download"),
-    ("deps.conflict", r"ResolutionImpossible|conflicting dependencies|No solution found"),
+    (
+        "deps.bad_download",
+        r"DO NOT MATCH THE HASHES|Hash mismatch|BadZipFile|is not a valid wheel|[Ww]heel .* is invalid|incomplete-download",
+    ),
     ("deps.no_wheel", r"No matching distribution found|Could not find a version that satisfies|no wheels with a matching|no version of"),
+    ("deps.conflict", r"ResolutionImpossible|conflicting dependencies|No solution found"),
     ("deps.no_record", r"uninstall-no-record-file|RECORD file not found|no RECORD file"),
     ("deps.old_pip", r"no such option: --(?:report|dry-run)"),
     ("deps.no_pip", r"No module named '?pip"),

@@ -34,7 +34,7 @@ def install_lock(patience: float = _PATIENCE) -> Iterator[int]:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
-        raise DependencyError("deps.no_permission", folder=path.parent, detail=error) from error
+        raise DependencyError("deps.no_lock", folder=path.parent, detail=error) from error
     try:
         _wait(descriptor, path, patience)
         yield descriptor

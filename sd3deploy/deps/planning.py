@@ -77,16 +77,7 @@ class Plan:
         """The preview: one line for each change with its size, then the exact command."""
         if self.empty:
             return messages.text("deps.plan.nothing")
-        lines = [
-            messages.text(
-                f"deps.plan.{'replace' if change.replace and change.before else 'change' if change.before else 'add'}",
-                name=change.name,
-                before=change.before,
-                after=change.specifier or messages.text("deps.plan.any"),
-                size=_megabytes(change.download),
-            ).strip()
-            for change in self.changes
-        ]
+        lines = [_line(change) for change in self.changes]
         lines += [messages.text("deps.plan.sweep", name=name) for name in self.sweep]
         if self.command:
             lines.append(shlex.join(self.command))
@@ -135,6 +126,12 @@ def _change(status: Status) -> Change:
     # Also a missing one: what a failed install leaves of it is then removed.
     whole = status.state in (State.BROKEN, State.MISSING)
     return Change(requirement.name, status.installed, specifier, whole, download, unpacked)
+
+
+def _line(change: Change) -> str:
+    id = "deps.plan.add" if change.before is None else "deps.plan.replace" if change.replace else "deps.plan.change"
+    after = change.specifier or messages.text("deps.plan.any")
+    return messages.text(id, name=change.name, before=change.before, after=after, size=_megabytes(change.download)).strip()
 
 
 def _megabytes(size: int | None) -> str:

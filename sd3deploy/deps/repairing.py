@@ -38,9 +38,9 @@ def diagnose_numpy() -> Status:
 
 def pinned(name: str, host_root: Path | None) -> str | None:
     """The version that the host pins exactly, from its constraints, then its requirements; None where it does not."""
-    for file in _PIN_FILES if host_root else ():
+    for file in [host_root / one for one in _PIN_FILES] if host_root else ():
         try:
-            lines = (Path(host_root) / file).read_text(encoding="utf-8").splitlines()
+            lines = file.read_text(encoding="utf-8").splitlines()
         except OSError:  # not every version of the host has both
             continue
         for line in lines:

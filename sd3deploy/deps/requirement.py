@@ -40,9 +40,7 @@ def requirements(groups: Iterable[str] = ()) -> tuple[Requirement, ...]:
     for group in groups:
         lines += [(line, group) for line in project["optional-dependencies"][group]]
     parsed = [(Specification(line), group) for line, group in lines]
-    return tuple(
-        Requirement(one.name, str(one.specifier), group) for one, group in parsed if one.marker is None or one.marker.evaluate()
-    )
+    return tuple(Requirement(one.name, str(one.specifier), group) for one, group in parsed if one.marker is None or one.marker.evaluate())
 
 
 def host_packages() -> frozenset[str]:

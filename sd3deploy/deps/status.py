@@ -17,7 +17,7 @@ __all__ = ["Facts", "State", "Status", "check", "gather", "judge"]
 
 
 class State(Enum):
-    """What a requirement is in; the value names the sentence `deps.state.<value>`."""
+    """What a requirement is in."""
 
     OK = "ok"
     MISSING = "missing"
@@ -25,6 +25,14 @@ class State(Enum):
     TOO_NEW = "too_new"
     BROKEN = "broken"
     STALE = "stale"
+
+
+_SENTENCES = {
+    State.MISSING: "deps.state.missing",
+    State.TOO_OLD: "deps.state.too_old",
+    State.TOO_NEW: "deps.state.too_new",
+    State.STALE: "deps.state.stale",
+}
 
 
 @dataclass(frozen=True)
@@ -110,11 +118,6 @@ def _detail(state: State, requirement: Requirement, facts: Facts) -> str:
     if state is State.OK:
         return ""
     if state is State.BROKEN:
-        return " ".join(messages.text(f"deps.damage.{kind.value}", example=example) for kind, example in facts.damages)
-    return messages.text(
-        f"deps.state.{state.value}",
-        name=requirement.name,
-        installed=facts.installed,
-        loaded=facts.loaded,
-        needed=requirement.specifier,
-    )
+        return " ".join(messages.text(kind.value, example=example) for kind, example in facts.damages)
+    known = {"name": requirement.name, "installed": facts.installed, "loaded": facts.loaded, "needed": requirement.specifier}
+    return messages.text(_SENTENCES[state], **known)

@@ -19,6 +19,6 @@ __all__ = ["InvalidRequirement", "InvalidSpecifier", "InvalidVersion", "Specific
 def version(text: str | None) -> Version | None:
     """A version that can be compared, or None for what is not one."""
     try:
-        return Version(text) if text else None
+        return Version(text) if text else None  # pyright: ignore[reportReturnType]  one library, two places
     except InvalidVersion:
         return None

@@ -1,0 +1,80 @@
+"""One installer at a time, and a dead one blocks nobody."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from sd3deploy.deps.lock import install_lock
+from sd3deploy.errors import DependencyError
+from tests.deps_lab import ROOT
+
+HOLD = """
+import subprocess, sys, time
+from sd3deploy.deps import lock
+from pathlib import Path
+lock.workspace = lambda: Path(sys.argv[1])
+with lock.install_lock() as descriptor:
+    if sys.argv[2] == "child":
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1)"], pass_fds=(descriptor,), stdout=subprocess.DEVNULL)
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("sd3deploy.deps.lock.workspace", lambda: tmp_path)
+    return tmp_path
+
+
+def hold(folder, kind="alone"):
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(folder), kind], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_waits_and_says_for_what(folder):
+    process = hold(folder)
+    with pytest.raises(DependencyError) as caught, install_lock(patience=0.3):
+        pass
+    assert caught.value.id == "deps.locked"
+    assert str(folder) in str(caught.value)
+    process.kill()
+    process.wait()
+
+
+def test_a_killed_holder_blocks_nobody(folder):
+    process = hold(folder)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    with install_lock(patience=1):
+        pass
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="descriptors are inherited on POSIX")
+def test_an_installer_that_outlives_its_parent_still_holds_it(folder):
+    process = hold(folder, "child")
+    process.kill()
+    process.wait()
+    start = time.monotonic()
+    with pytest.raises(DependencyError), install_lock(patience=0.2):
+        pass
+    with install_lock(patience=5):
+        assert time.monotonic() - start > 0.5
+
+
+def test_two_threads_of_one_process_take_turns_too(folder):
+    with install_lock(), pytest.raises(DependencyError), install_lock(patience=0.2):
+        pass
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a file where a folder should be")
+def test_no_place_for_the_lock(folder, monkeypatch):
+    (folder / "file").write_text("")
+    monkeypatch.setattr("sd3deploy.deps.lock.workspace", lambda: folder / "file" / "below")
+    with pytest.raises(DependencyError) as caught, install_lock():
+        pass
+    assert caught.value.id == "deps.no_lock"
