@@ -38,6 +38,11 @@ class Host:
     def __post_init__(self) -> None:
         self.client = httpx.Client(base_url=self.url, auth=self.auth, timeout=600, trust_env=False)
 
+    def login(self) -> None:
+        """Open a browser's session: the page, unlike the API, wants a cookie instead of a password."""
+        user, password = self.auth or ("", "")
+        self.client.post("/login", data={"username": user, "password": password}).raise_for_status()
+
     def get(self, path: str, **kwargs: Any) -> Any:
         """The JSON at a path. Raises httpx.HTTPStatusError for an answer that is an error."""
         return self.client.get(path, **kwargs).raise_for_status().json()

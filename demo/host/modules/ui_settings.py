@@ -23,7 +23,11 @@ def create_setting_component(key, is_quicksettings=False):
     kinds = {str: gr.Textbox, int: gr.Number, float: gr.Number, bool: gr.Checkbox}
     component = info.component or kinds[type(info.default)]
     with gr.Row():
-        made = component(label=info.label, value=getattr(shared.opts, key), elem_id=f"setting_{key}", **info.args())
+        try:
+            made = component(label=info.label, value=getattr(shared.opts, key), elem_id=f"setting_{key}", **info.args())
+        except Exception as e:  # a stored value that the widget can not show; what then uses the missing widget fails
+            log.error(f"Error creating setting: {key} {e}")
+            return None
         if info.refresh is not None:
             button = gr.Button("↻", elem_id=f"settings_{key}_refresh", elem_classes="tool")
             button.click(fn=lambda: _refresh(info), outputs=[made])

@@ -1,0 +1,81 @@
+"""One host for all contract tests: the stand-in, or a real SD.Next when SDNEXT_ROOT and SDNEXT_PYTHON are set.
+
+It runs without this extension and without bitsandbytes, with a password, and with a probe: an extension that notes what the
+host does and executes what a test sends (`host.run`).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from demo import environment, server
+
+PROBE = Path(__file__).parent / "probe"
+AUTH = ("probe", "password")
+REAL = "SDNEXT_ROOT" in os.environ and "SDNEXT_PYTHON" in os.environ
+
+
+class ProbedHost(server.Host):
+    """A host with the probe inside."""
+
+    def run(self, code: str):
+        """Execute Python in the host's process, on a thread of its API. Returns what the code has named `result`."""
+        return self.post("/sdapi/v1/sd3probe", {"code": textwrap.dedent(code)})["result"]
+
+    def events(self, start: int = 0) -> list[tuple[str, dict]]:
+        return [(name, facts) for name, facts in self.run(f"result = sd3probe.events[{start}:]")]
+
+    def count(self) -> int:
+        return self.run("result = len(sd3probe.events)")
+
+
+def pytest_collection_modifyitems(items):
+    """All on one process of xdist: they share the server."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.xdist_group("contract"))
+            if "real" in item.keywords and not REAL:
+                item.add_marker(pytest.mark.skip(reason="needs SDNEXT_ROOT and SDNEXT_PYTHON"))
+
+
+def start(folder: Path, name: str, *flags: str, **kwargs) -> server.Host:
+    """Start the host under test with the data folder `folder`/data and an environment of its own."""
+    python = Path(os.environ["SDNEXT_PYTHON"]) if REAL else None
+    source = python.parent.parent if python else None
+    linked = environment.linked(folder / f"venv-{name}", without=["bitsandbytes"], source=source)
+    root = Path(os.environ["SDNEXT_ROOT"]) if REAL else server.STAND_IN
+    return server.start(folder / name, root=root, python=linked, flags=flags, **kwargs)
+
+
+@pytest.fixture(scope="session")
+def host(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("contract")
+    data = server.data_folder(folder / "data", extension=None, sd3probe_stored=5, sd3probe_orphan="kept")
+    shutil.copytree(PROBE, data / "extensions" / "sd3-probe", ignore=shutil.ignore_patterns("__pycache__"))
+    try:
+        started = start(folder, "data", "--sd3-probe-flag", "seen", auth=AUTH)
+    except RuntimeError as error:
+        pytest.exit(str(error))
+    probed = ProbedHost(started.data, started.url, started.process, started.auth)
+    answer = probed.client.post("/sdapi/v1/sd3probe", json={"code": "result = True"})
+    if answer.status_code != 200:
+        probed.stop()
+        pytest.exit(f"the probe does not answer: {answer.text}\n{probed.log()[-6000:]}")
+    yield probed
+    probed.stop()
+
+
+@pytest.fixture
+def switches(host):
+    """Set what the probe's hooks do in the jobs of one test: `switches(size={"process": [64, 64]})`."""
+
+    def set_switches(**values):
+        host.run(f"sd3probe.switches.update({values!r})")
+
+    yield set_switches
+    host.run("sd3probe.switches.clear()")

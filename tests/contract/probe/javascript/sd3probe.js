@@ -1,0 +1,1 @@
+window.sd3probe = { globals: ['gradioApp', 'onUiLoaded', 'onUiReady', 'onUiUpdate', 'onOptionsChanged', 'authFetch', 'opts', 'api'].filter((name) => name in window) };

@@ -1,0 +1,3 @@
+"""Imported long after the host has taken the extension out of sys.path."""
+
+answer = 42
