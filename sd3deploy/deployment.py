@@ -48,6 +48,7 @@ class Host(Protocol):
     def sdnq_config(self) -> Any: ...
     def default_encoder(self) -> Any: ...
     def swapped(self, pipeline: Any) -> None: ...
+    def free(self) -> None: ...
     def queue(self) -> AbstractContextManager[Any]: ...
     def queue_is_busy(self) -> bool: ...
     def job(self, title: str) -> AbstractContextManager[Any]: ...
@@ -176,13 +177,24 @@ class Deployment:
             with self._phase("encoder.loading", name=wanted.choice.name), self.host.job("Load TE"):
                 encoder, found = self._make(wanted)
                 tokenizer = swap.tokenizer(pipeline, self.host.facts().model, found) if encoder is not None and found else None
-                swap.replace(pipeline, encoder, tokenizer)
+                self._swap(pipeline, encoder, tokenizer)
                 if wanted.choice is NONE:
                     self._emptied.add(pipeline.transformer)
                 else:
                     self._emptied.discard(pipeline.transformer)
-                self.host.swapped(pipeline)
+                self.host.free()  # only here nobody holds the old encoder any more
             self._tell_ready(wanted.choice, encoder)
+
+    def _swap(self, pipeline: Any, encoder: Any, tokenizer: Any) -> None:
+        """Put the new encoder in place; when the host can not take it, the old one comes back."""
+        old = pipeline.text_encoder_3
+        try:
+            swap.replace(pipeline, encoder, tokenizer)
+            self.host.swapped(pipeline)
+        except Exception:
+            swap.replace(pipeline, old)
+            self.host.swapped(pipeline)
+            raise
 
     def _make(self, wanted: Wanted) -> tuple[Any, source.Source | None]:
         """The encoder that is wanted, and where its weights came from."""

@@ -30,6 +30,7 @@ class Host:
         self.lock = threading.Lock()
         self.jobs = []
         self.swaps = 0
+        self.refuses = False
 
     def option(self, key):
         return self.options[key]
@@ -59,6 +60,10 @@ class Host:
     def swapped(self, pipeline):
         assert pipeline is self.pipe
         self.swaps += 1
+        if self.refuses and measure.measure(pipeline.text_encoder_3).linear4bit:
+            raise RuntimeError("no room on the device")
+
+    def free(self):
         gc.collect()
 
     def queue(self):
@@ -191,6 +196,15 @@ def test_damaged_weights_leave_the_old_one_usable(loaded, deployment, tmp_path):
         choose(deployment, "T5 FP4")
     assert loaded.pipe.text_encoder_3 is encoder
     assert picture(loaded).shape == (64, 64, 3)
+
+
+def test_an_encoder_that_the_host_can_not_take_is_taken_back(loaded, deployment):
+    encoder = loaded.pipe.text_encoder_3
+    loaded.refuses = True
+    with pytest.raises(RuntimeError, match="no room"):
+        choose(deployment, "T5 FP4")
+    assert loaded.pipe.text_encoder_3 is encoder
+    assert deployment.status()["encoder"] == "Host default"
 
 
 def test_without_a_model_the_choice_waits_for_one(host, deployment):

@@ -19,7 +19,7 @@ def model(tmp_path_factory):
 
 
 def facts(model, shared=None, offline=False):
-    return source.Facts(str(model), shared, "/cache", offline)
+    return source.Facts(str(model), shared, ("/cache", "/other"), offline)
 
 
 def test_automatic_prefers_what_is_on_this_disk(model):
@@ -34,6 +34,16 @@ def test_automatic_falls_back_to_the_shared_repository(tmp_path):
 def test_automatic_reads_a_repository_as_the_host_would():
     assert source.find("Automatic", facts("org/sd3", SHARED)).place == "org/t5-xxl"
     assert source.find("Automatic", facts("org/sd3")).arguments["subfolder"] == "text_encoder_3"
+
+
+def test_a_repository_that_is_cached_is_read_from_its_cache(tmp_path):
+    snapshot = tmp_path / "models--org--sd3" / "snapshots" / "abc"
+    (snapshot / "text_encoder_3").mkdir(parents=True)
+    (snapshot / "text_encoder_3" / "config.json").write_text("{}")
+    (tmp_path / "models--org--sd3" / "refs").mkdir()
+    (tmp_path / "models--org--sd3" / "refs" / "main").write_text("abc")
+    found = source.find("Automatic", source.Facts("org/sd3", SHARED, ("/cache", str(tmp_path))))
+    assert (found.place, found.arguments["cache_dir"]) == ("org/sd3", str(tmp_path))
 
 
 def test_a_model_without_t5_says_so(tmp_path):

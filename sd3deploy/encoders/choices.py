@@ -53,7 +53,7 @@ CHOICES = (
     Choice("fp4", "T5 FP4", 2_653_000_000, ("bitsandbytes",), _BITSANDBYTES, (6, 0)),
     Choice("nf4", "T5 NF4", 2_653_000_000, ("bitsandbytes",), _BITSANDBYTES, (6, 0)),
     Choice("uint4", "T5 UINT4 (SDNQ)", 4_542_000_000, backends=_EVERYWHERE),
-    Choice("fp8", "T5 FP8", 4_904_000_000, backends=_EVERYWHERE - {"mps", "directml"}, fp8=True),
+    Choice("fp8", "T5 FP8", 4_898_000_000, backends=_EVERYWHERE - {"mps", "directml"}, fp8=True),
     Choice("int8", "T5 INT8", 5_904_000_000, ("bitsandbytes",), _BITSANDBYTES, (7, 5)),
     Choice("bf16", "T5 BF16", 9_525_000_000, backends=_EVERYWHERE, bf16=True),
 )

@@ -24,13 +24,13 @@ class Facts:
     """What the host knows about places.
 
     model: the loaded model as a folder, a .safetensors file or a repository id. shared: the host's shared T5 repository and
-    the arguments to read it with, or None when the host's setting is off. cache: the host's cache folder of repositories.
-    offline: never ask the network.
+    the arguments to read it with, or None when the host's setting is off. caches: the folders in which the host keeps
+    repositories; what none of them holds is downloaded into the first. offline: never ask the network.
     """
 
     model: str
     shared: tuple[str, Mapping[str, Any]] | None = None
-    cache: str | None = None
+    caches: tuple[str, ...] = ()
     offline: bool = False
 
 
@@ -73,19 +73,32 @@ def find(kind: str, facts: Facts, file: str = "") -> Source:
         if kind == "Automatic" and facts.shared:
             return _shared(facts)
         raise EncoderError("source.model-has-none", model=folder.name)
-    if kind == "Automatic" and facts.shared:
+    if kind == "Automatic" and facts.shared and _cache_of(facts, facts.model, _SUBFOLDER) is None:
         return _shared(facts)
-    return Source(messages.text("source.model"), facts.model, arguments=_hub(facts, {"subfolder": _SUBFOLDER}))
+    return Source(messages.text("source.model"), facts.model, arguments=_hub(facts, facts.model, {"subfolder": _SUBFOLDER}))
 
 
 def _shared(facts: Facts) -> Source:
     assert facts.shared is not None
     repository, arguments = facts.shared
-    return Source(repository, repository, arguments=_hub(facts, arguments))
+    return Source(repository, repository, arguments=_hub(facts, repository, arguments))
 
 
-def _hub(facts: Facts, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    return {**arguments, "cache_dir": facts.cache, "local_files_only": facts.offline}
+def _hub(facts: Facts, repository: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    cache = _cache_of(facts, repository, arguments.get("subfolder")) or next(iter(facts.caches), None)
+    return {**arguments, "cache_dir": cache, "local_files_only": facts.offline}
+
+
+def _cache_of(facts: Facts, repository: str, subfolder: str | None) -> str | None:
+    """The cache folder that holds this part of a repository already."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    file = f"{subfolder}/config.json" if subfolder else "config.json"
+    try:
+        return next((cache for cache in facts.caches if isinstance(try_to_load_from_cache(repository, file, cache), str)), None)
+    except HFValidationError:  # not the name of a repository, such as a folder that is gone
+        return None
 
 
 def _local_file(name: str) -> Source:

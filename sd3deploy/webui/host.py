@@ -19,6 +19,7 @@ from sd3deploy.device import Device, look
 from sd3deploy.encoders.source import Facts
 from sd3deploy.errors import Sd3Error
 from sd3deploy.events import Event
+from sd3deploy.webui import offload
 
 __all__ = ["SdNext", "log", "rejection"]
 
@@ -49,7 +50,8 @@ class SdNext:
     def facts(self) -> Facts:
         checkpoint = getattr(self.pipeline(), "sd_checkpoint_info", None)
         model = self.loading or (sd_models.path_to_repo(checkpoint) if checkpoint is not None else "")
-        return Facts(str(model), self._shared_t5(str(model)), shared.opts.hfcache_dir, bool(shared.opts.offline_mode))
+        caches = tuple(dict.fromkeys([shared.opts.hfcache_dir, shared.opts.diffusers_dir]))
+        return Facts(str(model), self._shared_t5(str(model)), caches, bool(shared.opts.offline_mode))
 
     def _shared_t5(self, model: str) -> tuple[str, dict[str, Any]] | None:
         if not (getattr(shared.opts, "te_shared_te", False) or getattr(shared.opts, "te_shared_t5", False)):
@@ -82,8 +84,8 @@ class SdNext:
         return self.load_default(self.facts().model, cls_name=T5EncoderModel, load_config={}, subfolder="text_encoder_3")
 
     def swapped(self, pipeline: Any) -> None:
-        """After a swap: forget what was computed with the old encoder, apply the offload mode to the new one, give memory back."""
-        from modules import processing_diffusers, sd_offload
+        """After a swap: forget what was computed with the old encoder, and apply the offload mode to the new one."""
+        from modules import processing_diffusers
 
         inner = getattr(pipeline, "pipe", None)  # wrappers such as control keep a second pipeline with the same parts
         if inner is not None and hasattr(inner, "text_encoder_3"):
@@ -94,9 +96,10 @@ class SdNext:
         prompts = getattr(sys.modules.get("modules.sd_hijack_te"), "prompt_cache", None)
         if prompts is not None:
             prompts.cache.clear()  # clear_caches leaves it: the same prompt would reuse the old encoder's embeddings
-        if shared.opts.diffusers_offload_mode == "model" and hasattr(pipeline, "remove_all_hooks"):
-            pipeline.remove_all_hooks()  # the chain of hooks was built for the old list of parts
-        sd_offload.set_diffuser_offload(pipeline, op="model")
+        offload.apply(pipeline, shared.opts.diffusers_offload_mode)
+
+    def free(self) -> None:
+        """Give the memory of what is no longer used back to the device and the system."""
         gc.collect()
         devices.torch_gc(force=True)
 
