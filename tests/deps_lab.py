@@ -98,10 +98,22 @@ def bare(folder: Path) -> Lab:
     return Lab(folder, python_of(target), site, wheels)
 
 
+# What would steer pip, or make each of many small processes compile everything anew.
+_STEERING = {
+    "PIP_EXTRA_ARGS",
+    "PIP_EXTRA_INDEX_URL",
+    "PIP_FIND_LINKS",
+    "PIP_NO_INDEX",
+    "PYTHONDONTWRITEBYTECODE",
+    "PYTHONPATH",
+    "SD3_NO_INSTALL",
+    "UV_CONSTRAINT",
+}
+
+
 def clean() -> dict[str, str]:
-    """This process's environment without what would steer pip."""
-    steering = ("PIP_EXTRA_ARGS", "PYTHONPATH", "SD3_NO_INSTALL", "UV_CONSTRAINT", "PIP_NO_INDEX", "PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL")
-    return {name: value for name, value in os.environ.items() if name not in steering and not name.startswith("SD_")}
+    """This process's environment without what a test must not inherit."""
+    return {name: value for name, value in os.environ.items() if name not in _STEERING and not name.startswith("SD_")}
 
 
 def wheel(folder: Path, name: str, version: str, *, needs: tuple[str, ...] = (), size: int = 0) -> Path:

@@ -34,7 +34,7 @@ def lab(tmp_path_factory):
     lab = bare(tmp_path_factory.mktemp("candidate"))
     lab.toy("2.3.1", "2.4.0", name="torch")
     lab.toy("1.0", needs=("torch>=2.0", "sd3helper>=1"))
-    lab.toy("1.1", "1.2", needs=("torch>=2.4",))
+    lab.toy("1.1", needs=("torch>=2.4",))
     lab.toy("1.0", "2.0", "3.0", name="sd3helper")
     lab.toy("1.0", name="sd3greedy", needs=("torch>=2.4",))
     lab.toy("1.0", name="sd3strict", needs=("sd3helper<3", "missing; extra == 'x'"))
