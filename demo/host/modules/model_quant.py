@@ -1,5 +1,7 @@
 """Arguments for loading one part: where it goes and how it is quantized. SDNQ is the host's own quantization."""
 
+import os
+
 from modules import devices
 from modules.logger import log
 
@@ -21,6 +23,8 @@ def create_sdnq_config(kwargs=None, allow=True, module="Model", weights_dtype=No
         of_encoder = opts.sdnq_quantize_weights_mode_te
         own = module in ("TE", "LLM") and of_encoder not in ("Same as model", "default")
         weights_dtype = of_encoder if own else opts.sdnq_quantize_weights_mode
+    if devices.backend == "cpu":
+        os.environ.setdefault("SDNQ_USE_TORCH_COMPILE", "0")  # or its import compiles a kernel to see whether that works
     from sdnq import SDNQConfig
 
     config = SDNQConfig(weights_dtype=weights_dtype, dequantize_fp32=opts.sdnq_dequantize_fp32,

@@ -4,11 +4,13 @@ from modules import sd_models, shared
 
 
 class StableDiffusionProcessing:
-    def __init__(self, sd_model=None, prompt="", negative_prompt="", seed=-1, subseed=-1, steps=20, width=1024, height=1024,
-                 cfg_scale=6.0, sampler_name="Default", batch_size=1, n_iter=1, styles=None, clip_skip=1, denoising_strength=0.3,
-                 do_not_save_samples=False, do_not_save_grid=False, outpath_samples="", override_settings=None,
-                 override_settings_restore_afterwards=True, enable_hr=False, hr_scale=2.0, hr_resize_x=0, hr_resize_y=0, hr_denoising_strength=0.0, hr_upscaler="None",
-                 hr_force=False, refiner_prompt="", init_images=None, extra_generation_params=None, **ignored):  # fmt: skip
+    def __init__(
+        self, sd_model=None, prompt="", negative_prompt="", seed=-1, subseed=-1, steps=20, width=1024, height=1024, cfg_scale=6.0,
+        sampler_name="Default", batch_size=1, n_iter=1, styles=None, clip_skip=1, denoising_strength=0.3, do_not_save_samples=False,
+        do_not_save_grid=False, outpath_samples="", override_settings=None, override_settings_restore_afterwards=True,
+        enable_hr=False, hr_scale=2.0, hr_resize_x=0, hr_resize_y=0, hr_denoising_strength=0.0, hr_upscaler="None", hr_force=False,
+        refiner_prompt="", init_images=None, extra_generation_params=None, **ignored,
+    ):  # fmt: skip
         self.sd_model = sd_model
         self.prompt, self.negative_prompt, self.seed, self.subseed, self.steps = prompt, negative_prompt, seed, subseed, steps
         self.width, self.height, self.cfg_scale, self.sampler_name = width, height, cfg_scale, sampler_name
