@@ -83,7 +83,7 @@ class Host:
 
     def starts(self) -> int:
         """How often the server has started: a restart keeps the process but not the program in it."""
-        return (self.data / "sdnext.log").read_text("utf-8", "replace").count("Startup time:")
+        return _starts(self.data)
 
     def stop(self) -> None:
         """End the process that was started here."""
@@ -94,6 +94,11 @@ class Host:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait(10)
+
+
+def _starts(data: Path) -> int:
+    log = data / "sdnext.log"
+    return log.read_text("utf-8", "replace").count("Startup time:") if log.exists() else 0
 
 
 def _triggers(dependency: dict[str, Any], id: int) -> bool:
@@ -157,11 +162,12 @@ def start(
     }
     for name in ("PYTHONPATH", "PYTEST_CURRENT_TEST"):
         env.pop(name, None)
+    starts = _starts(data)  # the log goes on where an earlier start on the same data folder has ended
     with open(data / "console.log", "wb") as console:
         process = subprocess.Popen(words, cwd=root, env=env, stdout=console, stderr=subprocess.STDOUT)
     host = Host(data, f"http://127.0.0.1:{port}", process, auth)
     end = time.monotonic() + timeout
-    while "Startup time:" not in host.log():
+    while host.starts() == starts:
         if process.poll() is not None or time.monotonic() > end:
             with contextlib.suppress(Exception):
                 host.stop()

@@ -1,6 +1,7 @@
 """Scripts and styles of the host and of extensions, put into the page that gradio serves."""
 
 import os
+import re
 
 import gradio.routes
 
@@ -35,6 +36,7 @@ def reload_javascript():
     def template_response(*args, **kwargs):
         response = _original(*args, **kwargs)
         body = response.body.replace(b"<head>", b"<head><title>SD.Next stand-in</title>")
+        body = re.sub(rb"<script[^>]*iframeResizer[^>]*></script>", b"", body)  # it would come over the network, and nobody frames us
         response.body = body.replace(b"</head>", f"{head}</head>".encode()).replace(b"</body>", f"{css}</body>".encode())
         response.init_headers()
         return response

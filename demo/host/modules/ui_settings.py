@@ -5,6 +5,7 @@ import gradio as gr
 from modules import call_queue, script_callbacks, sd_models, shared
 from modules.logger import log
 
+THEME = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])  # gradio's own come over the network
 text_settings = None
 dummy_component = None  # stands for every setting that the page does not show
 components = []
@@ -117,7 +118,7 @@ def _section(section_id, title, keys):
 
 def create_quicksettings(interfaces):
     """The whole page: quick settings, then one tab for each interface."""
-    with gr.Blocks(analytics_enabled=False, title="SD.Next stand-in", theme=gr.themes.Soft()) as page:
+    with gr.Blocks(analytics_enabled=False, title="SD.Next stand-in", theme=THEME) as page:
         with gr.Row(elem_id="quicksettings"):
             made = {key: create_setting_component(key, is_quicksettings=True) for key in quicksettings_list}
             shared.settings_components.update(made)
