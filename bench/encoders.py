@@ -36,7 +36,7 @@ def run(small: bool = False, choices: tuple[str, ...] = CHOICES) -> dict[str, An
     return results
 
 
-def make(folder: Path, shape: dict[str, int]) -> None:
+def make(folder: Path, shape: dict[str, Any]) -> None:
     """A T5 encoder of that shape as sharded float16 safetensors: T5-like scales, and outlier channels as trained models have."""
     import torch
     import transformers
@@ -82,7 +82,7 @@ def measured(folder: str, choice_id: str, error: bool) -> dict[str, Any]:
     device = look("cuda" if torch.cuda.is_available() else "cpu", "cuda" if torch.cuda.is_available() else "cpu")
     found = source.find("Model", source.Facts(folder))
     started = time.perf_counter()
-    encoder = load(choices.find(choice_id), found, device, _sdnq_config)
+    encoder: Any = load(choices.find(choice_id), found, device, _sdnq_config)
     seconds = time.perf_counter() - started
     size = measure(encoder)
     result = {
@@ -97,7 +97,7 @@ def measured(folder: str, choice_id: str, error: bool) -> dict[str, Any]:
         "peak_mib": _peak_mib(),
     }
     if error:
-        full = load(choices.find("bf16"), found, device)
+        full: Any = load(choices.find("bf16"), found, device)
         tokens = torch.randint(1, 2000, (2, 128), generator=torch.Generator().manual_seed(1)).to(device.torch)
         with torch.no_grad():
             expected = full.to(device.torch)(tokens)[0].float()

@@ -2,7 +2,7 @@
 
     python -m bench.install [--small]
 
-In a throw-away environment that holds the real accelerate, sentencepiece, protobuf, packaging, fasteners, bitsandbytes and NumPy,
+In a throw-away environment that holds the real accelerate, sentencepiece, protobuf, packaging, bitsandbytes and NumPy,
 linked from the running one where it has them, else installed by install.py itself.
 """
 

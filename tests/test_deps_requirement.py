@@ -13,7 +13,7 @@ from tests.deps_lab import ROOT
 def test_core_then_groups():
     core = deps.requirements()
     both = deps.requirements(("bitsandbytes",))
-    assert [one.name for one in core] == ["accelerate", "sentencepiece", "protobuf", "packaging", "fasteners"]
+    assert [one.name for one in core] == ["accelerate", "sentencepiece", "protobuf", "packaging"]
     assert both[: len(core)] == core
     assert both[len(core) :] == (deps.Requirement("bitsandbytes", ">=0.48", "bitsandbytes"),)
 

@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from argparse import ArgumentParser
 
 import pytest
@@ -53,7 +52,7 @@ def lab(made):
 def test_installs_all_then_nothing(lab):
     first = launch(lab)
     assert (first.returncode, first.stdout) == (0, "")
-    assert first.stderr == "sd3: installed accelerate, fasteners, protobuf, sentencepiece, bitsandbytes.\n"
+    assert first.stderr == "sd3: installed accelerate, protobuf, sentencepiece, bitsandbytes.\n"
     again = launch(lab, PIP_EXTRA_ARGS="--no-such-option")
     assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
     costs_nothing(lab)
@@ -61,13 +60,7 @@ def test_installs_all_then_nothing(lab):
 
 
 def costs_nothing(lab):
-    """Under 0.3 s for the whole process, and none of the heavy libraries, nor pip, is imported."""
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        assert launch(lab).returncode == 0
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.3
+    """None of the heavy libraries, nor pip, is imported; bench/install.py has the seconds."""
     code = "import runpy, sys\ntry: runpy.run_path(sys.argv[1], run_name='__main__')\nexcept SystemExit: print(*sorted(sys.modules))"
     path = str(lab.folder / "my extensions/sd-extension-sd3/install.py")
     done = subprocess.run([lab.python, "-c", code, path], capture_output=True, text=True, env=clean(), check=True)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import types
 
 import pytest
@@ -44,6 +45,21 @@ def test_a_wrapper_around_the_wrapper_survives_the_undo(module):
     module.load = lambda *args: f"other {ours(*args)}"
     patch.undo()
     assert module.load("a") == "other host a"
+
+
+def test_a_patch_keeps_what_somebody_else_has_wrapped_around_the_one_before(module):
+    first = Patch(module, "load", louder)
+    first.apply()
+    ours = module.load
+
+    @functools.wraps(ours)
+    def other(*args):
+        return f"other {ours(*args)}"
+
+    module.load = other
+    first.undo()
+    Patch(module, "load", lambda original, *args: f"<{original(*args)}>").apply()
+    assert module.load("a") == "<other host a>"
 
 
 @pytest.mark.parametrize(("name", "expects"), [("gone", ()), ("load", ("checkpoint_info",))])

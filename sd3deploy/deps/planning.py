@@ -18,12 +18,11 @@ from sd3deploy.deps.workspace import workspace
 __all__ = ["Change", "Plan", "plan"]
 
 # Bytes to download and bytes on disk: the wheels of the newest version for Linux x86-64 and CPython 3.11, as the registry lists
-# them and as their archives unpack (accelerate 1.15.0, bitsandbytes 0.50.2, fasteners 0.20, numpy 2.1.2, packaging 26.3,
+# them and as their archives unpack (accelerate 1.15.0, bitsandbytes 0.50.2, numpy 2.1.2, packaging 26.3,
 # protobuf 7.36.2, sentencepiece 0.2.3). Other platforms differ somewhat.
 _SIZES = {
     "accelerate": (394_295, 1_553_934),
     "bitsandbytes": (43_139_553, 129_151_546),
-    "fasteners": (18_702, 58_538),
     "numpy": (16_338_306, 55_878_733),
     "packaging": (129_956, 499_179),
     "protobuf": (343_223, 1_388_238),

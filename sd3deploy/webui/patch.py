@@ -26,9 +26,9 @@ class Patch:
 
     @property
     def original(self) -> Callable[..., Any]:
-        """The function under every patch of ours: the host reloads scripts, and a second patch must not wrap the first."""
+        """What is under a patch of ours: the host reloads scripts, and a second patch must not wrap the first."""
         current = getattr(self.module, self.name)
-        return getattr(current, _MARK, current)
+        return getattr(current, _MARK) if _is_ours(current) else current
 
     def apply(self) -> bool:
         """Put the wrapper in place. Returns whether it is in place."""
@@ -51,5 +51,10 @@ class Patch:
         """Put the original back. Where somebody else has wrapped the wrapper since, it stays and only passes through."""
         self.active = False
         current = getattr(self.module, self.name, None)
-        if hasattr(current, _MARK) and getattr(current, "__wrapped__", None) is getattr(current, _MARK):
+        if _is_ours(current):
             setattr(self.module, self.name, getattr(current, _MARK))
+
+
+def _is_ours(function: object) -> bool:
+    """A wrapper made with functools.wraps around ours has copied our mark, but wraps something else."""
+    return hasattr(function, _MARK) and getattr(function, "__wrapped__", None) is getattr(function, _MARK)

@@ -1,0 +1,275 @@
+"""The whole way of a user on one server, from a host without bitsandbytes to the pictures. The tests run in this order."""
+
+from __future__ import annotations
+
+import base64
+import io
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+from PIL import Image
+
+from demo import server
+from tests.contract.conftest import AUTH, PROBE, ProbedHost, start
+
+KEYS = {"model", "encoder", "wanted", "linear4bit", "t5_bytes", "busy", "last_error", "packages", "pid"}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The host with the extension and the probe, and a way to start it again on the same data and environment."""
+    folder = tmp_path_factory.mktemp("flow")
+    data = server.data_folder(folder / "data", diffusers_offload_mode="none")
+    shutil.copytree(PROBE, data / "extensions" / "sd3-probe", ignore=shutil.ignore_patterns("__pycache__"))
+    started = start(folder, "data", auth=AUTH)
+    return {"host": ProbedHost(started.data, started.url, started.process, started.auth), "python": folder / "venv-data"}
+
+
+@pytest.fixture(scope="module")
+def host(site):
+    yield site["host"]
+    site["host"].stop()
+
+
+@pytest.fixture(scope="module")
+def pid(host):
+    return host.get("/sdapi/v1/sd3/status")["pid"]
+
+
+def status(host):
+    return host.get("/sdapi/v1/sd3/status")
+
+
+def picture(host, **values):
+    result = host.txt2img(**values)
+    assert len(result["images"]) == 1, result
+    image = Image.open(io.BytesIO(base64.b64decode(result["images"][0])))
+    image.load()
+    return image, result["info"]["infotexts"][0]
+
+
+def test_it_starts_without_bitsandbytes_and_touches_nothing(host, pid):
+    now = status(host)
+    assert now.keys() >= KEYS
+    assert now["model"] == server.MODEL
+    assert (now["encoder"], now["wanted"], now["linear4bit"], now["last_error"]) == ("Host default", "Host default", 0, None)
+    assert now["packages"]["bitsandbytes"] is None
+    assert host.run("import diffusers.utils.import_utils as u; result = u._bitsandbytes_available") is False
+
+
+def test_the_panel_is_in_all_three_tabs(host):
+    host.login()
+    ids = {part["props"].get("elem_id") for part in host.get("/config")["components"]}
+    assert {f"script_{tab}_sd3_deploy_encoder" for tab in ("txt2img", "img2img", "control")} <= ids
+    assert "setting_sd3_text_encoder" in ids
+
+
+def test_choosing_fp4_in_the_settings_needs_no_restart(host, pid):
+    host.login()
+    assert "sd3_text_encoder" in host.apply(sd3_text_encoder="T5 FP4")
+    now = status(host)
+    assert (now["encoder"], now["wanted"], now["pid"], now["busy"]) == ("T5 FP4", "T5 FP4", pid, None)
+    assert now["packages"]["bitsandbytes"] is not None
+    kinds = host.run(
+        """
+        from modules import modeldata
+        parts = modeldata.model_data.sd_model.text_encoder_3.named_modules()
+        result = [[name.rsplit(".", 1)[-1], type(part).__name__] for name, part in parts if "Linear" in type(part).__name__]
+        """
+    )
+    assert {name for name, _ in kinds} == {"q", "k", "v", "o", "wi_0", "wi_1", "wo"}
+    assert {kind for _, kind in kinds} == {"Linear4bit"}
+    assert now["linear4bit"] == len(kinds)
+
+
+def test_a_picture_says_which_t5_made_it(host, pid):
+    image, info = picture(host)
+    assert image.size == (128, 128)
+    assert "T5: T5 FP4" in info
+    assert "T5: T5 FP4" in image.info["parameters"]
+    assert status(host)["pid"] == pid
+
+
+def test_the_events_tell_what_happened(host):
+    ids = [event["id"] for event in host.get("/sdapi/v1/sd3/events", params={"since": 0})["events"]]
+    assert ids == ["packages.installing", "packages.installed", "encoder.loading", "encoder.ready-smaller"]
+    assert "id=encoder.ready-smaller" in host.log()
+
+
+@pytest.mark.parametrize("name", ["None (CLIP only)", "T5 BF16", "T5 INT8", "T5 FP8", "T5 UINT4 (SDNQ)", "Host default", "T5 NF4"])
+def test_every_other_choice_through_the_api(host, pid, name):
+    assert host.set(sd3_text_encoder=name) == {"sd3_text_encoder": True}
+    now = status(host)
+    assert (now["encoder"], now["last_error"], now["pid"]) == (name, None, pid)
+    _, info = picture(host)
+    assert (f"T5: {name}" in info) == (name != "Host default")
+
+
+def test_no_prompt_is_reused_from_another_encoder(host):
+    pictures = []
+    for name in ("T5 BF16", "None (CLIP only)", "T5 BF16"):
+        host.set(sd3_text_encoder=name)
+        pictures.append(picture(host, prompt="the same words", override_settings={"prompt_attention": "fixed"})[0].tobytes())
+    assert pictures[0] == pictures[2]
+    assert pictures[0] != pictures[1]
+
+
+def test_the_same_choice_twice_changes_nothing(host):
+    host.set(sd3_text_encoder="T5 NF4")
+    before = host.run("from modules import modeldata; result = id(modeldata.model_data.sd_model.text_encoder_3)")
+    assert host.set(sd3_text_encoder="T5 NF4") == {"sd3_text_encoder": False}
+    assert host.run("from modules import modeldata; result = id(modeldata.model_data.sd_model.text_encoder_3)") == before
+
+
+def test_override_settings_hold_for_one_job(host):
+    assert "T5: T5 INT8" in picture(host, override_settings={"sd3_text_encoder": "T5 INT8"})[1]
+    assert "T5: T5 NF4" in picture(host)[1]
+
+
+def test_an_option_axis_writes_the_stored_value_and_it_is_followed(host):
+    host.run("from modules import shared; shared.opts.data['sd3_text_encoder'] = 'T5 FP4'")
+    assert "T5: T5 FP4" in picture(host)[1]
+    host.run("from modules import shared; shared.opts.data['sd3_text_encoder'] = 'T5 NF4'")
+    assert "T5: T5 NF4" in picture(host)[1]
+
+
+def test_the_panel_choice_holds_for_its_job(host):
+    assert "T5: T5 FP4" in picture(host, alwayson_scripts={"SD3 Deploy": {"args": ["T5 FP4"]}})[1]
+    assert "T5: T5 NF4" in picture(host)[1]
+
+
+@pytest.mark.parametrize("value", ["T5 FP5", 17, None, ["T5 FP4"], ""])
+def test_a_value_that_means_nothing_is_refused_with_a_remedy(host, value):
+    assert host.set(sd3_text_encoder=value) == {"sd3_text_encoder": False}
+    now = status(host)
+    assert (now["encoder"], now["wanted"]) == ("T5 NF4", "T5 NF4")
+    assert "Settings → SD3 Deploy" in now["last_error"]["remedy"]
+    picture(host)
+
+
+def test_a_failed_swap_leaves_the_old_encoder_at_work(host):
+    host.set(sd3_weights="Local file", sd3_weights_file="/nowhere/t5.safetensors")
+    assert host.set(sd3_text_encoder="T5 FP4") == {"sd3_text_encoder": False}
+    assert "is not there" in status(host)["last_error"]["message"]
+    assert "T5: T5 NF4" in picture(host)[1]
+    host.set(sd3_weights="Automatic", sd3_weights_file="")
+    assert host.set(sd3_text_encoder="T5 FP4") == {"sd3_text_encoder": True}
+    assert status(host)["last_error"] is None
+
+
+def test_a_change_while_a_picture_is_made_waits_and_both_succeed(host):
+    with ThreadPoolExecutor() as pool:
+        job = pool.submit(picture, host, steps=30, width=512, height=512)
+        while host.get("/sdapi/v1/progress")["state"]["sampling_step"] < 2 and not job.done():
+            time.sleep(0.1)
+        assert host.set(sd3_text_encoder="T5 NF4") == {"sd3_text_encoder": True}
+        assert "T5: T5 FP4" in job.result()[1]
+    assert status(host)["encoder"] == "T5 NF4"
+
+
+def test_a_model_that_is_loaded_again_gets_its_encoder_at_once(host, pid):
+    host.post("/sdapi/v1/unload-checkpoint", {})
+    assert status(host)["encoder"] is None
+    assert host.set(sd3_text_encoder="T5 FP4") == {"sd3_text_encoder": True}
+    seen = host.get("/sdapi/v1/sd3/events", params={"since": 0})["events"][-1]
+    assert seen["id"] == "encoder.later"
+    assert "T5: T5 FP4" in picture(host)[1]
+    later = [event["id"] for event in host.get("/sdapi/v1/sd3/events", params={"since": seen["seq"]})["events"]]
+    assert later == ["encoder.loading", "encoder.ready-smaller"]  # once: at load, not full size first
+    assert status(host)["pid"] == pid
+
+
+def test_img2img_keeps_the_encoder_and_a_swap_after_it_leaves_none_behind(host):
+    source = base64.b64encode(_png(picture(host)[0])).decode()
+    body = {"prompt": "x", "init_images": [source], "width": 128, "height": 128, "steps": 4, "denoising_strength": 0.5}
+    assert len(host.post("/sdapi/v1/img2img", body)["images"]) == 1
+    host.set(sd3_text_encoder="T5 NF4")
+    alive = host.run("import gc; gc.collect(); result = sum(type(o).__name__ == 'T5EncoderModel' for o in gc.get_objects())")
+    assert alive == 1
+    assert len(host.post("/sdapi/v1/img2img", body)["images"]) == 1
+
+
+def test_packages_that_the_host_installs_by_itself_are_usable_at_once(host):
+    before, after = host.run(
+        """
+        import installer
+        from transformers.utils import is_gguf_available
+        before = is_gguf_available()
+        installer.pip("install --no-deps gguf==0.17.1", ignore=True)
+        result = [before, is_gguf_available()]
+        """
+    )
+    assert (before, after) == (False, True)
+
+
+def test_install_py_by_the_hosts_own_installer_finds_everything_there(host):
+    errors = host.run(
+        """
+        import installer, time
+        from modules import paths
+        installer.run_extension_installer(f"{paths.extensions_dir}/sd-extension-sd3")
+        result = [str(error) for error in installer.errors]
+        """
+    )
+    assert not [error for error in errors if "sd3" in error]
+
+
+def test_the_routes_ask_for_the_password(host):
+    for path in ("/sdapi/v1/sd3/status", "/sdapi/v1/sd3/events"):
+        assert httpx.get(host.url + path, trust_env=False).status_code == 401
+
+
+def test_unloading_the_script_puts_every_function_back(host):
+    ours = """
+        import installer
+        from modules import sd_models
+        result = [hasattr(function, "__sd3deploy_original__") for function in (installer.pip, sd_models.load_diffuser)]
+        """  # the two that the probe does not wrap too
+    assert host.run(ours) == [True, True]
+    host.run("from modules import script_callbacks; script_callbacks.script_unloaded_callback()")
+    assert host.run(ours) == [False, False]
+
+
+def test_the_choice_survives_a_restart_of_the_server(site):
+    old = site["host"]
+    old.set(sd3_text_encoder="T5 FP4")
+    old.post("/sdapi/v1/options", {"samples_save": False})  # a second save: the host writes on a thread of its own
+    old.stop()
+    again = start_again(site)
+    try:
+        now = status(again)
+        assert (now["encoder"], now["wanted"], now["last_error"]) == ("T5 FP4", "T5 FP4", None)
+        assert "T5: T5 FP4" in picture(again)[1]
+    finally:
+        again.stop()
+
+
+def test_removing_the_extension_leaves_a_host_that_works(site):
+    extension = site["host"].data / "extensions" / "sd-extension-sd3"
+    extension.unlink() if extension.is_symlink() else shutil.rmtree(extension)
+    plain = start_again(site)
+    try:
+        image, info = picture(plain)
+        assert image.size == (128, 128)
+        assert "T5:" not in info
+    finally:
+        plain.stop()
+
+
+def start_again(site):
+    import os
+
+    from demo.environment import python_of
+    from tests.contract.conftest import REAL
+
+    root = server.Path(os.environ["SDNEXT_ROOT"]) if REAL else server.STAND_IN
+    return server.start(site["host"].data, root=root, python=python_of(site["python"]), auth=AUTH)
+
+
+def _png(image):
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
