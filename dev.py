@@ -73,8 +73,9 @@ def prepare() -> None:
                  "Run this with Python 3.10 to 3.13, for example: python3.12 dev.py …")  # fmt: skip
     started = time.monotonic()
     print(f"Preparing {VENV} (once; some minutes and about 3 GB)", flush=True)
-    shutil.rmtree(VENV, ignore_errors=True)
-    step("[1/3] virtual environment", lambda _: venv.EnvBuilder(with_pip=True, symlinks=os.name != "nt").create(VENV))
+    if subprocess.run([*PIP, "--version"], capture_output=True).returncode if PYTHON.exists() else True:
+        shutil.rmtree(VENV, ignore_errors=True)  # none, or half of one; a whole one is brought up to date in place
+        step("[1/3] virtual environment", lambda _: venv.EnvBuilder(with_pip=True, symlinks=os.name != "nt").create(VENV))
     torch = next(line for line in REQUIREMENTS.read_text().splitlines() if line.startswith("torch=="))
     step(f"[2/3] {torch}", lambda show: install(show, "-c", str(REQUIREMENTS), torch))
     step("[3/3] the other packages", lambda show: install(show, "--no-deps", "-r", str(REQUIREMENTS)))

@@ -34,11 +34,12 @@ class ProbedHost(server.Host):
         return self.run("result = len(sd3probe.events)")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items):
-    """All on one process of xdist: they share the server."""
+    """Tests that share a server stay on one process of xdist; a module with a server of its own is free to go to the other."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("contract"))
+            item.add_marker(pytest.mark.xdist_group(item.module.__name__ if "host" in vars(item.module) else "contract"))
             if "real" in item.keywords and not REAL:
                 item.add_marker(pytest.mark.skip(reason="needs SDNEXT_ROOT and SDNEXT_PYTHON"))
 
