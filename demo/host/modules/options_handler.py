@@ -8,6 +8,7 @@ from modules import cmd_args, errors
 from modules.logger import log
 
 cmd_opts = cmd_args.parse_args()
+_saving = threading.Lock()
 SECRET_ENDINGS = ("_version", "_token", "_key", "_secret", "_password")
 
 
@@ -90,13 +91,14 @@ class Options:
 
     def save_atomic(self, silent=False):
         """Write what differs from its default, and every key that nobody knows: its extension may be disabled today."""
-        changed = {k: v for k, v in {**self.data, **self.secrets}.items() if k not in self.data_labels or self.data_labels[k].default != v}
-        for path, is_secret in ((self.filename, False), (self.secretsfn, True)):
-            values = {k: v for k, v in changed.items() if k.endswith(SECRET_ENDINGS) == is_secret}
-            scratch = f"{path}.{threading.get_ident()}"
-            with open(scratch, "w", encoding="utf-8") as file:
-                json.dump(values, file, indent=2)
-            os.replace(scratch, path)
+        with _saving:
+            known = self.data_labels
+            changed = {k: v for k, v in {**self.data, **self.secrets}.items() if k not in known or known[k].default != v}
+            for path, is_secret in ((self.filename, False), (self.secretsfn, True)):
+                values = {k: v for k, v in changed.items() if k.endswith(SECRET_ENDINGS) == is_secret}
+                with open(f"{path}.new", "w", encoding="utf-8") as file:
+                    json.dump(values, file, indent=2)
+                os.replace(f"{path}.new", path)
 
     def save(self, silent=False):
         threading.Thread(target=self.save_atomic, args=(silent,)).start()
