@@ -1,6 +1,7 @@
 """What the host does about packages and install.py."""
 
 import json
+import os
 
 
 def test_install_finds_pip_when_it_is_called(host):
@@ -46,7 +47,7 @@ def test_install_py_runs_in_its_own_folder_with_the_host_importable(host):
     host.run(f"import installer; installer.run_extension_installer({str(folder)!r})")
     facts = json.loads((folder / "installed.json").read_text())
     assert facts["cwd"] == str(folder)
-    assert facts["PYTHONPATH"].split(":")[0] == host.run("from modules import paths; result = paths.script_path")
+    assert facts["PYTHONPATH"].split(os.pathsep)[0] == host.run("from modules import paths; result = paths.script_path")
     assert facts["executable"] == host.run("import sys; result = sys.executable")
 
 
