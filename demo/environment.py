@@ -59,7 +59,7 @@ def _entries(site: Path, names: Iterable[str]) -> set[str]:
     wanted = {_normal(name) for name in names}
     found = set()
     for distribution in metadata.distributions(path=[str(site)]):
-        if _normal(distribution.metadata["Name"]) in wanted:
+        if _normal(distribution.name or "") in wanted:  # None: the leftovers of an install that was killed
             found |= {file.parts[0] for file in distribution.files or () if file.parts[0] not in ("..", "__pycache__")}
     return found
 

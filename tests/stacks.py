@@ -48,7 +48,8 @@ def copied(target: Path, names: Iterable[str]) -> Path:
 def older(target: Path, without: Iterable[str]) -> Path:
     """The same with the older stack, which is installed once and kept under .cache."""
     pins = [f"{name}=={version}" for name, version in OLDER.items()]
-    key = hashlib.sha256(" ".join([*pins, sys.version, sys.prefix]).encode()).hexdigest()[:12]
+    running = (ROOT / "demo" / "requirements.txt").read_text()  # its packages are links: another version leaves them hanging
+    key = hashlib.sha256(" ".join([*pins, sys.version, sys.prefix, running]).encode()).hexdigest()[:12]
     base = ROOT / ".cache" / f"older-{key}"
     if not (base / "complete").exists():
         base.parent.mkdir(exist_ok=True)
