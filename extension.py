@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 
-def start() -> type:
-    """Wire everything to the running SD.Next and return the script class for it to show."""
-    from modules import script_callbacks
+def start() -> type | None:
+    """Wire everything to the running SD.Next. Returns the script class for it to show, None where it is too old."""
+    from modules import script_callbacks, shared
+
+    from sd3deploy import messages
+
+    if not supported():
+        shared.log.warning(f"SD3 Deploy: {messages.text('host.unsupported')} {messages.remedy('host.unsupported')}")
+        return None
 
     from sd3deploy.deployment import Deployment
     from sd3deploy.events import Events
@@ -14,14 +20,20 @@ def start() -> type:
 
     host = SdNext()
     deployment = Deployment(host, Events(host.listen))
+    points = hooks.Hooks(deployment, host)
+    for name in points.apply():
+        deployment.events.tell("warning", "host.unexpected", name=name)
     panel.allow_in_control()
     script_callbacks.on_ui_settings(lambda: settings.register(deployment))
     script_callbacks.on_app_started(lambda demo, app: api.register(deployment))
-    if host.supported():
-        points = hooks.Hooks(deployment, host)
-        for name in points.apply():
-            deployment.events.tell("warning", "host.unexpected", name=name)
-        script_callbacks.on_script_unloaded(points.undo)
-    else:
-        deployment.events.tell("warning", "host.unsupported")
+    script_callbacks.on_script_unloaded(points.undo)
     return panel.script_class(deployment)
+
+
+def supported() -> bool:
+    """Whether this host has the loaders that the hooks were written for (since 2025-08-20); older ones have a 4-bit T5 of their own."""
+    try:
+        from pipelines import generic, model_sd3
+    except ImportError:
+        return False
+    return hasattr(generic, "load_text_encoder") and hasattr(model_sd3, "load_sd3")

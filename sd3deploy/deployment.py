@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -51,7 +51,7 @@ class Host(Protocol):
     def free(self) -> None: ...
     def queue(self) -> AbstractContextManager[Any]: ...
     def queue_is_busy(self) -> bool: ...
-    def job(self, title: str) -> AbstractContextManager[Any]: ...
+    def job(self, title: str, steps: int) -> AbstractContextManager[Callable[[], None]]: ...
     def install_options(self) -> deps.Options: ...
 
 
@@ -174,14 +174,16 @@ class Deployment:
             pipeline = self.host.pipeline()
             if not swap.is_sd3(pipeline) or self.placed(pipeline) == wanted:
                 return
-            with self._phase("encoder.loading", name=wanted.choice.name), self.host.job("Load TE"):
+            with self._phase("encoder.loading", name=wanted.choice.name), self.host.job("Load TE", steps=2) as step:
                 encoder, found = self._make(wanted)
+                step()
                 tokenizer = swap.tokenizer(pipeline, self.host.facts().model, found) if encoder is not None and found else None
                 self._swap(pipeline, encoder, tokenizer)
                 if wanted.choice is NONE:
                     self._emptied.add(pipeline.transformer)
                 else:
                     self._emptied.discard(pipeline.transformer)
+                step()
                 self.host.free()  # only here nobody holds the old encoder any more
             self._tell_ready(wanted.choice, encoder)
 

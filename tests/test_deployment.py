@@ -73,9 +73,10 @@ class Host:
         return self.lock.locked()
 
     @contextmanager
-    def job(self, title):
-        self.jobs.append(title)
-        yield
+    def job(self, title, steps):
+        done = []
+        yield lambda: done.append(title)
+        self.jobs.append((title, len(done), steps))
 
     def install_options(self):
         return deps.Options()
@@ -157,6 +158,7 @@ def test_the_same_choice_twice_does_nothing(loaded, deployment):
     choose(deployment, "T5 FP4")
     assert loaded.pipe.text_encoder_3 is first
     assert loaded.swaps == 1
+    assert loaded.jobs == [("Load TE", 2, 2)]
 
 
 def test_another_source_of_the_same_choice_is_another_encoder(loaded, deployment, tmp_path):

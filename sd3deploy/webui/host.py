@@ -33,7 +33,6 @@ class SdNext:
     def __init__(self) -> None:
         self.load_default: Callable[..., Any] | None = None
         self.loading: str | None = None  # the repository or folder of the model that is being loaded right now
-        self._device: Device | None = None
 
     def option(self, key: str) -> Any:
         # Before the settings are registered, and for values of a wrong type, opts.<key> raises or lies: read the stored data.
@@ -56,18 +55,21 @@ class SdNext:
     def _shared_t5(self, model: str) -> tuple[str, dict[str, Any]] | None:
         if not (getattr(shared.opts, "te_shared_te", False) or getattr(shared.opts, "te_shared_t5", False)):
             return None
-        from pipelines import generic
-        from transformers import T5EncoderModel
+        import transformers
 
-        if not hasattr(generic, "get_shared"):
-            return None
-        place, arguments = generic.get_shared(T5EncoderModel, model, subfolder="text_encoder_3")
+        try:
+            from pipelines.generic_text_encoder import get_shared  # since 2026-06
+        except ImportError:
+            config = self._root() / "configs" / "flux" / "text_encoder_2" / "config.json"
+            return "Disty0/t5-xxl", {"config": transformers.T5Config.from_json_file(config)}
+        place, arguments = get_shared(transformers.T5EncoderModel, model, subfolder="text_encoder_3")
         return None if place == model else (place, arguments)
 
+    def _root(self) -> Path:
+        return Path(sys.modules["modules"].__path__[0]).parent
+
     def device(self) -> Device:
-        if self._device is None:
-            self._device = look(devices.device, str(devices.backend))
-        return self._device
+        return look(devices.device, str(devices.backend))
 
     def sdnq_config(self) -> Any:
         from modules import model_quant
@@ -110,10 +112,12 @@ class SdNext:
         return call_queue.queue_lock.locked()
 
     @contextmanager
-    def job(self, title: str) -> Iterator[None]:
-        job = shared.state.begin(title)
+    def job(self, title: str, steps: int) -> Iterator[Callable[[], None]]:
+        """A job of the host's progress display; call what it gives after each step."""
+        job = shared.state.begin(title, api=shared.state.api)
+        shared.state.sampling_steps = steps
         try:
-            yield
+            yield shared.state.step
         finally:
             shared.state.end(job)
 
@@ -125,16 +129,8 @@ class SdNext:
             offline=bool(shared.opts.offline_mode),
             allow=bool(self.option("sd3_auto_install")) and not getattr(shared.cmd_opts, "sd3_no_install", False),
             extra_args=os.environ.get("PIP_EXTRA_ARGS", ""),
-            host_root=Path(sys.modules["modules"].__path__[0]).parent,
+            host_root=self._root(),
         )
-
-    def supported(self) -> bool:
-        """Whether this host is one that the hooks were written for."""
-        try:
-            from pipelines import generic, model_sd3
-        except ImportError:
-            return False
-        return hasattr(generic, "load_text_encoder") and hasattr(model_sd3, "load_sd3")
 
     def listen(self, event: Event) -> None:
         """Events go to the host's log with their id, so that a screenshot in any language can be searched."""

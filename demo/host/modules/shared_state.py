@@ -50,6 +50,9 @@ class State:
         self.sampling_steps += steps * jobs
         self.job_count += jobs
 
+    def step(self, step=1):
+        self.sampling_step += step
+
     def nextjob(self):
         self.job_no += 1
 

@@ -5,8 +5,7 @@ import os
 import transformers
 from modules import devices, errors, model_quant, sd_models, shared
 from modules.logger import log
-
-SHARED_T5 = "Disty0/t5-xxl"  # where the host takes every T5-XXL from, unless the setting te_shared_te is off
+from pipelines.generic_text_encoder import get_shared
 
 
 def load_transformer(repo_id, cls_name, load_config=None, subfolder="transformer", allow_quant=True, variant=None, dtype=None, **kwargs):
@@ -47,8 +46,9 @@ def load_text_encoder(repo_id, cls_name, load_config=None, subfolder="text_encod
             elif os.path.exists(path):
                 encoder = model_te.load_t5(path)
         if encoder is None and allow_shared and shared.opts.te_shared_te and cls_name is transformers.T5EncoderModel:
-            log.debug(f'Load model: text_encoder="{repo_id}" target="{SHARED_T5}" shared')
-            encoder = cls_name.from_pretrained(SHARED_T5, **cache, **args, **quant)
+            place, extra = get_shared(cls_name, repo_id, subfolder=subfolder, variant=variant)
+            log.debug(f'Load model: text_encoder="{repo_id}" target="{place}" shared')
+            encoder = cls_name.from_pretrained(place, **cache, **args, **quant, **extra)
         if encoder is None:
             encoder = cls_name.from_pretrained(repo_id, subfolder=subfolder, **cache, **args, **quant, **kwargs)
         sd_models.allow_post_quant = False

@@ -1,0 +1,101 @@
+"""Each thing that the adapter asks of the host, on the host: a version that lacks one is noticed here, by its name."""
+
+import pytest
+
+from demo.server import MODEL, ROOT
+
+
+@pytest.fixture(scope="module")
+def adapter(host):
+    """Run code with `sdnext`, the adapter, in the host's process."""
+
+    def run(code):
+        start = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from sd3deploy.webui.host import SdNext; sdnext = SdNext()\n"
+        return host.run(start + code)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("key", "default"),
+    [("sd3_text_encoder", "Host default"), ("sd3_weights", "Automatic"), ("sd3_weights_file", ""), ("sd3_auto_install", True)]
+)
+def test_settings_have_their_defaults_before_they_are_registered(adapter, key, default):
+    assert adapter(f"result = sdnext.option({key!r})") == default
+
+
+def test_the_loaded_model(adapter):
+    assert adapter("result = [type(sdnext.pipeline()).__name__, sdnext.model_name()]") == ["StableDiffusion3Pipeline", MODEL]
+
+
+def test_where_its_weights_are(adapter):
+    model, shared, caches, offline = adapter("f = sdnext.facts(); result = [f.model, f.shared, f.caches, f.offline]")
+    assert model.endswith("tiny-sd3")
+    assert shared is None  # te_shared_te is off
+    assert len(caches) >= 1
+    assert offline is False
+
+
+def test_the_shared_repository_when_its_setting_is_on(adapter, host):
+    host.set(te_shared_te=True)
+    place, arguments = adapter("f = sdnext.facts(); result = [f.shared[0], sorted(f.shared[1])]")
+    host.set(te_shared_te=False)
+    assert "/" in place
+    assert set(arguments) <= {"config", "subfolder", "variant"}
+
+
+def test_the_device(adapter):
+    assert adapter("d = sdnext.device(); result = [d.torch, d.backend, d.bf16]") == ["cpu", "cpu", True]
+
+
+def test_its_own_quantizer(adapter):
+    assert adapter("result = type(sdnext.sdnq_config()).__name__") == "SDNQConfig"
+
+
+def test_a_job_shows_its_progress(adapter):
+    code = """
+from modules import shared
+shared.state.api = True
+with sdnext.job("Load TE", 2) as step:
+    step()
+    result = [shared.state.job, shared.state.sampling_step, shared.state.sampling_steps, shared.state.api]
+result.append(shared.state.job)
+"""
+    assert adapter(code) == ["Load TE", 1, 2, True, ""]
+
+
+def test_the_queue_is_one_lock(adapter):
+    code = """
+result = [sdnext.queue_is_busy()]
+with sdnext.queue():
+    result.append(sdnext.queue_is_busy())
+"""
+    assert adapter(code) == [False, True]
+
+
+def test_how_it_wants_installs_done(adapter):
+    code = "o = sdnext.install_options(); result = [o.uv, o.offline, o.allow, (o.host_root / 'constraints.txt').exists()]"
+    assert adapter(code) == [False, False, True, True]
+
+
+def test_what_was_computed_with_the_old_encoder_is_forgotten(adapter, host):
+    host.txt2img()
+    code = """
+from modules import prompt_parser_diffusers, sd_hijack_te, processing_diffusers
+sd_hijack_te.prompt_cache.cache["words"] = "embeddings"
+sdnext.swapped(sdnext.pipeline())
+sdnext.free()
+result = [len(prompt_parser_diffusers.cache), len(sd_hijack_te.prompt_cache.cache), processing_diffusers.orig_pipeline is None]
+"""
+    assert adapter(code) == [0, 0, True]
+    assert len(host.txt2img()["images"]) == 1
+
+
+def test_a_refusal_out_of_a_callback_is_of_the_hosts_own_kind(adapter):
+    code = """
+from sd3deploy.errors import SettingError
+from sd3deploy.webui.host import rejection
+error = rejection(SettingError("setting.wrong-type", value=1))
+result = [type(error).__name__, "Set it again" in str(error)]
+"""
+    assert adapter(code) == ["ValidationError", True]
