@@ -70,7 +70,8 @@ class Deployment:
         self._made: weakref.WeakKeyDictionary[Any, tuple[Wanted, measure.Measure]] = weakref.WeakKeyDictionary()
         self._emptied: weakref.WeakSet[Any] = weakref.WeakSet()  # transformers whose pipeline we left without T5
         self._proven: set[tuple[str, ...]] = set()
-        self._complained: set[object] = set()
+        self._failed: Wanted | None = None  # not tried again with every image: only a change or another load does that
+        self._complained: set[str] = set()
 
     # What is wanted, and what is there
 
@@ -79,7 +80,7 @@ class Deployment:
         found = choices.find(self.host.option("sd3_text_encoder") if choice is None else choice)
         if found in (HOST_DEFAULT, NONE):
             return Wanted(found)
-        kind = source.kind_of(self.host.option("sd3_weights"))
+        kind = self._kind()
         return Wanted(found, kind, str(self.host.option("sd3_weights_file") or "") if kind == "Local file" else "")
 
     def placed(self, pipeline: Any) -> Wanted:
@@ -93,6 +94,7 @@ class Deployment:
 
     def change(self) -> None:
         """A setting was changed: install what is missing, wait for the running job, swap. Raises Sd3Error; then nothing has changed."""
+        self._failed = None
         try:
             wanted = self.wanted()
             choices.require(wanted.choice, self.host.device())
@@ -112,10 +114,13 @@ class Deployment:
 
         Returns what is in the pipeline afterwards, None when no SD3 model is loaded.
         """
-        try:
-            self._bring(self._wanted_or_default(choice))
-        except Exception as error:
-            self.events.fail(error)
+        wanted = self._wanted_or_default(choice)
+        if wanted != self._failed:
+            try:
+                self._bring(wanted)
+            except Exception as error:
+                self._failed = wanted
+                self.events.fail(error)
         pipeline = self.host.pipeline()
         return self.placed(pipeline) if swap.is_sd3(pipeline) else None
 
@@ -126,6 +131,7 @@ class Deployment:
         of gigabytes that nobody asked for.
         """
         wanted = self._wanted_or_default()
+        self._failed = None
         if wanted.choice is HOST_DEFAULT:
             return False, None
         try:
@@ -134,6 +140,7 @@ class Deployment:
             self._tell_ready(wanted.choice, encoder)
             return True, encoder
         except Exception as error:
+            self._failed = wanted
             self.events.fail(error)
             self.events.tell("warning", "encoder.without-t5")
             return True, None
@@ -257,10 +264,21 @@ class Deployment:
             try:
                 return self.wanted(candidate)
             except SettingError as error:
-                if error.values.get("value") not in self._complained:
-                    self._complained.add(error.values.get("value"))
-                    self.events.fail(error, "warning")
+                self._complain(error)
         raise AssertionError("the default is a choice")
+
+    def _kind(self) -> str:
+        try:
+            return source.kind_of(self.host.option("sd3_weights"))
+        except SettingError as error:
+            self._complain(error)
+            return source.KINDS[0]
+
+    def _complain(self, error: SettingError) -> None:
+        """Say it once for each value."""
+        if str(error) not in self._complained:
+            self._complained.add(str(error))
+            self.events.fail(error, "warning")
 
     def _measured(self, encoder: Any) -> measure.Measure:
         return self._made[encoder][1] if encoder in self._made else measure.measure(encoder)

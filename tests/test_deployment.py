@@ -228,6 +228,31 @@ def test_a_failure_at_load_leaves_clip_and_says_so(host, deployment, tmp_path):
     assert [event.id for event in deployment.events.since(0)][-2:] == ["source.model-has-none", "encoder.without-t5"]
 
 
+def test_a_failure_is_not_repeated_with_every_job_but_tried_again_on_the_next_change_or_load(loaded, deployment):
+    loaded.options |= {"sd3_text_encoder": "T5 FP4", "sd3_weights": "Local file", "sd3_weights_file": "/nowhere/t5.safetensors"}
+
+    def failures():
+        return sum(event.id == "source.file-missing" for event in deployment.events.since(0))
+
+    deployment.reconcile()
+    deployment.reconcile()
+    assert failures() == 1
+    assert deployment.encoder_for_load() == (True, None)
+    deployment.reconcile()
+    assert failures() == 2
+    with pytest.raises(EncoderError):
+        deployment.change()
+    loaded.options["sd3_weights"] = "Automatic"
+    assert deployment.reconcile() == Wanted(choices.find("fp4"))
+
+
+@pytest.mark.parametrize("value", ["nowhere", 5, None])
+def test_a_source_that_means_nothing_is_said_once_and_automatic_is_used(loaded, deployment, value):
+    loaded.options |= {"sd3_text_encoder": "T5 BF16", "sd3_weights": value}
+    assert deployment.reconcile() == deployment.reconcile() == Wanted(choices.find("bf16"))
+    assert sum(event.id == "setting.weights-unknown" for event in deployment.events.since(0)) == 1
+
+
 def test_a_change_waits_for_the_running_job(loaded, deployment):
     with loaded.lock:
         loaded.options["sd3_text_encoder"] = "T5 FP4"
