@@ -178,8 +178,8 @@ def test_two_at_once_install_once(lab):
     assert sorted(both, key=str) == [{"changed": {"sd3toy": "2.0"}}, {"changed": {}}]
 
 
-@pytest.mark.skipif(shutil.which("uv") is None, reason="uv is not there")
-def test_uv_installs_and_gives_way_to_pip(lab):
+def test_uv_installs_and_gives_way_to_pip(lab, monkeypatch):
+    monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     done = lab.json(
         'outcome = go("sd3toy ==1.0", uv=True)\nprint(json.dumps([outcome.changed, outcome.output]))',
         EXTRA=lab.offline_args,

@@ -24,12 +24,17 @@ _WHEELS_ONLY = ("--only-binary", ":all:")
 
 def install_command(wanted: Iterable[str], options: Options, constraints: Path) -> tuple[str, ...]:
     """The one call that changes something. `--no-deps`: what else is needed has been looked at before and stands in `wanted`."""
-    uv = shutil.which("uv") if options.uv else None
+    uv = _uv() if options.uv else None
     if uv:
         head = (uv, "pip", "install", "--python", sys.executable, "--no-progress")
     else:
         head = (*_pip(), "install", *_QUICK, "--progress-bar", "off", "--no-warn-script-location")
     return (*head, "--no-deps", *_WHEELS_ONLY, "-c", str(constraints), *_extra(options), *wanted)
+
+
+def _uv() -> str | None:
+    """The one of this environment first: it may be there without being on PATH."""
+    return shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv")
 
 
 def report_command(wanted: Iterable[str], options: Options, constraints: Path, report: Path) -> tuple[str, ...]:
