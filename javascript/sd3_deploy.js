@@ -92,7 +92,7 @@
   const start = () => {
     document.addEventListener('visibilitychange', () => { if (!document.hidden) wake(); });
     document.addEventListener('click', (e) => {
-      if (e.target.closest && e.target.closest('#settings_submit, [id$="_generate"]')) wake();
+      if (e.target.closest && e.target.closest('#settings_submit, #quicksettings, [id$="_generate"]')) wake();
     }, true);
     if (window.onOptionsChanged) window.onOptionsChanged(wake);
     wake();
