@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sd3deploy.device import Device
+from sd3deploy.device import Device, look
 from sd3deploy.encoders import choices, source
 from sd3deploy.encoders.load import load
 from sd3deploy.encoders.measure import measure
@@ -113,6 +113,23 @@ def test_moves_and_copies_keep_the_output(model, choice):
     before, size = encoder(t5.tokens())[0], measure(twin).bytes
     assert torch.equal(twin.to("cpu")(t5.tokens())[0], before)
     assert measure(twin).bytes <= size * 1.1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("choice", LOADABLE, ids=lambda choice: choice.id)
+def test_on_a_gpu_it_is_close_there_and_back_again(model, choice):
+    folder, full = model
+    device = look("cuda", "cuda")
+    if choices.unsuitable(choice, device):
+        pytest.skip(choices.unsuitable(choice, device))
+    encoder = read(choice.id, folder, device).to("cuda")
+    expected, tokens = full(t5.tokens())[0], t5.tokens().to("cuda")
+    first = encoder(tokens)[0]
+    assert t5.cosine(first.cpu(), expected) > FLOOR[choice.id]
+    encoder.to("cpu")  # as the host's offload modes move it between two prompts
+    encoder.to("cuda")
+    assert torch.equal(encoder(tokens)[0], first)
 
 
 def test_fp8_does_not_let_a_cast_undo_the_storage(model):
