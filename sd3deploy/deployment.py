@@ -185,7 +185,7 @@ class Deployment:
                 encoder, found = self._make(wanted)
                 step()
                 tokenizer = swap.tokenizer(pipeline, self.host.facts().model, found) if encoder is not None and found else None
-                self._swap(pipeline, encoder, tokenizer)
+                self._swap(pipeline, wanted.choice, encoder, tokenizer)
                 if wanted.choice is NONE:
                     self._emptied.add(pipeline.transformer)
                 else:
@@ -194,15 +194,17 @@ class Deployment:
                 self.host.free()  # only here nobody holds the old encoder any more
             self._tell_ready(wanted.choice, encoder)
 
-    def _swap(self, pipeline: Any, encoder: Any, tokenizer: Any) -> None:
+    def _swap(self, pipeline: Any, choice: Choice, encoder: Any, tokenizer: Any) -> None:
         """Put the new encoder in place; when the host can not take it, the old one comes back."""
         old = pipeline.text_encoder_3
         try:
             swap.replace(pipeline, encoder, tokenizer)
             self.host.swapped(pipeline)
-        except Exception:
+        except Exception as error:
             swap.replace(pipeline, old)
             self.host.swapped(pipeline)
+            if load.out_of_memory(error):
+                raise load.too_large(choice) from error
             raise
 
     def _make(self, wanted: Wanted) -> tuple[Any, source.Source | None]:

@@ -30,7 +30,7 @@ class Host:
         self.lock = threading.Lock()
         self.jobs = []
         self.swaps = 0
-        self.refuses = False
+        self.refuses = None
 
     def option(self, key):
         return self.options[key]
@@ -61,7 +61,7 @@ class Host:
         assert pipeline is self.pipe
         self.swaps += 1
         if self.refuses and measure.measure(pipeline.text_encoder_3).linear4bit:
-            raise RuntimeError("no room on the device")
+            raise self.refuses
 
     def free(self):
         gc.collect()
@@ -200,10 +200,17 @@ def test_damaged_weights_leave_the_old_one_usable(loaded, deployment, tmp_path):
     assert picture(loaded).shape == (64, 64, 3)
 
 
-def test_an_encoder_that_the_host_can_not_take_is_taken_back(loaded, deployment):
+REFUSALS = [
+    (RuntimeError("no such device"), RuntimeError, "no such device"),
+    (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."), EncoderError, "not enough memory to load T5 FP4"),
+]
+
+
+@pytest.mark.parametrize(("refuses", "expected", "words"), REFUSALS)
+def test_an_encoder_that_the_host_can_not_take_is_taken_back(loaded, deployment, refuses, expected, words):
     encoder = loaded.pipe.text_encoder_3
-    loaded.refuses = True
-    with pytest.raises(RuntimeError, match="no room"):
+    loaded.refuses = refuses
+    with pytest.raises(expected, match=words):
         choose(deployment, "T5 FP4")
     assert loaded.pipe.text_encoder_3 is encoder
     assert deployment.status()["encoder"] == "Host default"

@@ -15,7 +15,7 @@ from sd3deploy.errors import EncoderError
 if TYPE_CHECKING:
     import transformers
 
-__all__ = ["load"]
+__all__ = ["load", "out_of_memory", "too_large"]
 
 
 def load(choice: Choice, source: Source, device: Device, sdnq_config: Callable[[], Any] | None = None) -> transformers.T5EncoderModel:
@@ -33,8 +33,8 @@ def load(choice: Choice, source: Source, device: Device, sdnq_config: Callable[[
     except OSError as error:  # what transformers raises for a missing folder, file or repository, and the network's own errors
         raise EncoderError("encoder.unreadable", source=source.name, error=_first_line(error)) from error
     except Exception as error:
-        if _out_of_memory(error):
-            raise EncoderError("encoder.out-of-memory", name=choice.name, size=f"{(choice.bytes or 0) / 1e9:.1f}") from error
+        if out_of_memory(error):
+            raise too_large(choice) from error
         raise EncoderError("encoder.failed", name=choice.name, error=f"{type(error).__name__}: {_first_line(error)}") from error
     return encoder.eval().requires_grad_(False)
 
@@ -122,7 +122,13 @@ def _not_noise(record: logging.LogRecord) -> bool:
     return not record.msg.startswith(("MatMul8bitLt: inputs will be cast", "Failed to load CPU gemm_4bit_forward"))
 
 
-def _out_of_memory(error: Exception) -> bool:
+def too_large(choice: Choice) -> EncoderError:
+    """The error for a choice that did not fit into memory."""
+    return EncoderError("encoder.out-of-memory", name=choice.name, size=f"{(choice.bytes or 0) / 1e9:.1f}")
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error is one of the spellings of too little memory, on a device or in the system."""
     import torch
 
     return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "out of memory" in str(error).lower()

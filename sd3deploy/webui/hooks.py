@@ -9,6 +9,7 @@ from typing import Any
 
 from sd3deploy import packages
 from sd3deploy.deployment import Deployment
+from sd3deploy.webui import offload
 from sd3deploy.webui.host import SdNext
 from sd3deploy.webui.patch import Patch
 
@@ -62,6 +63,7 @@ class Hooks:
         if is_t5 and getattr(self._inside, "sd3", False):
             ours, encoder = self._deployment.encoder_for_load()
             if ours:
+                offload.leave_room(encoder)
                 return encoder
         return original(repo_id, cls_name, *args, **kwargs)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from modules import devices, sd_offload
+from modules import devices, sd_models, sd_offload, shared
 
-__all__ = ["apply"]
+__all__ = ["apply", "leave_room"]
 
 
 def apply(pipeline: Any, mode: str) -> None:
@@ -30,9 +30,17 @@ def apply(pipeline: Any, mode: str) -> None:
 
             apply_group_offloading(encoder, onload_device=devices.device, offload_device=devices.cpu, offload_type="leaf_level")
         return
+    if mode == "none" and encoder is not None and not _by_bitsandbytes(encoder):
+        encoder.to(devices.device)  # the host moves a pipeline only when its first part is elsewhere; bitsandbytes has loaded in place
     if mode == "model" and hasattr(pipeline, "remove_all_hooks"):
         pipeline.remove_all_hooks()  # the chain leads from part to part: it has to be made anew
     sd_offload.set_diffuser_offload(pipeline, op="model")
+
+
+def leave_room(encoder: Any) -> None:
+    """While a model is being loaded: off the device that it was quantized on, as the host does with its own encoders."""
+    if encoder is not None and shared.opts.diffusers_offload_mode != "none":
+        sd_models.move_model(encoder, devices.cpu)
 
 
 def _by_bitsandbytes(encoder: Any) -> bool:

@@ -91,6 +91,29 @@ result = [len(prompt_parser_diffusers.cache), len(sd_hijack_te.prompt_cache.cach
     assert len(host.txt2img()["images"]) == 1
 
 
+def test_without_offload_a_new_encoder_goes_to_the_device_even_where_the_pipeline_seems_to_be_there(adapter):
+    code = """
+import torch
+from modules import devices
+from sd3deploy.webui import offload
+class Pipeline:
+    device = torch.device("meta")  # of its first part
+    has_accelerate = False
+    def __init__(self):
+        self.text_encoder_3 = torch.nn.Linear(2, 2)
+    def to(self, device):
+        pass
+pipeline, device = Pipeline(), devices.device
+devices.device = Pipeline.device
+try:
+    offload.apply(pipeline, "none")
+finally:
+    devices.device = device
+result = str(pipeline.text_encoder_3.weight.device)
+"""
+    assert adapter(code) == "meta"
+
+
 def test_a_refusal_out_of_a_callback_is_of_the_hosts_own_kind(adapter):
     code = """
 from sd3deploy.errors import SettingError
