@@ -6,6 +6,11 @@ import os
 
 import pytest
 
+# SDNQ would compile its kernels for each new shape, some seconds each; what is tested here is not their speed.
+os.environ.setdefault("SDNQ_USE_TORCH_COMPILE", "0")
+# The models are tiny and the processes many: threads of one would only wait for those of another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ALLOWED = {"gpu", "real"}
 
 

@@ -65,12 +65,12 @@ def test_the_hosts_extra_arguments_are_kept_as_words():
 
 
 def test_uv_where_the_host_uses_it(monkeypatch):
-    monkeypatch.setattr("shutil.which", lambda name: f"/somewhere/{name}")
+    monkeypatch.setattr("shutil.which", lambda name, path=None: None if path else f"/somewhere/{name}")
     todo = plan(statuses(accelerate=Facts(None, None)), Options(uv=True), {})
     assert todo.command[:5] == ("/somewhere/uv", "pip", "install", "--python", sys.executable)
     assert "--no-deps" in todo.command
     assert "--retries" not in todo.command  # uv has no such option
-    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setattr("shutil.which", lambda name, path=None: None)
     assert plan(statuses(accelerate=Facts(None, None)), Options(uv=True), {}).command[1:3] == ("-m", "pip")
 
 
