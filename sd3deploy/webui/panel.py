@@ -6,27 +6,21 @@ import html
 from typing import Any
 
 import gradio as gr
-
-try:
-    from modules import scripts_manager as scripts
-except ImportError:  # hosts before 2025-07
-    from modules import scripts
+from modules import scripts_manager
 
 from sd3deploy import messages, units
 from sd3deploy.deployment import Deployment
 from sd3deploy.encoders import choices
 
-__all__ = ["TITLE", "allow_in_control", "script_class"]
+__all__ = ["TITLE", "allow_in_control", "script_class", "state_line"]
 
 TITLE = "SD3 Deploy"
 
 
 def allow_in_control() -> None:
     """The Control tab, which is the main page of ModernUI, drops scripts of extensions that are not in this list of the host."""
-    try:
-        from installer import control_extensions
-    except ImportError:  # hosts before 2025-02 show every script
-        return
+    from installer import control_extensions
+
     if TITLE not in control_extensions:
         control_extensions.append(TITLE)
 
@@ -34,12 +28,12 @@ def allow_in_control() -> None:
 def script_class(deployment: Deployment) -> type:
     """The host's kind of script, bound to `deployment`. The host makes three instances and calls ui() five times and more."""
 
-    class SD3Deploy(scripts.Script):
+    class SD3Deploy(scripts_manager.Script):
         def title(self) -> str:
             return TITLE
 
         def show(self, is_img2img: bool) -> Any:
-            return scripts.AlwaysVisible
+            return scripts_manager.AlwaysVisible
 
         def ui(self, is_img2img: bool) -> list[Any]:
             as_set = messages.text("panel.as-set")

@@ -22,7 +22,7 @@ KEYS = {"model", "encoder", "wanted", "linear4bit", "t5_bytes", "busy", "last_er
 def site(tmp_path_factory):
     """The host with the extension and the probe, and a way to start it again on the same data and environment."""
     folder = tmp_path_factory.mktemp("flow")
-    data = server.data_folder(folder / "data", diffusers_offload_mode="none")
+    data = server.data_folder(folder / "data", diffusers_offload_mode="none", sd3_auto_install="maybe", sd3_weights=5)
     shutil.copytree(PROBE, data / "extensions" / "sd3-probe", ignore=shutil.ignore_patterns("__pycache__"))
     started = start(folder, "data", auth=AUTH)
     return {"host": ProbedHost(started.data, started.url, started.process, started.auth), "python": folder / "venv-data"}
@@ -58,6 +58,13 @@ def test_it_starts_without_bitsandbytes_and_touches_nothing(host, pid):
     assert (now["encoder"], now["wanted"], now["linear4bit"], now["last_error"]) == ("Host default", "Host default", 0, None)
     assert now["packages"]["bitsandbytes"] is None
     assert host.run("import diffusers.utils.import_utils as u; result = u._bitsandbytes_available") is False
+
+
+def test_stored_values_that_mean_nothing_are_answered_with_a_sentence_and_the_default(host):
+    told = host.get("/sdapi/v1/sd3/events", params={"since": 0})["events"]
+    assert [(event["severity"], event["id"]) for event in told] == [("warning", "setting.weights-unknown"), ("warning", "setting.wrong-type")]
+    stored = host.run("from modules import shared; result = [shared.opts.sd3_auto_install, shared.opts.sd3_weights]")
+    assert stored == [True, "Automatic"]
 
 
 def test_the_panel_is_in_all_three_tabs(host):
