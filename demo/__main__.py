@@ -22,7 +22,7 @@ from typing import Any
 
 from demo import environment, server, tiny_sd3
 
-CACHE = server.ROOT / ".cache" / "demo"
+CACHE = server.ROOT / "build" / "demo"  # no dot in it: gradio serves no file below a folder that begins with one
 
 
 class Steps:

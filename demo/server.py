@@ -118,7 +118,7 @@ def link(source: Path, target: Path) -> None:
     try:
         target.symlink_to(source, target_is_directory=True)
     except OSError:
-        shutil.copytree(source, target, ignore=shutil.ignore_patterns(".git", ".venv", ".cache", "__pycache__", "node_modules"))
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns(".git", ".venv", ".cache", "build", "__pycache__", "node_modules"))
 
 
 def data_folder(folder: Path, *, extension: Path | None = ROOT, **options: Any) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from demo.__main__ import CACHE
 from demo.server import ROOT
 
 
@@ -28,3 +29,7 @@ def test_from_nothing_to_an_image_with_a_4_bit_t5(tmp_path):
     assert all(seconds >= 0 for seconds in result["seconds"].values())
     assert Image.open(Path(result["image"])).size == (512, 512)
     assert "together" in done.stdout
+
+
+def test_its_data_lies_where_gradio_serves_the_extensions_files_from():
+    assert not any(part.startswith(".") for part in CACHE.relative_to(ROOT).parts)

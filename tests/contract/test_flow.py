@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -73,6 +74,14 @@ def test_the_panel_is_in_all_three_tabs(host):
     ids = {part["props"].get("elem_id") for part in host.get("/config")["components"]}
     assert {f"script_{tab}_sd3_deploy_encoder" for tab in ("txt2img", "img2img", "control")} <= ids
     assert "setting_sd3_text_encoder" in ids
+
+
+def test_the_page_gets_our_script_and_style(host):
+    host.login()
+    page = host.client.get("/").text
+    for name in ("javascript/sd3_deploy.js", "style.css"):
+        address = re.search(rf"file=[^\"]*sd-extension-sd3/{re.escape(name)}[^\"]*", page)
+        assert host.client.get(f"/{address[0]}").status_code == 200
 
 
 def test_nothing_is_installed_where_the_user_said_so(host):
