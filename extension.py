@@ -15,19 +15,22 @@ def start() -> type | None:
 
     from sd3deploy.deployment import Deployment
     from sd3deploy.events import Events
-    from sd3deploy.webui import api, hooks, panel, settings
+    from sd3deploy.webui import api, hooks, job, panel, settings
+    from sd3deploy.webui.guarding import Guarding
     from sd3deploy.webui.host import SdNext
 
     host = SdNext()
     deployment = Deployment(host, Events(host.listen))
-    points = hooks.Hooks(deployment, host)
+    guarding = Guarding(host, deployment.events)
+    points = hooks.Hooks(deployment, guarding, host)
     for name in points.apply():
         deployment.events.tell("warning", "host.unexpected", name=name)
     panel.allow_in_control()
     script_callbacks.on_ui_settings(lambda: settings.register(deployment))
-    script_callbacks.on_app_started(lambda demo, app: api.register(deployment))
+    script_callbacks.on_app_started(lambda demo, app: api.register(deployment, guarding))
+    script_callbacks.on_after_process(job.restore)
     script_callbacks.on_script_unloaded(points.undo)
-    return panel.script_class(deployment)
+    return panel.script_class(deployment, guarding)
 
 
 def supported() -> bool:

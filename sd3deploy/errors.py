@@ -4,14 +4,15 @@
     ├── DependencyError     a package is missing, broken, or could not be installed
     ├── RestartRequired     a library that is loaded was replaced on disk; only a new process sees the new one
     ├── EncoderError        a text encoder can not run here, can not be found, or could not be loaded
-    └── SettingError        a stored or requested value that means nothing
+    ├── SettingError        a stored or requested value that means nothing
+    └── JobRefused          a job that can not run, or that a guard was told to stop
 """
 
 from __future__ import annotations
 
 from sd3deploy import messages
 
-__all__ = ["DependencyError", "EncoderError", "RestartRequired", "Sd3Error", "SettingError"]
+__all__ = ["DependencyError", "EncoderError", "JobRefused", "RestartRequired", "Sd3Error", "SettingError"]
 
 
 class Sd3Error(Exception):
@@ -42,3 +43,11 @@ class EncoderError(Sd3Error):
 
 class SettingError(Sd3Error):
     """A stored or requested value that means nothing."""
+
+
+class JobRefused(Sd3Error):
+    """A job that can not run, or that a guard was told to stop. `message`, `remedy`: as its findings have them."""
+
+    def __init__(self, id: str, message: str, remedy: str) -> None:
+        self.id, self.values, self.message, self.remedy = id, {}, message, remedy
+        Exception.__init__(self, f"{message} {remedy}".strip())

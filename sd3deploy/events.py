@@ -20,7 +20,10 @@ _KEPT = 100
 
 @dataclass(frozen=True)
 class Event:
-    """One thing to tell. id: of the sentence in messages/. seq: counts from 1. time: seconds since the epoch."""
+    """One thing to tell. id: of the sentence in messages/. seq: counts from 1. time: seconds since the epoch.
+
+    job: whether it is about one job and over with it.
+    """
 
     seq: int
     id: str
@@ -28,6 +31,7 @@ class Event:
     message: str
     remedy: str
     time: float = field(default_factory=time.time)
+    job: bool = False
 
 
 class Events:
@@ -41,12 +45,12 @@ class Events:
 
     def tell(self, severity: Severity, id: str, **values: object) -> Event:
         """Record and announce the sentence `id`."""
-        return self._add(severity, id, messages.text(id, **values), messages.remedy(id, **values))
+        return self.add(severity, id, messages.text(id, **values), messages.remedy(id, **values))
 
     def fail(self, error: Exception, severity: Severity = "error") -> Event:
         """Record and announce an error; one that is not of our tree is shown as unexpected, with its type."""
         if isinstance(error, Sd3Error):
-            return self._add(severity, error.id, error.message, error.remedy)
+            return self.add(severity, error.id, error.message, error.remedy)
         return self.tell(severity, "unexpected", error=f"{type(error).__name__}: {error}")
 
     def since(self, seq: int) -> list[Event]:
@@ -56,19 +60,20 @@ class Events:
 
     @property
     def last_error(self) -> Event | None:
-        """The latest error that no success has followed."""
+        """The latest error that no success has followed, but for those of single jobs."""
         with self._lock:
             for event in reversed(self._ring):
                 if event.severity == "success":
                     return None
-                if event.severity == "error":
+                if event.severity == "error" and not event.job:
                     return event
         return None
 
-    def _add(self, severity: Severity, id: str, message: str, remedy: str) -> Event:
+    def add(self, severity: Severity, id: str, message: str, remedy: str, *, job: bool = False) -> Event:
+        """Record and announce something that has been put into words already."""
         with self._lock:
             self._count += 1
-            event = Event(self._count, id, severity, message, remedy)
+            event = Event(self._count, id, severity, message, remedy, job=job)
             self._ring.append(event)
         self._listen(event)
         return event

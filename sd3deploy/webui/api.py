@@ -7,13 +7,19 @@ import time
 from dataclasses import asdict
 from typing import Any
 
+from fastapi import HTTPException
+
+from sd3deploy import guards
 from sd3deploy.deployment import Deployment
+from sd3deploy.errors import SettingError
+from sd3deploy.webui import job
+from sd3deploy.webui.guarding import Guarding
 from sd3deploy.webui.panel import state_line
 
 __all__ = ["register"]
 
 
-def register(deployment: Deployment) -> None:
+def register(deployment: Deployment, guarding: Guarding) -> None:
     """Add the routes; called when the host's own API is there."""
     from modules import shared
 
@@ -32,6 +38,32 @@ def register(deployment: Deployment) -> None:
         found = deployment.events.since(since if server in ("", process) else 0)
         return {"server": process, "now": time.time(), "events": [asdict(event) for event in found], "busy": deployment.phase}
 
+    def check(
+        width: str | None = None,
+        height: str | None = None,
+        model: str = "",
+        encoder: str = "",
+        sampler: str = "Default",
+        steps: str = "20",
+        guidance: str = "6",
+        hires: str | None = None,
+        prompt: str = "",
+        negative_prompt: str = "",
+        prompt_attention: str = "",
+    ) -> dict[str, Any]:
+        """Whether a job would run, with the loaded model or with the published one that is named: findings, and width, height (px)
+        and sampler after the changes; `code` 0 runs as asked, 1 changed, 2 refused. Sizes, steps and guidance may be anything.
+        """
+        words = {"width": width, "height": height, "hires": hires, "encoder": encoder, "sampler": sampler, "steps": steps,
+                 "guidance": guidance, "prompt_attention": prompt_attention}  # fmt: skip
+        host = deployment.host
+        try:
+            asked = job.question(host.pipeline(), host.model_name() or "", model, prompt, negative_prompt, **words)
+        except SettingError as error:
+            raise HTTPException(status_code=422, detail=str(error)) from error
+        return guards.check(asked, guarding.modes()).report()
+
+    shared.api.add_api_route("/sdapi/v1/sd3/check", check, methods=["GET"], tags=["SD3 Deploy"])
     shared.api.add_api_route("/sdapi/v1/sd3/status", status, methods=["GET"], tags=["SD3 Deploy"])
     shared.api.add_api_route("/sdapi/v1/sd3/events", events, methods=["GET"], tags=["SD3 Deploy"])
     quiet()

@@ -1,4 +1,6 @@
-"""The points at which the host asks us: while it loads an SD3 model, when it has loaded one, and when it has installed packages."""
+"""The points at which the host asks us: while it loads an SD3 model, when it has loaded one, when it has installed packages, when it
+sets attention processors, and around each job.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ from typing import Any
 from sd3deploy import packages
 from sd3deploy.deployment import Deployment
 from sd3deploy.webui import offload
+from sd3deploy.webui.guarding import Guarding
 from sd3deploy.webui.host import SdNext
 from sd3deploy.webui.patch import Patch
 
@@ -19,16 +22,19 @@ __all__ = ["Hooks"]
 class Hooks:
     """All patches of the host. `apply` returns the names of those that found something else than they expect."""
 
-    def __init__(self, deployment: Deployment, host: SdNext) -> None:
-        from modules import sd_models
+    def __init__(self, deployment: Deployment, guarding: Guarding, host: SdNext) -> None:
+        from modules import attention, processing, processing_diffusers, sd_models
         from pipelines import generic, model_sd3
 
-        self._deployment, self._host = deployment, host
+        self._deployment, self._guarding, self._host = deployment, guarding, host
         self._inside = threading.local()  # set while this thread is inside load_sd3: other models have a text_encoder_3 of T5 too
         self._patches = [
             Patch(sd_models, "load_diffuser", self._load_diffuser),
             Patch(model_sd3, "load_sd3", self._load_sd3, ("checkpoint_info",)),
             Patch(generic, "load_text_encoder", self._load_text_encoder, ("repo_id", "cls_name", "subfolder")),
+            Patch(attention, "set_diffusers_attention", self._set_attention, ("pipe",)),
+            Patch(processing, "process_images_inner", guarding.inner, ("p",)),
+            Patch(processing_diffusers, "process_diffusers", self._process_diffusers, ("p",)),
         ]
         host.load_default = self._patches[2].original
         if installer := sys.modules.get("installer"):
@@ -66,6 +72,15 @@ class Hooks:
                 offload.leave_room(encoder)
                 return encoder
         return original(repo_id, cls_name, *args, **kwargs)
+
+    def _set_attention(self, original: Callable[..., Any], pipe: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(pipe, *args, **kwargs)
+        self._guarding.attention_set(pipe)
+        return result
+
+    def _process_diffusers(self, original: Callable[..., Any], p: Any) -> Any:
+        self._guarding.last_look()
+        return original(p)
 
     def _pip(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         before = packages.snapshot()

@@ -14,7 +14,7 @@ from typing import Any
 
 from modules import call_queue, devices, modeldata, sd_models, shared
 
-from sd3deploy import deps
+from sd3deploy import deps, guards
 from sd3deploy.device import Device, look
 from sd3deploy.encoders.source import Facts
 from sd3deploy.errors import Sd3Error
@@ -24,7 +24,13 @@ from sd3deploy.webui import offload
 __all__ = ["SdNext", "log", "rejection"]
 
 log = shared.log
-_DEFAULTS = {"sd3_text_encoder": "Host default", "sd3_weights": "Automatic", "sd3_weights_file": "", "sd3_auto_install": True}
+_DEFAULTS = {
+    "sd3_text_encoder": "Host default",
+    "sd3_weights": "Automatic",
+    "sd3_weights_file": "",
+    "sd3_auto_install": True,
+    **{f"sd3_guard_{name}": guards.DEFAULT_MODE for name in guards.GUARDS},
+}
 
 
 class SdNext:

@@ -11,6 +11,7 @@ from modules import scripts_manager
 from sd3deploy import messages, units
 from sd3deploy.deployment import Deployment
 from sd3deploy.encoders import choices
+from sd3deploy.webui.guarding import Guarding
 
 __all__ = ["TITLE", "allow_in_control", "script_class", "state_line"]
 
@@ -25,8 +26,8 @@ def allow_in_control() -> None:
         control_extensions.append(TITLE)
 
 
-def script_class(deployment: Deployment) -> type:
-    """The host's kind of script, bound to `deployment`. The host makes three instances and calls ui() five times and more."""
+def script_class(deployment: Deployment, guarding: Guarding) -> type:
+    """The host's kind of script, bound to the services. The host makes three instances and calls ui() five times and more."""
 
     class SD3Deploy(scripts_manager.Script):
         def title(self) -> str:
@@ -54,9 +55,17 @@ def script_class(deployment: Deployment) -> type:
 
         def process(self, p: Any, choice: Any = "", *_: Any) -> None:
             # The first hook at which the model, the styles and the overridden settings of a job are final; the queue is held.
+            # The encoder comes first: some guards depend on it.
             placed = deployment.reconcile(None if choice in ("", None, messages.text("panel.as-set")) else choice)
             if placed and placed.choice is not choices.HOST_DEFAULT:
                 p.extra_generation_params["T5"] = placed.choice.name
+            guarding.guard(p)
+
+        def before_process(self, p: Any, *_: Any) -> None:
+            guarding.note(p)
+
+        def postprocess(self, p: Any, processed: Any, *_: Any) -> None:
+            processed.comments = "\n".join(filter(None, [processed.comments, *getattr(p, "sd3_said", ())]))
 
     return SD3Deploy
 

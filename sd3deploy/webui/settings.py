@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 from modules import shared
 
-from sd3deploy import messages
+from sd3deploy import guards, messages
 from sd3deploy.deployment import Deployment
 from sd3deploy.device import Device
 from sd3deploy.encoders import choices, source
@@ -40,8 +40,18 @@ def register(deployment: Deployment) -> None:
             raise rejection(error) from error
         shared.opts.data["sd3_text_encoder"] = deployment.wanted().choice.name  # "fp4" was understood, but no list shows it
 
+    def modes() -> None:
+        try:
+            for name in guards.GUARDS:
+                _mode(shared.opts.data.get(f"sd3_guard_{name}", guards.DEFAULT_MODE))
+        except SettingError as error:
+            deployment.events.fail(error, "warning")
+            raise rejection(error) from error
+
     option("sd3_choices", table(deployment.host.device()), gr.HTML)
     option("sd3_auto_install", True, gr.Checkbox)
+    for name in guards.GUARDS:
+        option(f"sd3_guard_{name}", guards.DEFAULT_MODE, gr.Radio, {"choices": list(guards.MODES)}, modes)
     option("sd3_weights", source.KINDS[0], gr.Dropdown, lambda: {"choices": list(source.KINDS)})
     option("sd3_weights_file", "", gr.Textbox)
     option(
@@ -61,6 +71,7 @@ def mend(deployment: Deployment) -> None:
         "sd3_weights": source.kind_of,
         "sd3_weights_file": lambda value: _instance(value, str),
         "sd3_auto_install": lambda value: _instance(value, bool),
+        **{f"sd3_guard_{name}": _mode for name in guards.GUARDS},
     }
     for key, check in valid.items():
         if key not in shared.opts.data:
@@ -70,6 +81,12 @@ def mend(deployment: Deployment) -> None:
         except SettingError as error:
             del shared.opts.data[key]
             deployment.events.fail(error, "warning")
+
+
+def _mode(value: Any) -> Any:
+    if value not in guards.MODES:
+        raise SettingError("setting.guard-unknown", value=repr(value)[:60], known=", ".join(guards.MODES))
+    return value
 
 
 def _instance(value: Any, kind: type) -> Any:

@@ -1,0 +1,52 @@
+"""What a guard has found, and what is done about it in each mode."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sd3deploy import messages
+
+__all__ = ["MODES", "Action", "Finding", "Mode", "Severity", "action", "finding"]
+
+# advice: runs as asked, but not well. warning: runs, but not as asked. error: can not run as asked.
+Severity = Literal["advice", "warning", "error"]
+
+# off: not looked at. warn: said, nothing is changed. fix: mended and said. block: refused instead of changed.
+Mode = Literal["off", "warn", "fix", "block"]
+MODES: tuple[Mode, ...] = ("off", "warn", "fix", "block")
+
+Action = Literal["tell", "apply", "refuse"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that a guard has to say about a job.
+
+    id: of the sentence in messages/. change: fields of the job → values with which it runs; empty where nothing can be mended.
+    """
+
+    id: str
+    severity: Severity
+    message: str
+    remedy: str
+    change: Mapping[str, object] = field(default_factory=dict)
+
+    def told(self, done: Action) -> str:
+        """The sentence, with what was done about it; an advice asks for nothing to be done."""
+        return self.message if self.severity == "advice" else f"{self.message} {messages.text(f'guard.{done}')}"
+
+
+def finding(severity: Severity, id: str, change: Mapping[str, object] | None = None, **values: object) -> Finding:
+    """A finding in the words of messages/; `values` fill the placeholders."""
+    return Finding(id, severity, messages.text(id, **values), messages.remedy(id, **values), change or {})
+
+
+def action(mode: Mode, found: Finding) -> Action:
+    """What is done about a finding. What can not run is refused even in mode warn: the host would fail without a word."""
+    if found.change and mode == "fix":
+        return "apply"
+    if found.severity == "error" or (found.change and mode == "block" and found.severity == "warning"):
+        return "refuse"
+    return "tell"

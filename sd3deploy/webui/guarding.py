@@ -1,0 +1,128 @@
+"""The guards on the running host: each job that comes through it is looked at, changed or refused, and the user is told."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from fastapi import HTTPException
+from modules import processing, shared
+
+from sd3deploy import events, guards
+from sd3deploy.encoders.swap import is_sd3
+from sd3deploy.errors import JobRefused
+from sd3deploy.webui import job
+from sd3deploy.webui.host import SdNext
+
+__all__ = ["Guarding"]
+
+_FIELDS = ("sampler", "hires_sampler", "steps", "guidance", "prompt_attention")  # what may be changed beside the sizes
+
+
+class Guarding:
+    """A job passes `note`, `guard` and, before each batch, `last_look`; `inner` ends one that is refused."""
+
+    def __init__(self, host: SdNext, told: events.Events) -> None:
+        self.host = host
+        self.events = told
+        self._advised: deque[str] = deque(maxlen=50)  # an advice is no news with the next image
+
+    def note(self, p: Any) -> None:
+        """The first look at a job: the size as it was asked for. The host cuts it right after this."""
+        if getattr(vars(p).get("init"), "refused", False):  # this job was refused before, and comes again with other values
+            del p.init
+        if (p.width, p.height) != getattr(p, "sd3_made", None):  # else another frame of a job that has been changed
+            p.sd3_asked = (p.width, p.height)
+        p.sd3_said = []
+        for name in [name for name in p.extra_generation_params if name.startswith("SD3 ")]:
+            del p.extra_generation_params[name]  # the cells of a grid share this
+        if is_sd3(self.host.pipeline()):
+            p.width, p.height = job.floorable(p.width), job.floorable(p.height)
+
+    def guard(self, p: Any) -> None:
+        """The second look: the model, the styles and the settings of the job are final, and nothing is allocated yet."""
+        pipeline = self.host.pipeline()
+        if not is_sd3(pipeline):
+            return
+        try:
+            asked = job.facts(p, pipeline, self.host.model_name() or "", p.sd3_asked)
+            outcome = self._decide(asked, guards.GUARDS, p)
+            job.apply(p, pipeline, outcome.change)
+            p.sd3_made = (p.width, p.height)
+            _describe(p, asked, outcome.job, outcome.change)
+        except JobRefused as refused:
+            p.init = _raising(refused)  # what a hook raises is swallowed; the host calls this next
+        except Exception as error:  # a bug of ours must not cost the user an image
+            self.events.fail(error)
+
+    def last_look(self) -> None:
+        """Right before the pipeline is called: other extensions may have set attention processors since. Raises JobRefused."""
+        self._attend(self.host.pipeline())
+
+    def attention_set(self, pipeline: Any) -> None:
+        """The host has set attention processors, after a load or in a job: mend at once; a refusal is for the next look."""
+        if self.modes().get("attention", guards.DEFAULT_MODE) == "fix":
+            self._attend(pipeline)
+
+    def inner(self, original: Callable[[Any], Any], p: Any) -> Any:
+        """A refused job ends with a message: a request is answered with 422, the page shows it under the gallery."""
+        api = shared.state.api  # the job that begins in there forgets it
+        try:
+            return original(p)
+        except JobRefused as refused:
+            if api:
+                raise HTTPException(status_code=422, detail=str(refused)) from None
+            # An error that is raised would be shown as the first one since the start of the server (the host's call_queue).
+            return processing.Processed(p, [], infotexts=[], comments=str(refused))
+
+    def _attend(self, pipeline: Any) -> None:
+        if not is_sd3(pipeline):
+            return
+        try:
+            found = job.attention_facts(pipeline, self.host.model_name() or "")
+            if found.misfits:
+                job.apply(None, pipeline, self._decide(found, ("attention",)).change)
+        except JobRefused:
+            raise
+        except Exception as error:
+            self.events.fail(error)
+
+    def _decide(self, asked: guards.Job, names: Iterable[str], p: Any = None) -> guards.Outcome:
+        """Ask the guards and tell what they say: the only place that shows findings. Raises JobRefused."""
+        outcome = guards.check(asked, self.modes(), names)
+        for found, done in outcome.told:
+            text = found.told(done)
+            if found.severity != "advice" or text not in self._advised:
+                severity: events.Severity = "info" if found.severity == "advice" else "error" if done == "refuse" else "warning"
+                self.events.add(severity, found.id, text, found.remedy, job=True)
+                self._advised.append(text)
+            if p is not None:
+                p.sd3_said.append(f"{text} {found.remedy}".rstrip())
+        outcome.raise_refused()
+        return outcome
+
+    def modes(self) -> dict[str, guards.Mode]:
+        """Guard → mode, as in the settings; a job may override them with anything."""
+        stored = {name: self.host.option(f"sd3_guard_{name}") for name in guards.GUARDS}
+        return {name: mode for name, mode in stored.items() if mode in guards.MODES}
+
+
+def _describe(p: Any, asked: guards.Job, now: guards.Job, change: Mapping[str, Any]) -> None:
+    """Write what was changed into the metadata of the image."""
+    changes = {field.replace("_", " "): (getattr(asked, field), change[field]) for field in _FIELDS if field in change}
+    if "width" in change and asked.width and asked.height:
+        changes["size"] = (f"{asked.width}x{asked.height}", f"{now.width}x{now.height}")
+    if "hires_width" in change and asked.hires:
+        width, height = asked.hires.size(now.width, now.height)
+        changes["hires size"] = (f"{width}x{height}", f"{now.hires_width}x{now.hires_height}")
+    for name, (before, after) in changes.items():
+        p.extra_generation_params[f"SD3 {name}"] = f"{before} → {after}"
+
+
+def _raising(error: JobRefused) -> Callable[..., None]:
+    def init(*_: Any, **__: Any) -> None:
+        raise error
+
+    init.refused = True  # type: ignore[attr-defined]
+    return init

@@ -1,0 +1,198 @@
+"""A job of the host, the object that it calls p, as the guards see it; and the changes of the guards, back into p."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from modules import shared
+
+from sd3deploy.encoders.swap import is_sd3
+from sd3deploy.errors import SettingError
+from sd3deploy.guards import attention, request
+from sd3deploy.guards.job import MODELS, Hires, Job, Prompt, known, look
+from sd3deploy.guards.number import number
+from sd3deploy.guards.prompt import T5_DEFAULT, T5_MOST, read
+
+__all__ = ["apply", "attention_facts", "facts", "floorable", "question", "restore"]
+
+# Field of a guards' Job → attribute of p. `processors` and the size of a picture that is not resized are more than an attribute.
+_ATTRIBUTES = {
+    "width": "width",
+    "height": "height",
+    "hires_width": "hr_resize_x",
+    "hires_height": "hr_resize_y",
+    "sampler": "sampler_name",
+    "hires_sampler": "hr_sampler_name",
+    "steps": "steps",
+    "guidance": "cfg_scale",
+}
+
+
+def facts(p: Any, pipeline: Any, name: str, asked: tuple[Any, Any]) -> Job:
+    """What is asked for. asked: width and height as they were before the host cut them to a multiple of 16, and below."""
+    width, height = _size(p, asked)
+    parser = getattr(p, "prompt_attention", None) or shared.opts.prompt_attention
+    sampler, hires_sampler = p.sampler_name or "Default", getattr(p, "hr_sampler_name", None) or "Default"
+    hires, t5, limit = _hires(p), pipeline.text_encoder_3 is not None, _t5_limit(p, parser)
+    samplers = (sampler, hires_sampler) if hires else (sampler,)
+    return Job(
+        look(pipeline, name),
+        width=width,
+        height=height,
+        hires=hires,
+        sampler=sampler,
+        hires_sampler=hires_sampler,
+        not_flow=frozenset(one for one in samplers if not _suits(one, pipeline)),
+        steps=p.steps,
+        guidance=p.cfg_scale,
+        t5=t5,
+        prompts=(
+            *_prompts(p.all_prompts or [p.prompt], False, pipeline, t5, parser, limit),
+            *_prompts(p.all_negative_prompts or [p.negative_prompt], True, pipeline, t5, parser, limit),
+        ),
+        prompt_attention=parser,
+        misfits=attention.look(pipeline),
+        attention_setting=_attention_setting(),
+    )
+
+
+def attention_facts(pipeline: Any, name: str) -> Job:
+    """What the guard of attention processors wants to know, and nothing else."""
+    return Job(look(pipeline, name), misfits=attention.look(pipeline), attention_setting=_attention_setting())
+
+
+def _attention_setting() -> str:
+    return str(getattr(shared.opts, "cross_attention_optimization", ""))
+
+
+def question(pipeline: Any, name: str, model: str, prompt: str, negative_prompt: str, **words: Any) -> Job:
+    """The facts about a job that somebody asks about, in the words of guards.request: with the loaded pipeline, unless another `model`
+    is named. Raises SettingError for a name that means nothing, and when there is neither.
+    """
+    loaded = is_sd3(pipeline) and model in ("", name)
+    if not loaded and not model:
+        raise SettingError("setting.no-model", known=", ".join(MODELS))
+    if not loaded:
+        return request.job(known(model), **words)
+    parser = words["prompt_attention"] = words["prompt_attention"] or shared.opts.prompt_attention
+    asked = request.job(look(pipeline, name), **words)
+    t5 = asked.t5 if words["encoder"] else pipeline.text_encoder_3 is not None
+    return replace(
+        asked,
+        t5=t5,
+        not_flow=frozenset() if _suits(asked.sampler, pipeline) else frozenset({asked.sampler}),
+        prompts=(*_prompts([prompt], False, pipeline, t5, parser), *_prompts([negative_prompt], True, pipeline, t5, parser)),
+        misfits=attention.look(pipeline),
+        attention_setting=_attention_setting(),
+    )
+
+
+def apply(p: Any, pipeline: Any, change: Mapping[str, Any]) -> None:
+    """Make the changes: the only place that writes into p and into the pipeline."""
+    for field, value in change.items():
+        if field == "processors":
+            attention.restore(pipeline, value)
+        elif field == "prompt_attention":
+            if hasattr(p, "prompt_attention"):
+                p.prompt_attention = value
+            else:  # hosts before 2026-05 have only the setting
+                p.sd3_prompt_attention = shared.opts.prompt_attention
+                shared.opts.prompt_attention = value
+        else:
+            setattr(p, _ATTRIBUTES[field], value)
+    if "width" in change and _keeps_picture(p):
+        p.resize_mode = 1  # to the size that is now given, instead of not at all
+
+
+def restore(p: Any) -> None:
+    """After the job: put a setting back that was changed for it."""
+    if hasattr(p, "sd3_prompt_attention"):
+        shared.opts.prompt_attention = vars(p).pop("sd3_prompt_attention")
+
+
+def floorable(value: Any) -> Any:
+    """`value`, or 0 where the host's own arithmetic, which comes before any guard, would fail on it."""
+    return value if value is None or (number(value) is not None and not isinstance(value, str)) else 0
+
+
+def _size(p: Any, asked: tuple[Any, Any]) -> tuple[Any, Any]:
+    """The size that counts: of the picture where one is given and is not resized, or where no size is given."""
+    pictures = [picture for picture in getattr(p, "init_images", None) or [] if hasattr(picture, "width")]
+    if not pictures:
+        return asked
+    scale = 1.0 if _keeps_picture(p) else getattr(p, "scale_by", 1.0) or 1.0
+    own = int(pictures[0].width * scale), int(pictures[0].height * scale)
+    return own if _keeps_picture(p) else (asked[0] or own[0], asked[1] or own[1])
+
+
+def _keeps_picture(p: Any) -> bool:
+    """Whether img2img takes its picture as large as it is (the host's init of such a job)."""
+    if not getattr(p, "init_images", None) or p.resize_mode:
+        return False
+    return not (getattr(p, "inpaint_full_res", False) and getattr(p, "image_mask", None) is not None)
+
+
+def _hires(p: Any) -> Hires | None:
+    """The second pass where it is one of the model, not of an upscaler alone (the host's process_hires)."""
+    upscaler = str(getattr(p, "hr_upscaler", None) or "None")
+    strength = number(getattr(p, "hr_denoising_strength", 0)) or number(p.denoising_strength) or 0
+    passes = getattr(p, "enable_hr", False) and strength > 0 and (upscaler.lower().startswith("latent") or p.hr_force)
+    resized = p.hr_resize_mode > 0 and (upscaler != "None" or p.hr_resize_mode == 5)
+    if not passes or not resized:
+        return None
+    return Hires(number(p.hr_scale) or 1.0, int(number(p.hr_resize_x) or 0), int(number(p.hr_resize_y) or 0))
+
+
+def _prompts(texts: list[Any], negative: bool, pipeline: Any, t5: bool, parser: str, t5_limit: int = T5_DEFAULT) -> list[Prompt]:
+    """The prompts, as the encoders get them: without networks such as <lora:…> and, unless the parser is “fixed”, without weights."""
+    different = dict.fromkeys(text for text in texts[:8] if isinstance(text, str))
+    return [read(_plain(text, parser), pipeline, t5, negative=negative, t5_limit=t5_limit) for text in different]
+
+
+def _plain(text: str, parser: str) -> str:
+    from modules import extra_networks, prompt_parser
+
+    if len(text.encode("utf-8", "replace")) > 70:  # shorter ones fit whatever is in them
+        text = extra_networks.parse_prompt(text)[0]
+        if parser != "fixed":
+            text = " ".join(words for words, weight in prompt_parser.parse_prompt_attention(text) if weight != -1)
+    return text
+
+
+def _t5_limit(p: Any, parser: str) -> int:
+    """How many tokens T5 gets: the pipeline's default, more only where the text goes to the pipeline (the host's sd_hijack_te)."""
+    if parser != "fixed":
+        return T5_DEFAULT
+    given = number((getattr(p, "task_args", None) or {}).get("max_sequence_length")) or T5_DEFAULT
+    return min(T5_MOST, int(max(given, number(os.environ.get("MAX_SEQUENCE_LENGTH")) or T5_DEFAULT)))
+
+
+def _suits(name: str, pipeline: Any) -> bool:
+    """Whether a sampler of the host suits a model that predicts flows. One that the host can not tell about is left to the host."""
+    prediction_type = str(getattr(shared.opts, "schedulers_prediction_type", "default"))
+    return _flows(name, prediction_type, bool(getattr(shared.opts, "schedulers_fallback", True)), type(pipeline))
+
+
+@functools.lru_cache(maxsize=256)
+def _flows(name: str, prediction_type: str, fallback: bool, kind: type) -> bool:
+    """Asked of the host by making the sampler, as the host itself decides; cached by everything that the answer depends on."""
+    from modules import modeldata, sd_samplers
+
+    if name in ("Default", "None", "Same as primary"):
+        return True
+    if fallback and sd_samplers.find_sampler_config(f"{name} FlowMatch") is not None:
+        return True  # the host redirects
+    config = sd_samplers.find_sampler_config(name)
+    if config is None or config.constructor is None:
+        return False
+    try:
+        sampler = config.constructor(modeldata.model_data.sd_model).sampler
+    except Exception:  # the host would fail too, and has its own words for that
+        return True
+    if sampler is None:  # it does not take the noise levels of flows
+        return False
+    return "FlowMatch" in type(sampler).__name__ or sampler.config.get("prediction_type") == "flow_prediction"
