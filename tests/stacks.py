@@ -18,7 +18,7 @@ import pytest
 from demo import tiny_sd3
 from demo.environment import linked
 
-__all__ = ["OLDER", "PINS", "ROOT", "Result", "copied", "current", "model", "older", "passed", "script"]
+__all__ = ["FIRST", "OLDER", "PINS", "ROOT", "Result", "copied", "current", "model", "older", "passed", "script"]
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = Path(__file__).parent / "no_restart"
@@ -33,6 +33,8 @@ PINS = {
 }
 # The last transformers 4, with the diffusers and huggingface_hub of its time.
 OLDER = {"transformers": "4.57.6", "diffusers": "0.36.0", "huggingface_hub": "0.36.2"}
+# The first diffusers with SD3, and what it was released with.
+FIRST = {"transformers": "4.41.2", "diffusers": "0.29.2", "huggingface_hub": "0.25.2", "tokenizers": "0.19.1"}
 
 
 def current(target: Path, without: Iterable[str]) -> Path:
@@ -45,15 +47,15 @@ def copied(target: Path, names: Iterable[str]) -> Path:
     return linked(target, copied=names)
 
 
-def older(target: Path, without: Iterable[str]) -> Path:
-    """The same with the older stack, which is installed once and kept under .cache."""
-    pins = [f"{name}=={version}" for name, version in OLDER.items()]
+def older(target: Path, without: Iterable[str], stack: dict[str, str] = OLDER) -> Path:
+    """The same with the older stack, or with the first one, which is installed once and kept under .cache."""
+    pins = [f"{name}=={version}" for name, version in stack.items()]
     running = (ROOT / "demo" / "requirements.txt").read_text()  # its packages are links: another version leaves them hanging
     key = hashlib.sha256(" ".join([*pins, sys.version, sys.prefix, running]).encode()).hexdigest()[:12]
     base = ROOT / ".cache" / f"older-{key}"
     if not (base / "complete").exists():
         base.parent.mkdir(exist_ok=True)
-        _pip(linked(base, without=OLDER), *pins)
+        _pip(linked(base, without=stack), *pins)
         (base / "complete").touch()
     return linked(target, without=[*without, "gguf"], source=base)
 

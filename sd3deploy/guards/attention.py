@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import types
+import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from sd3deploy.guards.job import Job, Misfit
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["check", "fits", "look", "restore"]
+__all__ = ["check", "fits", "layers", "look", "restore"]
 
 _PARTS = ("transformer", "controlnet")
 # Whoever attends jointly has to project the prompt's queries, by one of these layers of diffusers' Attention; PAG, IP-Adapter, RAS,
@@ -34,13 +35,14 @@ _SETTINGS = {
     "DynamicAttnProcessorBMM": "Dynamic Attention BMM",
     "SlicedAttnProcessor": "Split attention",
 }
+_read: weakref.WeakKeyDictionary[Any, frozenset[str]] = weakref.WeakKeyDictionary()
 
 
 def look(pipeline: Any) -> tuple[Misfit, ...]:
     """Every attention layer of the transformer and the controlnets whose processor does not fit it."""
     return tuple(
         Misfit(path, type(layer.processor).__name__, type(layer.processor).__module__)
-        for path, layer in _layers(pipeline)
+        for path, layer in layers(pipeline)
         if not fits(layer.processor, layer)
     )
 
@@ -51,7 +53,9 @@ def fits(processor: Any, layer: Any) -> bool:
     if type(processor) is type(_default()) or (alone and layer.norm_q is None):
         return True
     needed = _JOINT | _NORMALIZED if alone else _JOINT
-    names = _names(_kind(processor)).union(*(_names(_kind(held)) for held in vars(processor).values() if callable(held)))
+    own = getattr(processor, "__dict__", {})
+    held = [*own.values(), *own.get("_modules", {}).values()]  # a processor around another one
+    names = _names(_kind(processor)).union(*(_names(_kind(one)) for one in held if callable(one)))
     return not names or not needed.isdisjoint(names)
 
 
@@ -70,13 +74,14 @@ def check(job: Job) -> tuple[Finding, ...]:
 
 def restore(pipeline: Any, paths: tuple[str, ...]) -> None:
     """Give the layers at `paths` the processor that this version of diffusers makes an SD3 block with."""
-    layers = dict(_layers(pipeline))
+    found = dict(layers(pipeline))
     for path in paths:
-        if path in layers:
-            layers[path].set_processor(_default())
+        if path in found:
+            found[path].set_processor(_default())
 
 
-def _layers(pipeline: Any) -> Iterator[tuple[str, Any]]:
+def layers(pipeline: Any) -> Iterator[tuple[str, Any]]:
+    """Path in the pipeline → attention layer, of the transformer and of the controlnets."""
     for part in _PARTS:
         found = getattr(pipeline, part, None)
         models = found if isinstance(found, (list, tuple)) else [found]
@@ -101,9 +106,14 @@ def _kind(processor: Any) -> Any:
     return function if isinstance(function, (types.FunctionType, type)) else type(processor)
 
 
-@functools.cache
 def _names(kind: Any) -> frozenset[str]:
     """Every name in the code of a class or function: of what it inherits, wraps or encloses, and of the helpers in its file."""
+    if kind not in _read:
+        _read[kind] = _read_names(kind)
+    return _read[kind]
+
+
+def _read_names(kind: Any) -> frozenset[str]:
     if isinstance(kind, types.FunctionType):
         waiting = [kind]
     else:

@@ -24,11 +24,12 @@ def matches_flow(name: str) -> bool:
 
 def check(job: Job) -> tuple[Finding, ...]:
     """Findings about samplers, steps and guidance of the job."""
-    found = [
-        finding("warning", "sampler.not-flow", {field: "Default"}, name=getattr(job, field))
-        for field in ("sampler", "hires_sampler")
-        if getattr(job, field) in job.not_flow
-    ]
+    fields = ("sampler", "hires_sampler") if job.hires else ("sampler",)
+    found = []
+    for name in dict.fromkeys(getattr(job, field) for field in fields):
+        if name in job.not_flow:
+            change = {field: "Default" for field in fields if getattr(job, field) == name}
+            found.append(finding("warning", "sampler.not-flow", change, name=name))
     steps = number(job.steps)
     if steps is None or steps < 1:
         usual = _STEPS_TURBO if job.model.turbo else _STEPS

@@ -38,7 +38,6 @@ def facts(p: Any, pipeline: Any, name: str, asked: tuple[Any, Any]) -> Job:
     parser = getattr(p, "prompt_attention", None) or shared.opts.prompt_attention
     sampler, hires_sampler = p.sampler_name or "Default", getattr(p, "hr_sampler_name", None) or "Default"
     hires, t5, limit = _hires(p), pipeline.text_encoder_3 is not None, _t5_limit(p, parser)
-    samplers = (sampler, hires_sampler) if hires else (sampler,)
     return Job(
         look(pipeline, name),
         width=width,
@@ -46,7 +45,7 @@ def facts(p: Any, pipeline: Any, name: str, asked: tuple[Any, Any]) -> Job:
         hires=hires,
         sampler=sampler,
         hires_sampler=hires_sampler,
-        not_flow=frozenset(one for one in samplers if not _suits(one, pipeline)),
+        not_flow=frozenset(one for one in {sampler, hires_sampler} if not _suits(one, pipeline)),
         steps=p.steps,
         guidance=p.cfg_scale,
         t5=t5,
@@ -104,6 +103,8 @@ def apply(p: Any, pipeline: Any, change: Mapping[str, Any]) -> None:
                 shared.opts.prompt_attention = value
         else:
             setattr(p, _ATTRIBUTES[field], value)
+            if field in (getattr(p, "task_args", None) or {}):  # Control hands the size on in there, too
+                p.task_args[field] = value
     if "width" in change and _keeps_picture(p):
         p.resize_mode = 1  # to the size that is now given, instead of not at all
 
@@ -121,7 +122,8 @@ def floorable(value: Any) -> Any:
 
 def _size(p: Any, asked: tuple[Any, Any]) -> tuple[Any, Any]:
     """The size that counts: of the picture where one is given and is not resized, or where no size is given."""
-    pictures = [picture for picture in getattr(p, "init_images", None) or [] if hasattr(picture, "width")]
+    given = getattr(p, "init_images", None)
+    pictures = [picture for picture in (given if isinstance(given, list) else [given]) if hasattr(picture, "width")]
     if not pictures:
         return asked
     scale = 1.0 if _keeps_picture(p) else getattr(p, "scale_by", 1.0) or 1.0

@@ -9,7 +9,8 @@ class StableDiffusionProcessing:
         sampler_name="Default", batch_size=1, n_iter=1, styles=None, clip_skip=1, denoising_strength=0.3, do_not_save_samples=False,
         do_not_save_grid=False, outpath_samples="", override_settings=None, override_settings_restore_afterwards=True,
         enable_hr=False, hr_scale=2.0, hr_resize_x=0, hr_resize_y=0, hr_denoising_strength=0.0, hr_upscaler="None", hr_force=False,
-        refiner_prompt="", init_images=None, extra_generation_params=None, **ignored,
+        hr_resize_mode=0, hr_sampler_name=None, hr_second_pass_steps=0, resize_mode=0, scale_by=1.0, image_mask=None,
+        inpaint_full_res=False, refiner_prompt="", init_images=None, extra_generation_params=None, **ignored,
     ):  # fmt: skip
         self.sd_model = sd_model
         self.prompt, self.negative_prompt, self.seed, self.subseed, self.steps = prompt, negative_prompt, seed, subseed, steps
@@ -22,7 +23,9 @@ class StableDiffusionProcessing:
         self.override_settings_restore_afterwards = override_settings_restore_afterwards
         self.enable_hr, self.hr_scale, self.hr_resize_x, self.hr_resize_y = enable_hr, hr_scale, hr_resize_x, hr_resize_y
         self.hr_denoising_strength, self.hr_upscaler, self.hr_force = hr_denoising_strength, hr_upscaler, hr_force
+        self.hr_resize_mode, self.hr_sampler_name, self.hr_second_pass_steps = hr_resize_mode, hr_sampler_name, hr_second_pass_steps
         self.hr_upscale_to_x = self.hr_upscale_to_y = 0
+        self.resize_mode, self.scale_by, self.image_mask, self.inpaint_full_res = resize_mode, scale_by, image_mask, inpaint_full_res
         self.refiner_prompt = refiner_prompt
         self.init_images = init_images
         self.extra_generation_params = dict(extra_generation_params or {})
@@ -41,6 +44,13 @@ class StableDiffusionProcessing:
     def init(self, all_prompts=None, all_seeds=None, all_subseeds=None):
         self.width, self.height = self.width or 1024, self.height or 1024
 
+    def init_hr(self):
+        """The size of the second pass: a factor, or one or both of its sides."""
+        x, y = self.hr_resize_x, self.hr_resize_y
+        if not x and not y:
+            x, y = self.width * self.hr_scale, self.height * self.hr_scale
+        self.hr_upscale_to_x, self.hr_upscale_to_y = int(x or y * self.width // self.height), int(y or x * self.height // self.width)
+
     def close(self):
         self.scripts = None
 
@@ -49,21 +59,20 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
     def init(self, all_prompts=None, all_seeds=None, all_subseeds=None):
         super().init(all_prompts, all_seeds, all_subseeds)
         self.ops.append("txt2img")
-        if self.enable_hr:
-            self.hr_upscale_to_x = self.hr_resize_x or int(self.width * self.hr_scale)
-            self.hr_upscale_to_y = self.hr_resize_y or int(self.height * self.hr_scale)
         shared.sd_model = sd_models.set_diffuser_pipe(shared.sd_model, sd_models.DiffusersTaskType.TEXT_2_IMAGE)
 
 
 class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
     def init(self, all_prompts=None, all_seeds=None, all_subseeds=None):
         if self.init_images:
-            self.width = self.width or 16 * (self.init_images[0].width // 16)
-            self.height = self.height or 16 * (self.init_images[0].height // 16)
+            self.width = self.width or int(16 * (self.init_images[0].width * self.scale_by // 16))
+            self.height = self.height or int(16 * (self.init_images[0].height * self.scale_by // 16))
         super().init(all_prompts, all_seeds, all_subseeds)
         self.ops.append("img2img")
         shared.sd_model = sd_models.set_diffuser_pipe(shared.sd_model, sd_models.DiffusersTaskType.IMAGE_2_IMAGE)
-        self.init_images = [image.convert("RGB").resize((self.width, self.height)) for image in self.init_images or []]
+        self.init_images = [image.convert("RGB") for image in self.init_images or []]
+        if self.resize_mode > 0:
+            self.init_images = [image.resize((self.width, self.height)) for image in self.init_images]
 
 
 class StableDiffusionProcessingControl(StableDiffusionProcessingTxt2Img):

@@ -2,7 +2,7 @@
 
 import torch
 
-from modules import devices, errors, prompt_parser_diffusers, sd_models, sd_samplers, shared
+from modules import attention, devices, errors, prompt_parser_diffusers, sd_models, sd_samplers, shared
 from modules.logger import log
 
 orig_pipeline = shared.sd_model
@@ -16,13 +16,22 @@ def _arguments(p, pipe):
         "output_type": "pil",
         "callback_on_step_end": _on_step,
     }
-    if shared.opts.prompt_attention == "fixed":
-        args |= {"prompt": p.prompts, "negative_prompt": p.negative_prompts}
-    else:
-        args |= prompt_parser_diffusers.encode(pipe, p.prompts, p.negative_prompts)
+    args |= _prompts(p, pipe)
     if sd_models.get_diffusers_task(pipe) is sd_models.DiffusersTaskType.IMAGE_2_IMAGE:
-        return args | {"image": p.init_images, "strength": p.denoising_strength}
+        size = [16 * -(-side // 16) for side in p.init_images[0].size]
+        pictures = [image.resize(size) for image in p.init_images]
+        return args | {"image": pictures, "strength": p.denoising_strength, "width": size[0], "height": size[1]}
     return args | {"width": p.width, "height": p.height}
+
+
+def _prompts(p, pipe):
+    """Encoded here, in pieces, or left to the pipeline, which cuts them: by choice, or when the parser fails."""
+    if shared.opts.prompt_attention != "fixed":
+        try:
+            return prompt_parser_diffusers.encode(pipe, p.prompts, p.negative_prompts)
+        except Exception as e:
+            log.error(f"Prompt parser encode: {e}")
+    return {"prompt": p.prompts, "negative_prompt": p.negative_prompts}
 
 
 def _on_step(pipe, step, timestep, values):
@@ -38,13 +47,15 @@ def process_diffusers(p):
     if shared.state.interrupted or shared.state.skipped:
         return []
     pipe = shared.sd_model
-    p.sampler_name = sd_samplers.create_sampler(p.sampler_name or "Default", pipe)
+    sd_samplers.create_sampler(p.sampler_name or "Default", pipe)
+    if getattr(pipe, "current_attn_name", None) != shared.opts.cross_attention_optimization:
+        attention.set_diffusers_attention(pipe)
     sd_models.apply_balanced_offload(pipe)
     shared.state.update("Base", p.steps, 1)
     try:
         args = _arguments(p, pipe)
         images = pipe(**args).images
-        if p.enable_hr and p.hr_force:
+        if p.enable_hr and p.hr_force and (p.hr_denoising_strength or p.denoising_strength) > 0:
             images = _hires(p, images)
     except AssertionError as e:
         log.info(e)
@@ -63,6 +74,8 @@ def _hires(p, images):
     """The second pass, at its own size."""
     p.ops.append("hires")
     shared.sd_model = sd_models.set_diffuser_pipe(shared.sd_model, sd_models.DiffusersTaskType.IMAGE_2_IMAGE)
-    size = (p.hr_upscale_to_x, p.hr_upscale_to_y)
-    p.init_images = [image.resize(size) for image in images]
+    p.init_hr()
+    if p.hr_resize_mode > 0 and (p.hr_upscaler != "None" or p.hr_resize_mode == 5):
+        images = [image.resize((p.hr_upscale_to_x, p.hr_upscale_to_y)) for image in images]
+    p.init_images = images
     return shared.sd_model(**_arguments(p, shared.sd_model) | {"strength": p.hr_denoising_strength or p.denoising_strength}).images

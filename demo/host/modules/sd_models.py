@@ -9,7 +9,7 @@ from enum import Enum
 import diffusers
 import torch
 
-from modules import devices, errors, model_quant, script_callbacks, sd_offload, shared
+from modules import attention, devices, errors, model_quant, script_callbacks, sd_offload, shared
 from modules.logger import log
 from modules.modeldata import model_data
 from modules.sd_checkpoint import (  # noqa: F401
@@ -96,6 +96,7 @@ def load_diffuser(checkpoint_info=None, op="model", revision=None):
         model_data.sd_model = sd_model
         reload_text_encoder(initial=True)
         sd_model = model_quant.do_post_load_quant(sd_model, allow=allow_post_quant)
+        attention.set_diffusers_attention(sd_model)
         set_diffuser_offload(sd_model, op)
         move_model(sd_model, devices.device)
     except Exception as e:

@@ -6,7 +6,7 @@ import io
 from fastapi import HTTPException
 from PIL import Image
 
-from modules import processing, scripts_manager, shared
+from modules import processing, scripts_manager, sd_samplers, shared
 from modules.api import models, script
 
 
@@ -37,6 +37,8 @@ class APIGenerate:
         if runner.name not in self.defaults:
             self.defaults[runner.name] = script.init_default_script_args(runner)
         selected = script.find(request.script_name, runner.selectable_scripts)
+        if request.sampler_name not in sd_samplers.all_samplers_map:
+            raise HTTPException(status_code=404, detail="Sampler not found")
         args = request.model_dump(exclude={"script_name", "script_args", "alwayson_scripts", "send_images", "save_images"})
         with self.queue_lock:
             p = kind(sd_model=shared.sd_model, do_not_save_samples=not request.save_images, **args)

@@ -22,6 +22,12 @@ class ReqTxt2Img(BaseModel):
     hr_resize_x: int = 0
     hr_resize_y: int = 0
     hr_force: bool = False
+    hr_resize_mode: int = 0
+    hr_upscaler: str = "None"
+    hr_denoising_strength: float = 0.0
+    hr_sampler_name: str | None = None
+    resize_mode: int = 0
+    scale_by: float = 1.0
     override_settings: dict[str, Any] = Field(default_factory=dict)
     override_settings_restore_afterwards: bool = True
     script_name: str | None = ""
