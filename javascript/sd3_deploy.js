@@ -44,6 +44,9 @@
     close.addEventListener('click', () => box.remove());
     box.appendChild(close);
     if (event.remedy) box.appendChild(element('p', 'sd3-remedy', event.remedy));
+    area.querySelectorAll('.sd3-toast').forEach((el) => { // the same again, of the next image: once is enough
+      if (el.dataset.id === event.id && el.firstChild.textContent === event.message) el.remove();
+    });
     if (event.severity !== 'info') area.querySelectorAll('.sd3-info').forEach((el) => el.remove()); // "Loading…" has had its answer
     area.appendChild(box);
     if (TOAST_MS[event.severity]) setTimeout(() => box.remove(), TOAST_MS[event.severity]);

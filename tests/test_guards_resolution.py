@@ -114,6 +114,25 @@ def test_the_hires_pass_is_counted_as_the_host_does(hires, size):
     assert hires.size(1024, 512) == size
 
 
+@given(st.integers(1, 64), st.integers(1, 64), st.floats(0.1, 40), st.integers(0, 4000), st.integers(0, 4000), st.booleans())
+def test_the_hires_pass_can_be_made_whatever_was_asked(wide, high, scale, x, y, latent):
+    first = resolve(wide * 16, high * 16, MEDIUM)
+    job = Job(MEDIUM, first.width, first.height, hires=Hires(scale, x, y, latent))
+    for found in check(job):
+        if found.change:
+            mended = Hires(scale, found.change["hires_width"], found.change["hires_height"], latent)
+            assert resolve(*mended.size(first.width, first.height), MEDIUM).status in ("ok", "advice")
+            assert mended.size(first.width, first.height) == (mended.width, mended.height)
+
+
+def test_latents_keep_the_shape_of_the_first_pass():
+    assert Hires(1.5, latent=True).size(144, 112) == (216, 168)
+    assert Hires(1, 400, 16, latent=True).size(128, 64) == (400, 200)
+    assert Hires(0.5, latent=True).size(128, 64) == (128, 64)  # the host enlarges, or leaves them
+    (found,) = [one for one in check(Job(MEDIUM, 144, 112, hires=Hires(1.5, latent=True))) if one.id == "size.hires"]
+    assert found.change == {"hires_width": 208, "hires_height": 160}
+
+
 def test_a_hires_pass_of_nothing_is_refused():
     assert ids(width=1024, height=1024, hires=Hires(0.0001)) == ["size.hires-impossible"]
 

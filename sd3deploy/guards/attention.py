@@ -29,11 +29,9 @@ _NORMALIZED = frozenset({"norm_q"})
 # The processor that each setting of the host (Settings → Attention method) is known to put in place.
 _SETTINGS = {
     "AttnProcessor": "Batch matrix-matrix",
-    "AttnProcessor2_0": "Scaled-Dot-Product",
     "XFormersAttnProcessor": "xFormers",
     "XFormersAttnAddedKVProcessor": "xFormers",
     "DynamicAttnProcessorBMM": "Dynamic Attention BMM",
-    "SlicedAttnProcessor": "Split attention",
 }
 _read: weakref.WeakKeyDictionary[Any, frozenset[str]] = weakref.WeakKeyDictionary()
 

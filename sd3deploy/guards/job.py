@@ -76,17 +76,26 @@ def look(pipeline: Any, name: str) -> Model:
 
 @dataclass(frozen=True)
 class Hires:
-    """A second pass at another size: `scale` times the first one, or the sides in px where they are not 0."""
+    """A second pass at another size: `scale` times the first one, or the sides in px where they are not 0. latent: whether latents are
+    enlarged, which keeps their shape, instead of pictures.
+    """
 
     scale: float = 1.0
     width: int = 0
     height: int = 0
+    latent: bool = False
 
     def size(self, width: int, height: int) -> tuple[int, int]:
-        """The size of the pass in px, as the host computes it (its processing_class.init_hr)."""
+        """The size of the pass in px, as the host computes it (its processing_class.init_hr, image/resize.py and upscaler_simple.py)."""
         if not self.width and not self.height:
-            return int(width * self.scale), int(height * self.scale)
-        return self.width or int(self.height * width // height), self.height or int(self.width * height // width)
+            wide, high = int(width * self.scale), int(height * self.scale)
+        else:
+            wide, high = self.width or int(self.height * width // height), self.height or int(self.width * height // width)
+        if not self.latent:
+            return wide, high
+        latents = width // 8, height // 8
+        factor = max(1.0, wide // 8 / latents[0], high // 8 / latents[1])
+        return 8 * int(8 * latents[0] * factor // 8), 8 * int(8 * latents[1] * factor // 8)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from sd3deploy import messages
 from sd3deploy.guards.finding import Finding, Severity, finding
-from sd3deploy.guards.job import Job, Model
+from sd3deploy.guards.job import Hires, Job, Model
 from sd3deploy.guards.number import number
 
 __all__ = ["Resolution", "check", "resolve"]
@@ -73,15 +73,32 @@ def check(job: Job) -> tuple[Finding, ...]:
     if area.status == "advice":
         found.append(finding("advice", area.reason, **area.values))
     if job.hires:
-        # Made from a picture, so that only the limits matter. What it is a multiple of is the first pass as it will be.
-        second = resolve(*job.hires.size(first.width, first.height), job.model)
-        reason = messages.text(second.reason, **second.values) if second.reason else ""
-        if second.status == "impossible":
-            found.append(finding("error", "size.hires-impossible", reason=reason))
-        elif second.status == "snapped":
-            change = {"hires_width": second.width, "hires_height": second.height}
-            found.append(finding(_severity(second), "size.hires", change, reason=reason, size=second.values["size"]))
+        found += _second_pass(job.hires, first, job.model)
     return tuple(found)
+
+
+def _second_pass(hires: Hires, first: Resolution, model: Model) -> list[Finding]:
+    """It is made from a picture, so that only the limits matter. What it is a multiple of is the first pass as it will be."""
+    second = resolve(*hires.size(first.width, first.height), model)
+    if second.status in ("ok", "advice"):
+        return []
+    reason = messages.text(second.reason, **second.values)
+    made = (second.width, second.height) if second.status == "snapped" else None
+    if made and hires.latent:
+        made = _in_shape(made, first, model)
+    if made is None:
+        return [finding("error", "size.hires-impossible", reason=reason)]
+    change = {"hires_width": made[0], "hires_height": made[1]}
+    return [finding(_severity(second), "size.hires", change, reason=reason, size=f"{made[0]}×{made[1]}")]
+
+
+def _in_shape(near: tuple[int, int], first: Resolution, model: Model) -> tuple[int, int] | None:
+    """The size nearest to `near` to which the latents of the first pass can be enlarged: both sides by one factor, rounded down."""
+    for width in sorted(range(first.width, model.limit + 1, model.grid), key=lambda side: abs(side - near[0])):
+        made = Hires(width=width, height=1, latent=True).size(first.width, first.height)
+        if made[0] == width and made[1] % model.grid == 0 and made[1] <= model.limit:
+            return made
+    return None
 
 
 def _side(value: object, default: int) -> float:

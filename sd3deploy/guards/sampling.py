@@ -12,14 +12,18 @@ __all__ = ["check", "matches_flow"]
 _STEPS, _STEPS_TURBO = 28, 4
 _GUIDANCE, _GUIDANCE_TURBO = 7.0, 1.0
 _GUIDANCE_MOST = 30.0  # the end of SD.Next's slider
-# SD.Next's samplers that have a variant for flows, to which it redirects (its sd_samplers_diffusers.py, 2026-07).
-_REDIRECTED = {"euler", "unipc", "heun", "lcm", "er-sde", "er-sde 2m", "er-sde 3m"}
+# SD.Next's samplers without “FlowMatch” in their names that it redirects to one with it, and the one with it that it can not use:
+# its scheduler takes no sigmas (all 110 were tried on SD.Next of 2026-07).
+_REDIRECTED = {"euler", "unipc", "lcm", "er-sde", "er-sde 2m", "er-sde 3m"}
+_UNUSABLE = {"heun flowmatch"}
 
 
 def matches_flow(name: str) -> bool:
-    """Whether a sampler of SD.Next suits SD3, by its name: for whoever has no running host to ask."""
+    """Whether SD.Next can use a sampler with SD3, by its name: for whoever has no running host to ask."""
     name = name.strip().lower()
-    return name in ("", "none", "default", "same as primary") or name in _REDIRECTED or ("flow" in name and name != "perflow")
+    if name in ("", "none", "default", "same as primary") or name in _REDIRECTED:
+        return True
+    return name.endswith("flowmatch") and name not in _UNUSABLE
 
 
 def check(job: Job) -> tuple[Finding, ...]:

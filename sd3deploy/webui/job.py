@@ -123,11 +123,11 @@ def floorable(value: Any) -> Any:
 def _size(p: Any, asked: tuple[Any, Any]) -> tuple[Any, Any]:
     """The size that counts: of the picture where one is given and is not resized, or where no size is given."""
     given = getattr(p, "init_images", None)
-    pictures = [picture for picture in (given if isinstance(given, list) else [given]) if hasattr(picture, "width")]
-    if not pictures:
+    first: Any = given[0] if isinstance(given, list) and given else given
+    if not hasattr(first, "width"):
         return asked
     scale = 1.0 if _keeps_picture(p) else getattr(p, "scale_by", 1.0) or 1.0
-    own = int(pictures[0].width * scale), int(pictures[0].height * scale)
+    own = int(first.width * scale), int(first.height * scale)
     return own if _keeps_picture(p) else (asked[0] or own[0], asked[1] or own[1])
 
 
@@ -146,7 +146,8 @@ def _hires(p: Any) -> Hires | None:
     resized = p.hr_resize_mode > 0 and (upscaler != "None" or p.hr_resize_mode == 5)
     if not passes or not resized:
         return None
-    return Hires(number(p.hr_scale) or 1.0, int(number(p.hr_resize_x) or 0), int(number(p.hr_resize_y) or 0))
+    sides = int(number(p.hr_resize_x) or 0), int(number(p.hr_resize_y) or 0)
+    return Hires(number(p.hr_scale) or 1.0, *sides, latent=upscaler.lower().startswith("latent"))
 
 
 def _prompts(texts: list[Any], negative: bool, pipeline: Any, t5: bool, parser: str, t5_limit: int = T5_DEFAULT) -> list[Prompt]:
@@ -186,15 +187,14 @@ def _flows(name: str, prediction_type: str, fallback: bool, kind: type) -> bool:
 
     if name in ("Default", "None", "Same as primary"):
         return True
-    if fallback and sd_samplers.find_sampler_config(f"{name} FlowMatch") is not None:
-        return True  # the host redirects
-    config = sd_samplers.find_sampler_config(name)
+    redirected = sd_samplers.find_sampler_config(f"{name} FlowMatch") if fallback and "Flow" not in name else None
+    config = redirected or sd_samplers.find_sampler_config(name)
     if config is None or config.constructor is None:
         return False
     try:
         sampler = config.constructor(modeldata.model_data.sd_model).sampler
     except Exception:  # the host would fail too, and has its own words for that
         return True
-    if sampler is None:  # it does not take the noise levels of flows
+    if sampler is None:
         return False
     return "FlowMatch" in type(sampler).__name__ or sampler.config.get("prediction_type") == "flow_prediction"

@@ -7,6 +7,7 @@ import httpx
 import pytest
 from PIL import Image
 
+PIXELS = "Resize Nearest"  # an upscaler of the host that enlarges pictures instead of latents
 ORDER = ["before_process", "on_before_process", "process_images_inner", "process", "before_process_batch", "process_batch",
          "process_images",
          "postprocess_batch", "postprocess_batch_list", "postprocess_image", "postprocess", "on_after_process"]  # fmt: skip
@@ -125,6 +126,144 @@ def test_img2img_keeps_the_pipeline_before_it(host):
     assert len(host.post("/sdapi/v1/img2img", body)["images"]) == 1
     assert host.run("from modules import processing_diffusers as p; result = p.orig_pipeline is not None")
     assert len(host.txt2img()["images"]) == 1
+
+
+def test_the_job_forgets_that_it_came_from_a_request(host):
+    _, events = job(host)
+    assert dict(events)["process_images"]["api"] is False
+
+
+def test_the_pipeline_is_called_through_a_module_attribute(host):
+    host.run("""
+        from modules import processing_diffusers
+        sd3probe.kept = processing_diffusers.process_diffusers
+        def watched(p):
+            sd3probe.note("process_diffusers", size=[p.width, p.height])
+            return sd3probe.kept(p)
+        processing_diffusers.process_diffusers = watched
+    """)
+    _, events = job(host)
+    host.run("from modules import processing_diffusers; processing_diffusers.process_diffusers = sd3probe.kept")
+    names = [name for name, _ in events]
+    assert names.index("process_images") < names.index("process_diffusers") < names.index("postprocess_batch")
+
+
+def test_init_is_called_right_after_process_and_may_raise(host):
+    assert host.run("""
+        from modules import processing, shared
+        p = processing.StableDiffusionProcessingTxt2Img(sd_model=shared.sd_model, prompt="a cat", steps=1, width=64, height=64)
+        def refuse(*args, **kwargs):
+            raise RuntimeError("not this one")
+        p.init = refuse
+        try:
+            processing.process_images(p)
+        except RuntimeError as error:
+            result = str(error)
+    """) == "not this one"
+    assert len(host.txt2img()["images"]) == 1
+
+
+def test_what_a_hook_writes_under_the_images_is_kept_and_an_empty_result_is_one(host):
+    assert host.run("""
+        from modules import processing, shared
+        p = processing.StableDiffusionProcessingTxt2Img(sd_model=shared.sd_model, prompt="a cat", steps=1, width=64, height=64)
+        processed = processing.Processed(p, [], infotexts=[], comments="why")
+        result = [processed.images, processed.comments]
+    """) == [[], "why"]
+
+
+@pytest.mark.parametrize(("values", "size"), [
+    ({}, (96, 64)), ({"resize_mode": 1, "width": 64, "height": 128}, (64, 128)), ({"width": 128, "height": 128}, (96, 64)),
+])  # fmt: skip
+def test_img2img_is_as_large_as_its_picture_unless_that_is_resized(host, values, size):
+    body = {"prompt": "a cat", "init_images": [png(Image.new("RGB", (96, 64), "teal"))], "steps": 4, "denoising_strength": 0.5}
+    assert image(host.post("/sdapi/v1/img2img", body | values)).size == size
+
+
+@pytest.mark.parametrize(("values", "size"), [
+    ({"hr_scale": 2}, (256, 128)), ({"hr_resize_x": 192}, (192, 96)), ({"hr_resize_y": 96}, (192, 96)),
+    ({"hr_resize_x": 192, "hr_resize_y": 16}, (192, 96)), ({"hr_resize_x": 16, "hr_resize_y": 16}, (128, 64)),
+    ({"hr_resize_mode": 0, "hr_scale": 2}, (128, 64)), ({"hr_scale": 1.55}, (192, 96)),
+    ({"hr_upscaler": PIXELS, "hr_scale": 1.55}, (208, 112)),  # 198×99: the second pass rounds up, the first one down
+    ({"hr_upscaler": PIXELS, "hr_resize_x": 192, "hr_resize_y": 16}, (192, 16)),
+    ({"hr_upscaler": PIXELS, "hr_resize_x": 64, "hr_resize_y": 32}, (64, 32)),
+])  # fmt: skip
+def test_the_size_of_the_hires_pass(host, values, size):
+    hires = {"enable_hr": True, "hr_force": True, "hr_upscaler": "Latent Nearest", "hr_denoising_strength": 0.5, "hr_resize_mode": 1}
+    assert image(host.txt2img(width=128, height=64, **hires | values)).size == size
+
+
+@pytest.mark.parametrize(("parser", "seen"), [("native", True), ("fixed", False)])
+def test_a_long_prompt_is_read_in_pieces_or_cut(host, parser, seen):
+    """Without T5. Only “fixed” hands the text to the pipeline, which cuts it."""
+    host.run("""
+        from modules import modeldata, sd_models
+        model = modeldata.model_data.sd_model
+        sd3probe.kept, model.text_encoder_3 = model.text_encoder_3, None
+        sd_models.clear_caches(full=True)
+    """)
+    host.set(prompt_attention=parser)
+    long = "cat holding a sign " * 40
+    pictures = [image(host.txt2img(prompt=long + last)).tobytes() for last in ("hello", "world")]
+    host.set(prompt_attention="native")
+    host.run("""
+        from modules import modeldata, sd_models
+        modeldata.model_data.sd_model.text_encoder_3 = sd3probe.kept
+        sd_models.clear_caches(full=True)
+    """)
+    assert (pictures[0] != pictures[1]) is seen
+
+
+def test_samplers_are_made_by_name_and_none_of_those_without_sigmas_fits(host):
+    assert host.run("""
+        from modules import modeldata, sd_samplers
+        model = modeldata.model_data.sd_model
+        make = lambda name: sd_samplers.find_sampler_config(name).constructor(model).sampler
+        result = [type(make("Euler FlowMatch")).__name__, make("DDIM"), sd_samplers.find_sampler_config("nobody")]
+    """) == ["FlowMatchEulerDiscreteScheduler", None, None]
+
+
+def test_networks_and_weights_are_taken_out_of_a_prompt(host):
+    assert host.run("""
+        from modules import extra_networks, prompt_parser
+        result = [extra_networks.parse_prompt("a cat <lora:x:1>")[0].strip(),
+                  [words.strip() for words, weight in prompt_parser.parse_prompt_attention("a (big:1.3) cat")]]
+    """) == ["a cat", ["a", "big", "cat"]]
+
+
+def test_attention_processors_are_set_at_load_and_when_the_setting_changes(host):
+    host.run("""
+        from modules import attention
+        sd3probe.kept = attention.set_diffusers_attention
+        def watched(pipe, *args, **kwargs):
+            sd3probe.note("set_diffusers_attention", kind=type(pipe).__name__)
+            return sd3probe.kept(pipe, *args, **kwargs)
+        attention.set_diffusers_attention = watched
+    """)
+    start = host.count()
+    host.txt2img()
+    host.set(cross_attention_optimization="Batch matrix-matrix")
+    host.txt2img()
+    host.set(cross_attention_optimization="Scaled-Dot-Product")
+    host.txt2img()
+    host.post("/sdapi/v1/unload-checkpoint", {})
+    host.txt2img()
+    kinds = host.run("""
+        from modules import attention, modeldata
+        attention.set_diffusers_attention = sd3probe.kept
+        transformer = modeldata.model_data.sd_model.transformer
+        result = sorted({type(processor).__name__ for processor in transformer.attn_processors.values()})
+    """)
+    calls = [facts["kind"] for name, facts in host.events(start) if name == "set_diffusers_attention"]
+    assert len(calls) >= 3
+    assert set(calls) == {"StableDiffusion3Pipeline"}
+    assert kinds == ["JointAttnProcessor2_0"]  # SD.Next since 2025-09 sets none of its own on a transformer
+
+
+def png(picture):
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def image(result):

@@ -18,7 +18,9 @@ def _arguments(p, pipe):
     }
     args |= _prompts(p, pipe)
     if sd_models.get_diffusers_task(pipe) is sd_models.DiffusersTaskType.IMAGE_2_IMAGE:
-        size = [16 * -(-side // 16) for side in p.init_images[0].size]
+        size = p.init_images[0].size
+        if "hires" not in p.ops or not p.hr_upscaler.lower().startswith("latent"):
+            size = [16 * -(-side // 16) for side in size]
         pictures = [image.resize(size) for image in p.init_images]
         return args | {"image": pictures, "strength": p.denoising_strength, "width": size[0], "height": size[1]}
     return args | {"width": p.width, "height": p.height}
@@ -71,11 +73,15 @@ def process_diffusers(p):
 
 
 def _hires(p, images):
-    """The second pass, at its own size."""
+    """The second pass, at its own size: pictures are rounded up to multiples of 16, latents are not."""
     p.ops.append("hires")
     shared.sd_model = sd_models.set_diffuser_pipe(shared.sd_model, sd_models.DiffusersTaskType.IMAGE_2_IMAGE)
     p.init_hr()
     if p.hr_resize_mode > 0 and (p.hr_upscaler != "None" or p.hr_resize_mode == 5):
-        images = [image.resize((p.hr_upscale_to_x, p.hr_upscale_to_y)) for image in images]
+        size, now = (p.hr_upscale_to_x, p.hr_upscale_to_y), images[0].size
+        if p.hr_upscaler.lower().startswith("latent"):  # the host enlarges latents: both sides by one factor
+            factor = max(1.0, *(wanted // 8 / (side // 8) for wanted, side in zip(size, now, strict=True)))
+            size = tuple(8 * int(8 * (side // 8) * factor // 8) for side in now)
+        images = [image.resize(size) for image in images]
     p.init_images = images
     return shared.sd_model(**_arguments(p, shared.sd_model) | {"strength": p.hr_denoising_strength or p.denoising_strength}).images

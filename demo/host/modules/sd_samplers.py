@@ -1,6 +1,7 @@
 """Samplers by the names that users see. SD3 needs one that matches flows; the host redirects or falls back, and says so in the log."""
 
 import copy
+import inspect
 from typing import Any, NamedTuple
 
 import diffusers
@@ -16,12 +17,12 @@ class SamplerData(NamedTuple):
 
 
 class DiffusionSampler:
-    """`sampler` is None for a scheduler that does not take the noise levels of a model for flows."""
+    """`sampler` is None for a scheduler that does not take the sigmas which a model for flows hands over."""
 
     def __init__(self, name, constructor, model):
         self.name = name
-        flows = "FlowMatch" in name
-        self.sampler = getattr(diffusers, constructor).from_config(model.default_scheduler.config) if flows else None
+        scheduler = getattr(diffusers, constructor).from_config(model.default_scheduler.config)
+        self.sampler = scheduler if "sigmas" in inspect.signature(scheduler.set_timesteps).parameters else None
 
 
 CLASSES = {
