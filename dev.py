@@ -43,8 +43,18 @@ def demo(rest: list[str]) -> int:
 
 def test(rest: list[str]) -> int:
     """pytest on two processes; tests of one group, such as those that share a server, stay together."""
+    if os.environ.get("CI") == "true":
+        browser()
     chosen = any(word.startswith("-n") or word == "no:xdist" for word in rest)
     return run("-m", "pytest", *([] if chosen else ["-n", "2", "--dist", "loadgroup"]), *rest)
+
+
+def browser() -> None:
+    """Chromium, for the tests that look at the page: in CI they may not be skipped. Elsewhere the user's packages are the user's."""
+    if any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))) or not shutil.which("apt-get"):
+        return
+    for words in (["update"], ["install", "--yes", "--no-install-recommends", "chromium"]):
+        step(f"apt-get {words[0]} for Chromium", lambda _, words=words: subprocess.run(["apt-get", "--quiet", "--quiet", *words], check=True))
 
 
 def bench(rest: list[str]) -> int:

@@ -12,7 +12,8 @@ gradio.utils.get_local_ip_address = lambda: "127.0.0.1"
 
 
 def plaintext_to_html(text):
-    return f"<p class='plaintext'>{html.escape(text or '')}</p>" if text else ""
+    lines = "<br>\n".join(html.escape(line) for line in (text or "").split("\n"))
+    return f"<p class='plaintext'>{lines}</p>" if text else ""
 
 
 def _generate(kind, runner):
@@ -38,6 +39,7 @@ def _generate(kind, runner):
 
 def _tab(name, kind, runner, with_image=False):
     runner.initialize_scripts(is_img2img=name == "img2img", is_control=name == "control")
+    size = "control_before_resize" if name == "control" else name
     with gr.Blocks(analytics_enabled=False) as interface:
         with gr.Row(elem_id=f"{name}_toprow"):
             prompt = gr.Textbox("a cat holding a sign", label="Prompt", elem_id=f"{name}_prompt", lines=2, elem_classes="main-prompts")
@@ -47,8 +49,8 @@ def _tab(name, kind, runner, with_image=False):
             with gr.Column(elem_id=f"{name}_settings"):
                 image = gr.Image(label="Image", type="pil", elem_id=f"{name}_image", visible=with_image)
                 with gr.Row():
-                    width = gr.Slider(label="Width", minimum=64, maximum=4096, step=8, value=256, elem_id=f"{name}_width")
-                    height = gr.Slider(label="Height", minimum=64, maximum=4096, step=8, value=256, elem_id=f"{name}_height")
+                    width = gr.Slider(label="Width", minimum=64, maximum=4096, step=8, value=256, elem_id=f"{size}_width")
+                    height = gr.Slider(label="Height", minimum=64, maximum=4096, step=8, value=256, elem_id=f"{size}_height")
                 with gr.Row():
                     steps = gr.Slider(label="Steps", minimum=1, maximum=99, step=1, value=4, elem_id=f"{name}_steps")
                     cfg_scale = gr.Slider(label="Guidance scale", minimum=0, maximum=30, value=6, elem_id=f"{name}_cfg_scale")

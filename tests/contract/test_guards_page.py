@@ -1,0 +1,138 @@
+"""The guards as a person sees them: Chromium on the page, the size typed, Generate pressed."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from PIL import Image
+
+from demo import server
+from tests.browser import opened
+from tests.contract.conftest import AUTH, start
+
+PREFIX = {"txt2img": "txt2img", "control": "control_before_resize"}
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("page")
+    server.data_folder(folder / "data")
+    started = start(folder, "data", auth=AUTH)
+    yield started
+    started.stop()
+
+
+@pytest.fixture(scope="module")
+def page(host):
+    with opened(host) as found:
+        yield found
+
+
+def pictures(host):
+    return sorted((path for path in (host.data / "outputs").rglob("*.png")), key=lambda path: path.stat().st_mtime_ns)
+
+
+def generate(host, page, tab="txt2img", **fields):
+    """Type into the fields, press the button, and wait for a picture or for words. Returns (size or None, text under the gallery)."""
+    page.locator("button").filter(has_text={"txt2img": "Text", "control": "Control"}[tab]).first.click()
+    for name, value in fields.items():
+        box = page.locator(f"#{PREFIX[tab]}_{name} input[type=number]").first
+        if not box.is_visible():  # SD.Next's Control keeps the size behind a button
+            page.get_by_text("Size", exact=True).locator("visible=true").first.click()
+        box.fill("")
+        box.press_sequentially(str(value))
+        box.blur()
+    before, said, shown = pictures(host), text(page, tab), page.locator(".sd3-toast.sd3-error").count()
+    page.evaluate(f"document.querySelector('#{tab}_generate').click()")
+    end = time.monotonic() + 90
+    while time.monotonic() < end:
+        time.sleep(0.2)
+        new = [path for path in pictures(host) if path not in before]
+        if new and (tab == "control" or text(page, tab) != said):
+            return Image.open(new[-1]).size, text(page, tab)
+        refused = page.locator(".sd3-toast.sd3-error").count() > shown if tab == "control" else "Nothing was generated" in text(page, tab)
+        if refused and (tab == "control" or text(page, tab) != said):
+            return None, text(page, tab)
+    raise AssertionError(f"nothing came: {text(page, tab)}\n{host.log()[-3000:]}")
+
+
+def text(page, tab):
+    return page.locator(f"#html_log_{tab}").last.inner_text()
+
+
+def toasts(page, severity):
+    page.wait_for_selector(f".sd3-toast.sd3-{severity}", timeout=20_000)
+    return [toast.inner_text() for toast in page.locator(f".sd3-toast.sd3-{severity}").all()]
+
+
+def dismiss(page):
+    while page.locator(".sd3-toast button").count():
+        page.locator(".sd3-toast button").first.click()
+
+
+@pytest.mark.parametrize(
+    ("asked", "made"),
+    [
+        ((1000, 1000), (1008, 1008)),
+        ((250, 250), (256, 256)),
+        ((3200, 256), (3072, 240)),
+        ((64, 4096), (48, 3072)),
+    ],
+)
+def test_a_size_that_does_not_fit(host, page, asked, made):
+    dismiss(page)
+    size, words = generate(host, page, width=asked[0], height=asked[1])
+    assert size == made
+    announced = f"{asked[0]}×{asked[1]}", f"{made[0]}×{made[1]}"
+    assert all(one in words for one in announced)
+    (toast,) = toasts(page, "warning")
+    assert all(one in toast for one in announced)
+
+
+@pytest.mark.parametrize("typed", [0, -1, "abc"])
+def test_what_is_no_size_can_not_even_be_typed(host, page, typed):
+    """The field of the page corrects it to its least value, which it then shows."""
+    size, _ = generate(host, page, width=typed, height=typed)
+    shown = [page.locator(f"#txt2img_{side} input[type=number]").input_value() for side in ("width", "height")]
+    assert shown == [str(side) for side in size] == ["64", "64"]
+
+
+def test_a_refusal_is_said_under_the_gallery_and_on_top_each_time_anew(host, page):
+    host.set(sd3_guard_size="block")
+    try:
+        for asked in (1000, 1032):
+            dismiss(page)
+            size, words = generate(host, page, width=asked, height=asked)
+            assert size is None
+            assert f"{asked}×{asked}" in words
+            assert "Nothing was generated" in words
+            (toast,) = toasts(page, "error")
+            assert f"{asked}×{asked}" in toast
+    finally:
+        host.set(sd3_guard_size="fix")
+    assert generate(host, page, width=128, height=128)[0] == (128, 128)
+
+
+def test_the_same_message_is_there_once(host, page):
+    dismiss(page)
+    for _ in range(2):
+        generate(host, page, width=200, height=200)
+    time.sleep(2)
+    assert len(toasts(page, "warning")) == 1
+
+
+def test_the_control_tab_has_its_size_mended_and_its_refusals_said_too(host, page):
+    """It shows no text of a script: what is on top of the page has to do."""
+    dismiss(page)
+    assert generate(host, page, "control", width=1000, height=250)[0] == (1008, 256)
+    (toast,) = toasts(page, "warning")
+    assert "1008×256" in toast
+    host.set(sd3_guard_size="block")
+    try:
+        dismiss(page)
+        assert generate(host, page, "control", width=1000, height=250)[0] is None
+        (toast,) = toasts(page, "error")
+        assert "Nothing was generated" in toast
+    finally:
+        host.set(sd3_guard_size="fix")
