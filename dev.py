@@ -54,7 +54,8 @@ def browser() -> None:
     if any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))) or not shutil.which("apt-get"):
         return
     for words in (["update"], ["install", "--yes", "--no-install-recommends", "chromium"]):
-        step(f"apt-get {words[0]} for Chromium", lambda _, words=words: subprocess.run(["apt-get", "--quiet", "--quiet", *words], check=True))
+        command = ["apt-get", "--quiet", "--quiet", *words]
+        step(f"apt-get {words[0]}, for Chromium", lambda _, command=command: subprocess.run(command, check=True))
 
 
 def bench(rest: list[str]) -> int:

@@ -62,7 +62,7 @@ class Guarding:
 
     def attention_set(self, pipeline: Any) -> None:
         """The host has set attention processors, after a load or in a job: mend at once; a refusal is for the next look."""
-        if self.modes().get("attention", guards.DEFAULT_MODE) == "fix":
+        if is_sd3(pipeline) and self.modes().get("attention", guards.DEFAULT_MODE) == "fix":
             self._attend(pipeline)
 
     def inner(self, original: Callable[[Any], Any], p: Any) -> Any:

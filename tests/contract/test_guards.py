@@ -17,7 +17,7 @@ from tests.contract.conftest import AUTH, PROBE, ProbedHost, start
 @pytest.fixture(scope="module")
 def host(tmp_path_factory):
     folder = tmp_path_factory.mktemp("guards")
-    data = server.data_folder(folder / "data", sd3_guard_size="maybe", sd3_guard_prompt=5)
+    data = server.data_folder(folder / "data", sd3_guard_size="maybe", sd3_guard_prompt=5, server_rate_limit=10000)  # tests are fast
     shutil.copytree(PROBE, data / "extensions" / "sd3-probe", ignore=shutil.ignore_patterns("__pycache__"))
     started = start(folder, "data", auth=AUTH)
     yield ProbedHost(started.data, started.url, started.process, started.auth)
@@ -391,16 +391,14 @@ def test_without_the_guard_that_is_a_job_without_an_image_and_without_a_word(hos
     assert ask(host)[0] == 200
 
 
-def test_a_legitimate_processor_stays(host, told):
-    """PAG's, on one layer: it does the same on a batch without the third part that PAG adds… so it is only looked at, not run."""
+def test_a_legitimate_processor_stays_and_does_its_work(host, told):
+    """PAG's, set by another extension."""
+    before = host.txt2img()["images"]
     in_process(host, "transformer.transformer_blocks[0].attn.set_processor(processors.PAGJointAttnProcessor2_0())")
-    looked = host.run("""
-        from modules import modeldata
-        from sd3deploy.guards import attention
-        result = len(attention.look(modeldata.model_data.sd_model))
-    """)
-    assert looked == 0
+    assert ask(host)[0] == 200
+    assert host.txt2img()["images"] != before
     assert kinds(host) == ["JointAttnProcessor2_0", "PAGJointAttnProcessor2_0"]
+    assert [id for id, _, _ in told() if id.startswith("attention")] == []
     in_process(host, "transformer.set_attn_processor(processors.JointAttnProcessor2_0())")
 
 
@@ -412,6 +410,24 @@ def test_processors_are_mended_as_soon_as_the_host_sets_them(host, told):
     """)  # fmt: skip
     assert kinds(host) == ["JointAttnProcessor2_0"]
     assert [id for id, _, _ in told()] == ["attention.other"]
+
+
+def test_a_model_that_is_none_of_stable_diffusion_3_passes_untouched(host, told):
+    asked = {"width": 1000, "height": 1001, "steps": 0, "cfg_scale": 99, "sampler_name": "DDIM"}
+    assert host.run(f"""
+        from types import SimpleNamespace
+        from modules import processing, shared
+        from sd3deploy.events import Events
+        from sd3deploy.webui.guarding import Guarding
+        events = Events()
+        guarding = Guarding(SimpleNamespace(pipeline=lambda: SimpleNamespace(unet="another model")), events)
+        p = processing.StableDiffusionProcessingTxt2Img(sd_model=shared.sd_model, prompt="a cat", **{asked!r})
+        guarding.note(p)
+        guarding.guard(p)
+        guarding.last_look()
+        guarding.attention_set(guarding.host.pipeline())
+        result = [{{name: getattr(p, name) for name in {asked!r}}}, p.extra_generation_params, len(events.since(0))]
+    """) == [asked, {}, 0]
 
 
 # Asking without generating
