@@ -128,7 +128,8 @@ def data_folder(folder: Path, *, extension: Path | None = ROOT, **options: Any) 
     (folder / "extensions").mkdir(parents=True)
     if extension is not None:
         link(extension, folder / "extensions" / "sd-extension-sd3")
-    settings = {"sd_model_checkpoint": MODEL, "te_shared_te": False, "offline_mode": False, "samples_format": "png"}
+    shared = {"te_shared_te": False, "te_shared_t5": False}  # the second is its name before 2026-06
+    settings = {"sd_model_checkpoint": MODEL, **shared, "offline_mode": False, "samples_format": "png"}
     (folder / "config.json").write_text(json.dumps(settings | options))
     return folder
 

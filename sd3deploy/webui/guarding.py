@@ -34,6 +34,8 @@ class Guarding:
             del p.init
         if (p.width, p.height) != getattr(p, "sd3_made", None):  # else another frame of a job that has been changed
             p.sd3_asked = (p.width, p.height)
+        # Later jobs within this one, such as the load of another model, overwrite that; shared.state.api outlives its job on some hosts.
+        p.sd3_api = str(shared.state.job).startswith("API")
         p.sd3_said = []
         for name in [name for name in p.extra_generation_params if name.startswith("SD3 ")]:
             del p.extra_generation_params[name]  # the cells of a grid share this
@@ -67,11 +69,10 @@ class Guarding:
 
     def inner(self, original: Callable[[Any], Any], p: Any) -> Any:
         """A refused job ends with a message: a request is answered with 422, the page shows it under the gallery."""
-        api = shared.state.api  # the job that begins in there forgets it
         try:
             return original(p)
         except JobRefused as refused:
-            if api:
+            if getattr(p, "sd3_api", False):
                 raise HTTPException(status_code=422, detail=str(refused)) from None
             # An error that is raised would be shown as the first one since the start of the server (the host's call_queue).
             return processing.Processed(p, [], infotexts=[], comments=str(refused))

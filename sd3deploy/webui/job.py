@@ -177,7 +177,7 @@ def _t5_limit(p: Any, parser: str) -> int:
 def _suits(name: str, pipeline: Any) -> bool:
     """Whether a sampler of the host suits a model that predicts flows. One that the host can not tell about is left to the host."""
     prediction_type = str(getattr(shared.opts, "schedulers_prediction_type", "default"))
-    return _flows(name, prediction_type, bool(getattr(shared.opts, "schedulers_fallback", True)), type(pipeline))
+    return _flows(name, prediction_type, bool(getattr(shared.opts, "schedulers_fallback", False)), type(pipeline))
 
 
 @functools.lru_cache(maxsize=256)

@@ -128,9 +128,18 @@ def test_img2img_keeps_the_pipeline_before_it(host):
     assert len(host.txt2img()["images"]) == 1
 
 
-def test_the_job_forgets_that_it_came_from_a_request(host):
+def test_only_the_first_hook_can_tell_a_request_from_the_page(host):
+    host.run("""
+        from modules import scripts_manager, shared
+        probe = next(script for script in scripts_manager.scripts_txt2img.alwayson_scripts if script.title() == "SD3 probe")
+        sd3probe.kept = probe
+        probe.before_process = lambda p, *args: sd3probe.note("first", job=shared.state.job)
+        probe.process_images = lambda p, *args: sd3probe.note("last", job=shared.state.job)
+    """)
     _, events = job(host)
-    assert dict(events)["process_images"]["api"] is False
+    host.run("del sd3probe.kept.before_process, sd3probe.kept.process_images")
+    assert dict(events)["first"]["job"].startswith("API")
+    assert not dict(events)["last"]["job"].startswith("API")
 
 
 def test_the_pipeline_is_called_through_a_module_attribute(host):

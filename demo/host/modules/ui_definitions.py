@@ -74,6 +74,9 @@ def create_settings(cmd_opts):
             "sdp_options": OptionInfo(KERNELS, "SDP kernels", gr.CheckboxGroup, {"choices": KERNELS}),
             "sdp_overrides": OptionInfo([], "SDP overrides", gr.CheckboxGroup, {"choices": ["Sage attention", "Flash attention"]}),
         }),
+        **options_section(("sampler-params", "Sampler Settings"), {
+            "schedulers_fallback": OptionInfo(True, "Fallback to default when a sampler does not suit the model"),
+        }),
         **options_section(("system-paths", "System Paths"), {
             "diffusers_dir": OptionInfo(os.path.join(paths.models_path, "Diffusers"), "Folder with Huggingface models", folder=True),
             "hfcache_dir": OptionInfo(os.path.join(paths.models_path, "huggingface"), "Folder for Huggingface cache", folder=True),
