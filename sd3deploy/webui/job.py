@@ -19,7 +19,7 @@ from sd3deploy.guards.prompt import T5_DEFAULT, T5_MOST, read
 
 __all__ = ["apply", "attention_facts", "facts", "floorable", "question", "restore"]
 
-# Field of a guards' Job → attribute of p. `processors` and the size of a picture that is not resized are more than an attribute.
+# Field of a guards' Job → attribute of p. What is more than an attribute is in apply().
 _ATTRIBUTES = {
     "width": "width",
     "height": "height",
@@ -162,7 +162,10 @@ def _plain(text: str, parser: str) -> str:
     if len(text.encode("utf-8", "replace")) > 70:  # shorter ones fit whatever is in them
         text = extra_networks.parse_prompt(text)[0]
         if parser != "fixed":
-            text = " ".join(words for words, weight in prompt_parser.parse_prompt_attention(text) if weight != -1)
+            try:
+                return " ".join(words for words, weight in prompt_parser.parse_prompt_attention(text) if weight != -1)
+            except Exception:  # the host's parser has its own words for what it can not read; only the count gets less exact
+                return text
     return text
 
 

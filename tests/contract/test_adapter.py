@@ -18,7 +18,8 @@ def adapter(host):
 
 @pytest.mark.parametrize(
     ("key", "default"),
-    [("sd3_text_encoder", "Host default"), ("sd3_weights", "Automatic"), ("sd3_weights_file", ""), ("sd3_auto_install", True)]
+    [("sd3_text_encoder", "Host default"), ("sd3_weights", "Automatic"), ("sd3_weights_file", ""), ("sd3_auto_install", True),
+     ("sd3_guard_size", "fix"), ("sd3_guard_attention", "fix"), ("sd3_guard_sampling", "fix"), ("sd3_guard_prompt", "fix")],
 )
 def test_settings_have_their_defaults_before_they_are_registered(adapter, key, default):
     assert adapter(f"result = sdnext.option({key!r})") == default
