@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+import fasteners
 import pytest
 
 from demo import tiny_sd3
@@ -53,10 +54,11 @@ def older(target: Path, without: Iterable[str], stack: dict[str, str] = OLDER) -
     running = (ROOT / "demo" / "requirements.txt").read_text()  # its packages are links: another version leaves them hanging
     key = hashlib.sha256(" ".join([*pins, sys.version, sys.prefix, running]).encode()).hexdigest()[:12]
     base = ROOT / ".cache" / f"older-{key}"
-    if not (base / "complete").exists():
-        base.parent.mkdir(exist_ok=True)
-        _pip(linked(base, without=stack), *pins)
-        (base / "complete").touch()
+    base.parent.mkdir(exist_ok=True)
+    with fasteners.InterProcessLock(base.with_suffix(".lock")):  # another process of the tests may want the same one
+        if not (base / "complete").exists():
+            _pip(linked(base, without=stack), *pins)
+            (base / "complete").touch()
     return linked(target, without=[*without, "gguf"], source=base)
 
 
