@@ -45,16 +45,22 @@ def generate(host, page, tab="txt2img", **fields):
         box.blur()
     before, said, shown = pictures(host), text(page, tab), page.locator(".sd3-toast.sd3-error").count()
     page.evaluate(f"document.querySelector('#{tab}_generate').click()")
-    end = time.monotonic() + 90
+
+    def new():
+        return [path for path in pictures(host) if path not in before]
+
+    assert until(lambda: new() or page.locator(".sd3-toast.sd3-error").count() > shown, 90), host.log()[-3000:]
+    until(lambda: text(page, tab) != said, 3)  # it may be the same as before
+    return (Image.open(new()[-1]).size if new() else None), text(page, tab)
+
+
+def until(done, seconds):
+    end = time.monotonic() + seconds
     while time.monotonic() < end:
-        time.sleep(0.2)
-        new = [path for path in pictures(host) if path not in before]
-        if new and (tab == "control" or text(page, tab) != said):
-            return Image.open(new[-1]).size, text(page, tab)
-        refused = page.locator(".sd3-toast.sd3-error").count() > shown if tab == "control" else "Nothing was generated" in text(page, tab)
-        if refused and (tab == "control" or text(page, tab) != said):
-            return None, text(page, tab)
-    raise AssertionError(f"nothing came: {text(page, tab)}\n{host.log()[-3000:]}")
+        if found := done():
+            return found
+        time.sleep(0.1)
+    return None
 
 
 def text(page, tab):
@@ -66,9 +72,11 @@ def toasts(page, severity):
     return [toast.inner_text() for toast in page.locator(f".sd3-toast.sd3-{severity}").all()]
 
 
-def dismiss(page):
-    while page.locator(".sd3-toast button").count():
-        page.locator(".sd3-toast button").first.click()
+def dismiss(host, page):
+    """Close every message, once the page has all that there are."""
+    told = host.get("/sdapi/v1/sd3/events")["events"]
+    until(lambda: not told or page.evaluate("Number(sessionStorage.getItem('sd3-seen'))") >= told[-1]["seq"], 5)
+    page.evaluate("document.querySelectorAll('.sd3-toast button').forEach((button) => button.click())")
 
 
 @pytest.mark.parametrize(
@@ -81,7 +89,7 @@ def dismiss(page):
     ],
 )
 def test_a_size_that_does_not_fit(host, page, asked, made):
-    dismiss(page)
+    dismiss(host, page)
     size, words = generate(host, page, width=asked[0], height=asked[1])
     assert size == made
     announced = f"{asked[0]}×{asked[1]}", f"{made[0]}×{made[1]}"
@@ -102,7 +110,7 @@ def test_a_refusal_is_said_under_the_gallery_and_on_top_each_time_anew(host, pag
     host.set(sd3_guard_size="block")
     try:
         for asked in (1000, 1032):
-            dismiss(page)
+            dismiss(host, page)
             size, words = generate(host, page, width=asked, height=asked)
             assert size is None
             assert f"{asked}×{asked}" in words
@@ -115,22 +123,22 @@ def test_a_refusal_is_said_under_the_gallery_and_on_top_each_time_anew(host, pag
 
 
 def test_the_same_message_is_there_once(host, page):
-    dismiss(page)
+    dismiss(host, page)
     for _ in range(2):
         generate(host, page, width=200, height=200)
-    time.sleep(2)
+    time.sleep(2)  # for a second one to come, if there were one
     assert len(toasts(page, "warning")) == 1
 
 
 def test_the_control_tab_has_its_size_mended_and_its_refusals_said_too(host, page):
     """It shows no text of a script: what is on top of the page has to do."""
-    dismiss(page)
+    dismiss(host, page)
     assert generate(host, page, "control", width=1000, height=250)[0] == (1008, 256)
     (toast,) = toasts(page, "warning")
     assert "1008×256" in toast
     host.set(sd3_guard_size="block")
     try:
-        dismiss(page)
+        dismiss(host, page)
         assert generate(host, page, "control", width=1000, height=250)[0] is None
         (toast,) = toasts(page, "error")
         assert "Nothing was generated" in toast
