@@ -81,6 +81,15 @@ def test_mode_warn_changes_nothing():
     assert "is set to warn only" in found.told[0][0].told("tell")
 
 
+def test_what_was_done_is_said_where_there_was_something_to_do():
+    mendable, advice, plain = (Finding("x", kind, "So it is.", "", change) for kind, change in
+                               (("warning", MENDABLE), ("advice", MENDABLE), ("warning", {})))  # fmt: skip
+    assert mendable.told("apply").startswith("So it is. SD3 Deploy has mended it")
+    assert mendable.told("refuse").endswith("Nothing was generated.")
+    assert mendable.told("tell").endswith("set to warn only.")
+    assert advice.told("apply") == plain.told("tell") == "So it is."
+
+
 def test_each_guard_has_a_mode_of_its_own():
     job = Job(MEDIUM, 1000, 1000, steps=0)
     assert guards.check(job, {"size": "off"}).change == {"steps": 28}

@@ -34,8 +34,9 @@ class Finding:
     change: Mapping[str, object] = field(default_factory=dict)
 
     def told(self, done: Action) -> str:
-        """The sentence, with what was done about it; an advice asks for nothing to be done."""
-        return self.message if self.severity == "advice" else f"{self.message} {messages.text(f'guard.{done}')}"
+        """The sentence, with what was done about it, where there was something to be done."""
+        nothing = self.severity == "advice" or (done == "tell" and not self.change)
+        return self.message if nothing else f"{self.message} {messages.text(f'guard.{done}')}"
 
 
 def finding(severity: Severity, id: str, change: Mapping[str, object] | None = None, **values: object) -> Finding:

@@ -119,7 +119,7 @@ def _area(width: int, height: int, model: Model) -> Resolution:
     if least <= ratio <= most:
         return Resolution("ok", width, height)
     better = tuple(_snap(side / math.sqrt(ratio), model) for side in (width, height))
-    megapixels = {"area": f"{width * height / 1e6:.1f}", "trained": f"{model.trained**2 / 1e6:.1f}"}
+    megapixels = {"area": f"{width * height / 1e6:.2g}", "trained": f"{model.trained**2 / 1e6:.2g}"}
     values = {"size": f"{width}×{height}", "better": f"{better[0]}×{better[1]}", **megapixels}
     return Resolution("advice", width, height, "size.far" if ratio > 1 else "size.small", values)
 
