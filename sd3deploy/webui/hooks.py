@@ -23,8 +23,13 @@ class Hooks:
     """All patches of the host. `apply` returns the names of those that found something else than they expect."""
 
     def __init__(self, deployment: Deployment, guarding: Guarding, host: SdNext) -> None:
-        from modules import attention, processing, processing_diffusers, sd_models
+        from modules import processing, processing_diffusers, sd_models
         from pipelines import generic, model_sd3
+
+        try:
+            from modules import attention
+        except ImportError:  # before 2025-11
+            attention = sd_models
 
         self._deployment, self._guarding, self._host = deployment, guarding, host
         self._inside = threading.local()  # set while this thread is inside load_sd3: other models have a text_encoder_3 of T5 too
