@@ -50,7 +50,7 @@ def generate(host, page, tab="txt2img", **fields):
         return [path for path in pictures(host) if path not in before]
 
     assert until(lambda: new() or page.locator(".sd3-toast.sd3-error").count() > shown, 90), host.log()[-3000:]
-    until(lambda: text(page, tab) != said, 10)  # it may be the same as before
+    until(lambda: text(page, tab) not in ("", said), 10)  # it may be the same as before
     return (Image.open(new()[-1]).size if new() else None), text(page, tab)
 
 
