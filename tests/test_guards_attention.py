@@ -90,6 +90,13 @@ def test_with_the_guard_the_picture_is_that_of_an_untouched_pipeline_bit_for_bit
     assert np.array_equal(picture(pipeline, batch), untouched)
 
 
+def test_looking_draws_no_random_numbers(pipeline):
+    attention._default.cache_clear()
+    before = torch.get_rng_state()
+    attention.look(pipeline)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_it_is_said_once(pipeline):
     pipeline.transformer.set_attn_processor(processors.AttnProcessor())
     assert len(guarded(pipeline).told) == 1

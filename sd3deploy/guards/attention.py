@@ -140,6 +140,8 @@ def _code_names(code: types.CodeType) -> set[str]:
 @functools.cache
 def _default() -> Any:
     """Asked of diffusers itself, by making a block: the class has had more than one name. It holds no state, one serves all layers."""
+    import torch
     from diffusers.models.attention import JointTransformerBlock
 
-    return JointTransformerBlock(dim=8, num_attention_heads=1, attention_head_dim=8).attn.processor
+    with torch.device("meta"):  # its random weights would be drawn from the generator that seeds the user's pictures
+        return JointTransformerBlock(dim=8, num_attention_heads=1, attention_head_dim=8).attn.processor
