@@ -21,6 +21,7 @@ from sd3deploy.encoders import choices, load, measure, source, swap
 from sd3deploy.encoders.choices import HOST_DEFAULT, NONE, Choice
 from sd3deploy.errors import RestartRequired, SettingError
 from sd3deploy.events import Events
+from sd3deploy.memory import exhausted
 from sd3deploy.refresh import refresh
 
 __all__ = ["Deployment", "Host", "Wanted"]
@@ -51,7 +52,7 @@ class Host(Protocol):
     def free(self) -> None: ...
     def queue(self) -> AbstractContextManager[Any]: ...
     def queue_is_busy(self) -> bool: ...
-    def job(self, title: str, steps: int) -> AbstractContextManager[Callable[[], None]]: ...
+    def job(self, title: str, steps: int, about: str) -> AbstractContextManager[Callable[[], None]]: ...
     def install_options(self) -> deps.Options: ...
 
 
@@ -92,12 +93,16 @@ class Deployment:
 
     # The ways in
 
-    def change(self) -> None:
-        """A setting was changed: install what is missing, wait for the running job, swap. Raises Sd3Error; then nothing has changed."""
+    def change(self, allow: Callable[[Choice], None] = lambda choice: None) -> None:
+        """A setting was changed: install what is missing, wait for the running job, swap. Raises Sd3Error; then nothing has changed.
+
+        allow: asked before anything is done; raises for a choice that is not to be loaded now.
+        """
         self._failed = None
         try:
             wanted = self.wanted()
             choices.require(wanted.choice, self.host.device())
+            allow(wanted.choice)
             self._install(wanted.choice)  # outside the queue: new files disturb no running job
             if self.host.queue_is_busy():
                 self.events.tell("info", "encoder.waiting", name=wanted.choice.name)
@@ -181,7 +186,7 @@ class Deployment:
             pipeline = self.host.pipeline()
             if not swap.is_sd3(pipeline) or self.placed(pipeline) == wanted:
                 return
-            with self._phase("encoder.loading", name=wanted.choice.name), self.host.job("Load TE", steps=2) as step:
+            with self._phase("encoder.loading", name=wanted.choice.name), self.host.job("Load TE", 2, wanted.choice.name) as step:
                 encoder, found = self._make(wanted)
                 step()
                 tokenizer = swap.tokenizer(pipeline, self.host.facts().model, found) if encoder is not None and found else None
@@ -203,7 +208,7 @@ class Deployment:
         except Exception as error:
             swap.replace(pipeline, old)
             self.host.swapped(pipeline)
-            if load.out_of_memory(error):
+            if exhausted.read(error):
                 raise load.too_large(choice) from error
             raise
 

@@ -73,7 +73,7 @@ class Host:
         return self.lock.locked()
 
     @contextmanager
-    def job(self, title, steps):
+    def job(self, title, steps, about):
         done = []
         yield lambda: done.append(title)
         self.jobs.append((title, len(done), steps))

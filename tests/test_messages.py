@@ -26,6 +26,7 @@ def strings() -> set[str]:
 def test_every_sentence_is_used():
     used = strings()
     composed = ("encoder.", "guard.", "setting.sd3_")  # ids made of a row's id, an action, a setting's key
+    composed += tuple(f"memory.{kind}." for kind in ("verdict", "short", "where", "phase", "part", "change", "plot"))
     unused = [id for id in messages.catalogue("en") if id.removesuffix(".remedy") not in used and not id.startswith(composed)]
     assert unused == []
 

@@ -21,13 +21,16 @@ class Choice:
 
     id: stable, in settings files' place of `name` on the command line. name: what the settings store and the screen shows.
     bytes: resident size of T5-XXL's encoder with bfloat16 as compute type, None where the host decides; measured
-    by bench/encoders.py on full shapes. groups: the optional dependencies of pyproject.toml that it needs.
+    by bench/encoders.py on full shapes. error: of its output, relative to float32, with random weights on the same shapes, mean
+    of three prompts; it ranks the choices and promises nothing about pictures. groups: the optional dependencies of
+    pyproject.toml that it needs.
     backends: the stacks on which it runs. capability: the least CUDA compute capability.
     """
 
     id: str
     name: str
     bytes: int | None
+    error: float | None = None
     groups: tuple[str, ...] = ()
     backends: frozenset[str] = frozenset()
     capability: tuple[int, int] | None = None
@@ -50,12 +53,12 @@ CHOICES = (
     HOST_DEFAULT,
     NONE,
     # SM60 for 4 bit, SM75 for INT8: the hardware table of bitsandbytes 0.50.
-    Choice("fp4", "T5 FP4", 2_653_000_000, ("bitsandbytes",), _BITSANDBYTES, (6, 0)),
-    Choice("nf4", "T5 NF4", 2_653_000_000, ("bitsandbytes",), _BITSANDBYTES, (6, 0)),
-    Choice("uint4", "T5 UINT4 (SDNQ)", 4_542_000_000, backends=_EVERYWHERE),
-    Choice("fp8", "T5 FP8", 4_898_000_000, backends=_EVERYWHERE - {"mps", "directml"}, fp8=True),
-    Choice("int8", "T5 INT8", 5_904_000_000, ("bitsandbytes",), _BITSANDBYTES, (7, 5)),
-    Choice("bf16", "T5 BF16", 9_525_000_000, backends=_EVERYWHERE, bf16=True),
+    Choice("fp4", "T5 FP4", 2_652_519_584, 0.395, ("bitsandbytes",), _BITSANDBYTES, (6, 0)),
+    Choice("nf4", "T5 NF4", 2_652_519_584, 0.296, ("bitsandbytes",), _BITSANDBYTES, (6, 0)),
+    Choice("uint4", "T5 UINT4 (SDNQ)", 4_541_788_160, 0.260, backends=_EVERYWHERE),
+    Choice("fp8", "T5 FP8", 4_898_041_856, 0.086, backends=_EVERYWHERE - {"mps", "directml"}, fp8=True),
+    Choice("int8", "T5 INT8", 5_904_281_600, 0.040, ("bitsandbytes",), _BITSANDBYTES, (7, 5)),
+    Choice("bf16", "T5 BF16", 9_524_621_312, 0.016, backends=_EVERYWHERE, bf16=True),
 )
 
 

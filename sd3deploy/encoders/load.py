@@ -11,11 +11,12 @@ from sd3deploy.encoders.choices import Choice, require
 from sd3deploy.encoders.source import Source, read_file
 from sd3deploy.encoders.t5 import feed_forwards, scaled_fp8_linear, t5_encoder_class
 from sd3deploy.errors import EncoderError
+from sd3deploy.memory import exhausted
 
 if TYPE_CHECKING:
     import transformers
 
-__all__ = ["load", "out_of_memory", "too_large"]
+__all__ = ["load", "too_large"]
 
 
 def load(choice: Choice, source: Source, device: Device, sdnq_config: Callable[[], Any] | None = None) -> transformers.T5EncoderModel:
@@ -33,7 +34,7 @@ def load(choice: Choice, source: Source, device: Device, sdnq_config: Callable[[
     except OSError as error:  # what transformers raises for a missing folder, file or repository, and the network's own errors
         raise EncoderError("encoder.unreadable", source=source.name, error=_first_line(error)) from error
     except Exception as error:
-        if out_of_memory(error):
+        if exhausted.read(error):
             raise too_large(choice) from error
         raise EncoderError("encoder.failed", name=choice.name, error=f"{type(error).__name__}: {_first_line(error)}") from error
     return encoder.eval().requires_grad_(False)
@@ -125,13 +126,6 @@ def _not_noise(record: logging.LogRecord) -> bool:
 def too_large(choice: Choice) -> EncoderError:
     """The error for a choice that did not fit into memory."""
     return EncoderError("encoder.out-of-memory", name=choice.name, size=f"{(choice.bytes or 0) / 1e9:.1f}")
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether an error is one of the spellings of too little memory, on a device or in the system."""
-    import torch
-
-    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "out of memory" in str(error).lower()
 
 
 def _first_line(error: BaseException) -> str:
