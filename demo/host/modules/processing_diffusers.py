@@ -53,6 +53,7 @@ def process_diffusers(p):
     if getattr(pipe, "current_attn_name", None) != shared.opts.cross_attention_optimization:
         attention.set_diffusers_attention(pipe)
     sd_models.apply_balanced_offload(pipe)
+    sd_models.set_vae_options(pipe, op="decode")
     shared.state.update("Base", p.steps, 1)
     try:
         args = _arguments(p, pipe)

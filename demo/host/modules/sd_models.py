@@ -109,6 +109,18 @@ def load_diffuser(checkpoint_info=None, op="model", revision=None):
     shared.opts.save(silent=True)
 
 
+def set_vae_options(sd_model, vae=None, op="model", quiet=False):
+    """How the VAE works, as the settings say now. Without a size of its own a tile is as large as the pictures of the VAE's training."""
+    decoder, opts = sd_model.vae, shared.opts
+    decoder.enable_slicing() if opts.diffusers_vae_slicing else decoder.disable_slicing()
+    if not opts.diffusers_vae_tiling:
+        decoder.disable_tiling()
+        return
+    edge = int(opts.diffusers_vae_tile_size) or decoder.config.sample_size
+    decoder.tile_sample_min_size, decoder.tile_latent_min_size = edge, edge // 2 ** (len(decoder.config.block_out_channels) - 1)
+    decoder.enable_tiling()
+
+
 def reload_text_encoder(initial=False):
     """Put the encoder named by the setting into the loaded model; 'Default' can not bring the original one back."""
     global loaded_te

@@ -68,6 +68,13 @@ def create_settings(cmd_opts):
                                            {"choices": ["native", "compel", "xhinker", "a1111", "fixed"]}),
             "te_shared_te": OptionInfo(True, "Use shared instance of text encoder"),
         }),
+        **options_section(("vae_encoder", "Variational Auto Encoder"), {
+            "diffusers_vae_upcast": OptionInfo("default", "VAE upcasting", gr.Radio, {"choices": ["default", "true", "false"]}),
+            "no_half_vae": OptionInfo(False, "Full precision", gr.Checkbox),
+            "diffusers_vae_slicing": OptionInfo(True, "VAE slicing", gr.Checkbox),
+            "diffusers_vae_tiling": OptionInfo(False, "VAE tiling", gr.Checkbox),
+            "diffusers_vae_tile_size": OptionInfo(0, "VAE tile size", gr.Slider, {"minimum": 0, "maximum": 4096, "step": 8}),
+        }),
         **options_section(("cuda", "Compute Settings"), {
             "cross_attention_optimization": OptionInfo("Scaled-Dot-Product", "Attention method", gr.Radio,
                                                        {"choices": ["Disabled", "Scaled-Dot-Product", "xFormers", "Batch matrix-matrix"]}),
