@@ -11,15 +11,19 @@ from fastapi import HTTPException
 
 from sd3deploy import guards
 from sd3deploy.deployment import Deployment
-from sd3deploy.errors import SettingError
+from sd3deploy.encoders import choices
+from sd3deploy.errors import Sd3Error, SettingError
+from sd3deploy.memory.estimate import OFFLOADS
 from sd3deploy.webui import job
 from sd3deploy.webui.guarding import Guarding
 from sd3deploy.webui.panel import state_line
+from sd3deploy.webui.setup import guided
+from sd3deploy.webui.watching import Watching
 
 __all__ = ["register"]
 
 
-def register(deployment: Deployment, guarding: Guarding) -> None:
+def register(deployment: Deployment, guarding: Guarding, watching: Watching) -> None:
     """Add the routes; called when the host's own API is there."""
     from modules import shared
 
@@ -31,12 +35,14 @@ def register(deployment: Deployment, guarding: Guarding) -> None:
         return {**now, "line": state_line(now)}
 
     def events(since: int = 0, server: str = "") -> dict[str, Any]:
-        """What happened after event number `since` of the process `server`, oldest first, and whether something is under way.
+        """What happened after event number `since` of the process `server`, oldest first, whether something is under way, and the number
+        of the last load or job.
 
         Another process has numbered its events anew: all of them are new to whoever asks with the name of an old one.
         """
         found = deployment.events.since(since if server in ("", process) else 0)
-        return {"server": process, "now": time.time(), "events": [asdict(event) for event in found], "busy": deployment.phase}
+        return {"server": process, "now": time.time(), "events": [asdict(event) for event in found], "busy": deployment.phase,
+                "run": watching.monitor.last.number if watching.monitor.last else 0}  # fmt: skip
 
     def check(
         width: str | None = None,
@@ -63,6 +69,50 @@ def register(deployment: Deployment, guarding: Guarding) -> None:
             raise HTTPException(status_code=422, detail=str(error)) from error
         return guards.check(asked, guarding.modes()).report()
 
+    def memory(
+        width: int = 1024,
+        height: int = 1024,
+        batch: int = 1,
+        guidance: float = 6.0,
+        model: str = "",
+        encoder: str = "",
+        offload: str = "",
+        tiling: bool | None = None,
+    ) -> dict[str, Any]:
+        """What a picture of width × height px would need with the loaded model, or with the published one or the path that is named; what
+        there is, whether it fits, what would make it fit, which T5 to take; and the last runs. All in bytes.
+        """
+        given: dict[str, Any] = {"width": width, "height": height, "batch": batch, "guided": guided(guidance)}
+        given |= {name: 1024 for name in ("width", "height") if given[name] <= 0} | ({"batch": 1} if batch <= 0 else {})
+        try:
+            if offload and offload not in OFFLOADS:
+                raise SettingError("memory.offload-unknown", value=repr(offload)[:60], known=", ".join(OFFLOADS))
+            given |= {"encoder": choices.find(encoder)} if encoder else {}
+            given |= {"offload": offload} if offload else {}
+            given |= {"tiling": tiling} if tiling is not None else {}
+            return watching.report(watching.setup(model, **given))
+        except SettingError as error:
+            raise HTTPException(status_code=422, detail=str(error)) from error
+
+    def runs() -> list[dict[str, Any]]:
+        """The last twenty loads and jobs with all their readings: seconds and bytes."""
+        return [run.report() for run in list(watching.monitor.runs)]
+
+    def apply() -> dict[str, Any]:
+        """Take the recommended text encoder, or the change that lets the model run."""
+        try:
+            return {"done": watching.apply()}
+        except Sd3Error as error:
+            raise HTTPException(status_code=422, detail=str(error)) from error
+
+    def forget() -> dict[str, Any]:
+        """Drop what runs have shown about this machine: the estimates are as published again."""
+        return {"done": watching.forget()}
+
+    shared.api.add_api_route("/sdapi/v1/sd3/memory", memory, methods=["GET"], tags=["SD3 Deploy"])
+    shared.api.add_api_route("/sdapi/v1/sd3/memory/runs", runs, methods=["GET"], tags=["SD3 Deploy"])
+    shared.api.add_api_route("/sdapi/v1/sd3/memory/apply", apply, methods=["POST"], tags=["SD3 Deploy"])
+    shared.api.add_api_route("/sdapi/v1/sd3/memory/corrections", forget, methods=["DELETE"], tags=["SD3 Deploy"])
     shared.api.add_api_route("/sdapi/v1/sd3/check", check, methods=["GET"], tags=["SD3 Deploy"])
     shared.api.add_api_route("/sdapi/v1/sd3/status", status, methods=["GET"], tags=["SD3 Deploy"])
     shared.api.add_api_route("/sdapi/v1/sd3/events", events, methods=["GET"], tags=["SD3 Deploy"])
@@ -70,11 +120,11 @@ def register(deployment: Deployment, guarding: Guarding) -> None:
 
 
 def quiet() -> None:
-    """Keep the polled route out of the host's request log."""
+    """Keep the polled routes out of the host's request log."""
     try:
         from modules.api import validate
     except ImportError:  # hosts before 2026-03 do not log by cost
         return
     costs = getattr(validate, "log_cost", None)
     if isinstance(costs, dict):
-        costs["/sdapi/v1/sd3/events"] = -1
+        costs["/sdapi/v1/sd3/events"] = costs["/sdapi/v1/sd3/memory"] = -1

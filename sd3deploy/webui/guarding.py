@@ -15,7 +15,7 @@ from sd3deploy.errors import JobRefused
 from sd3deploy.webui import job
 from sd3deploy.webui.host import SdNext
 
-__all__ = ["Guarding"]
+__all__ = ["Guarding", "refuse", "refused"]
 
 _FIELDS = ("sampler", "hires_sampler", "steps", "guidance", "prompt_attention")  # what may be changed beside the sizes
 
@@ -30,7 +30,7 @@ class Guarding:
 
     def note(self, p: Any) -> None:
         """The first look at a job: the size as it was asked for. The host cuts it right after this."""
-        if getattr(vars(p).get("init"), "refused", False):  # this job was refused before, and comes again with other values
+        if refused(p):  # before, and it comes again with other values
             del p.init
         if (p.width, p.height) != getattr(p, "sd3_made", None):  # else another frame of a job that has been changed
             p.sd3_asked = (p.width, p.height)
@@ -53,8 +53,8 @@ class Guarding:
             job.apply(p, pipeline, outcome.change)
             p.sd3_made = (p.width, p.height)
             _describe(p, asked, outcome.job, outcome.change)
-        except JobRefused as refused:
-            p.init = _raising(refused)  # what a hook raises is swallowed; the host calls this next
+        except JobRefused as error:
+            refuse(p, error)
         except Exception as error:  # a bug of ours must not cost the user an image
             self.events.fail(error)
 
@@ -71,11 +71,11 @@ class Guarding:
         """A refused job ends with a message: a request is answered with 422, the page shows it under the gallery."""
         try:
             return original(p)
-        except JobRefused as refused:
+        except JobRefused as error:
             if getattr(p, "sd3_api", False):
-                raise HTTPException(status_code=422, detail=str(refused)) from None
+                raise HTTPException(status_code=422, detail=str(error)) from None
             # An error that is raised would be shown as the first one since the start of the server (the host's call_queue).
-            return processing.Processed(p, [], infotexts=[], comments=str(refused))
+            return processing.Processed(p, [], infotexts=[], comments=str(error))
 
     def _attend(self, pipeline: Any) -> None:
         if not is_sd3(pipeline):
@@ -121,9 +121,16 @@ def _describe(p: Any, asked: guards.Job, now: guards.Job, change: Mapping[str, A
         p.extra_generation_params[f"SD3 {name}"] = f"{before} → {after}"
 
 
-def _raising(error: JobRefused) -> Callable[..., None]:
+def refuse(p: Any, error: JobRefused) -> None:
+    """End a job from within a hook of a script: what such a hook raises is swallowed, and the host calls init next."""
+
     def init(*_: Any, **__: Any) -> None:
         raise error
 
     init.refused = True  # type: ignore[attr-defined]
-    return init
+    p.init = init
+
+
+def refused(p: Any) -> bool:
+    """Whether `refuse` was called for this job."""
+    return getattr(vars(p).get("init"), "refused", False)

@@ -1,5 +1,5 @@
 """The points at which the host asks us: while it loads an SD3 model, when it has loaded one, when it has installed packages, when it
-sets attention processors, and around each job.
+sets attention processors, when it reports an error, and around each job.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from sd3deploy.webui import offload
 from sd3deploy.webui.guarding import Guarding
 from sd3deploy.webui.host import SdNext
 from sd3deploy.webui.patch import Patch
+from sd3deploy.webui.watching import Watching
 
 __all__ = ["Hooks"]
 
@@ -22,8 +23,8 @@ __all__ = ["Hooks"]
 class Hooks:
     """All patches of the host. `apply` returns the names of those that found something else than they expect."""
 
-    def __init__(self, deployment: Deployment, guarding: Guarding, host: SdNext) -> None:
-        from modules import processing, processing_diffusers, sd_models
+    def __init__(self, deployment: Deployment, guarding: Guarding, watching: Watching, host: SdNext) -> None:
+        from modules import errors, processing, processing_diffusers, sd_models
         from pipelines import generic, model_sd3
 
         try:
@@ -31,15 +32,16 @@ class Hooks:
         except ImportError:  # before 2025-11
             attention = sd_models
 
-        self._deployment, self._guarding, self._host = deployment, guarding, host
+        self._deployment, self._guarding, self._watching, self._host = deployment, guarding, watching, host
         self._inside = threading.local()  # set while this thread is inside load_sd3: other models have a text_encoder_3 of T5 too
         self._patches = [
             Patch(sd_models, "load_diffuser", self._load_diffuser),
             Patch(model_sd3, "load_sd3", self._load_sd3, ("checkpoint_info",)),
             Patch(generic, "load_text_encoder", self._load_text_encoder, ("repo_id", "cls_name", "subfolder")),
             Patch(attention, "set_diffusers_attention", self._set_attention, ("pipe",)),
-            Patch(processing, "process_images_inner", guarding.inner, ("p",)),
+            Patch(processing, "process_images_inner", self._inner, ("p",)),
             Patch(processing_diffusers, "process_diffusers", self._process_diffusers, ("p",)),
+            Patch(errors, "display", self._display, ("e",)),
         ]
         host.load_default = self._patches[2].original
         if installer := sys.modules.get("installer"):
@@ -53,7 +55,7 @@ class Hooks:
             patch.undo()
 
     def _load_diffuser(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        with self._deployment.busy:
+        with self._deployment.busy, self._watching.loading(self._host.selected()):
             result = original(*args, **kwargs)
             self._deployment.reconcile()  # whatever way the model came in, and whatever load_sd3 could not do
             return result
@@ -62,6 +64,7 @@ class Hooks:
         from modules import sd_models
 
         self._host.loading = sd_models.path_to_repo(checkpoint_info)
+        self._watching.foresee(str(self._host.loading))
         self._inside.sd3 = True
         try:
             return original(checkpoint_info, *args, **kwargs)
@@ -85,7 +88,15 @@ class Hooks:
 
     def _process_diffusers(self, original: Callable[..., Any], p: Any) -> Any:
         self._guarding.last_look()
-        return original(p)
+        return self._watching.run(original, p)
+
+    def _inner(self, original: Callable[..., Any], p: Any) -> Any:
+        return self._watching.inner(lambda p: self._guarding.inner(original, p), p)
+
+    def _display(self, original: Callable[..., Any], e: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(e, BaseException):
+            self._watching.note(e)  # an error that the host has caught
+        return original(e, *args, **kwargs)
 
     def _pip(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         before = packages.snapshot()

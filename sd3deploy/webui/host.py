@@ -7,8 +7,8 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from modules import call_queue, devices, modeldata, sd_models, shared
 from sd3deploy import deps, guards
 from sd3deploy.device import Device, look
 from sd3deploy.encoders.source import Facts
-from sd3deploy.errors import Sd3Error
+from sd3deploy.errors import Sd3Error, SettingError
 from sd3deploy.events import Event
+from sd3deploy.memory.verdict import TILE
 from sd3deploy.webui import offload
 
 __all__ = ["SdNext", "log", "rejection"]
@@ -29,14 +30,19 @@ _DEFAULTS = {
     "sd3_weights": "Automatic",
     "sd3_weights_file": "",
     "sd3_auto_install": True,
+    "sd3_memory": "warn",
+    "sd3_memory_retry": False,
     **{f"sd3_guard_{name}": guards.DEFAULT_MODE for name in guards.GUARDS},
 }
 
 
 class SdNext:
-    """The running webui. `load_default` is the host's own loader of text encoders, set by the hook that wraps it."""
+    """The running webui. `load_default` is the host's own loader of text encoders, set by the hook that wraps it; `watch` is what
+    surrounds the load of an encoder, given its title.
+    """
 
     def __init__(self) -> None:
+        self.watch: Callable[[str], AbstractContextManager[Any]] = lambda title: nullcontext()
         self.load_default: Callable[..., Any] | None = None
         self.loading: str | None = None  # the repository or folder of the model that is being loaded right now
 
@@ -51,6 +57,10 @@ class SdNext:
     def model_name(self) -> str | None:
         checkpoint = getattr(self.pipeline(), "sd_checkpoint_info", None)
         return getattr(checkpoint, "name", None)
+
+    def selected(self) -> str:
+        """The model of the settings, loaded or not."""
+        return str(shared.opts.sd_model_checkpoint)
 
     def facts(self) -> Facts:
         checkpoint = getattr(self.pipeline(), "sd_checkpoint_info", None)
@@ -118,14 +128,58 @@ class SdNext:
         return call_queue.queue_lock.locked()
 
     @contextmanager
-    def job(self, title: str, steps: int) -> Iterator[Callable[[], None]]:
-        """A job of the host's progress display; call what it gives after each step."""
+    def job(self, title: str, steps: int, about: str) -> Iterator[Callable[[], None]]:
+        """A job of the host's progress display, in which `about` is loaded; call what it gives after each step."""
         job = shared.state.begin(title, api=shared.state.api)
         shared.state.sampling_steps = steps
         try:
-            yield shared.state.step
+            with self.watch(about):
+                yield shared.state.step
         finally:
             shared.state.end(job)
+
+    def apply(self, fields: Mapping[str, Any]) -> bool:
+        """Make a change of the core's memory.verdict a setting. Whether it is one: sizes and batches are the job's. Raises Sd3Error."""
+        values = _settings(fields)
+        if not values:
+            return False
+        if (mode := values.pop("diffusers_offload_mode", None)) is not None:
+            with self.queue():
+                offload.switch(self.pipeline(), mode)
+        for key, value in values.items():
+            if not shared.opts.set(key, value) and getattr(shared.opts, key) != value:
+                raise SettingError("memory.not-applied", value=value)
+        shared.opts.save()
+        return True
+
+    @contextmanager
+    def changed(self, fields: Mapping[str, Any], bring: Callable[[Any], Any]) -> Iterator[bool]:
+        """For the time inside, with the queue held: settings as a change wants them. Gives whether they can be changed in a running job.
+
+        bring: called with the name of an encoder to put it into the loaded model, with None for the one of the settings.
+        """
+        values = _settings(fields)
+        if not values:
+            yield False
+            return
+        before = {key: getattr(shared.opts, key, None) for key in values}
+        mode = values.get("diffusers_offload_mode")
+        try:
+            if "encoder" in fields:
+                bring(fields["encoder"])
+            if mode is not None:
+                offload.switch(self.pipeline(), mode)
+            for key in values.keys() - {"sd3_text_encoder", "diffusers_offload_mode"}:
+                shared.opts.data[key] = values[key]
+            shared.state.interrupted = False  # set by the host because of the failure
+            yield True
+        finally:
+            if mode is not None:
+                offload.switch(self.pipeline(), str(before["diffusers_offload_mode"]))
+            for key in values.keys() - {"sd3_text_encoder", "diffusers_offload_mode"}:
+                shared.opts.data[key] = before[key]
+            if "encoder" in fields:
+                bring(None)
 
     def install_options(self) -> deps.Options:
         installer = sys.modules.get("installer")
@@ -142,6 +196,20 @@ class SdNext:
         """Events go to the host's log with their id, so that a screenshot in any language can be searched."""
         level = {"error": log.error, "warning": log.warning}.get(event.severity, log.info)
         level(f'SD3 Deploy: id={event.id} {event.message} {event.remedy}'.rstrip())
+
+
+def _settings(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that stand for a change; empty where a part of it is the job's own, such as its size."""
+    found: dict[str, Any] = {}
+    if fields.keys() & {"width", "height", "batch"}:
+        return found
+    if "encoder" in fields:
+        found["sd3_text_encoder"] = fields["encoder"]
+    if "offload" in fields:
+        found["diffusers_offload_mode"] = fields["offload"]
+    if "tiling" in fields:
+        found |= {"diffusers_vae_tiling": True, "diffusers_vae_tile_size": TILE}
+    return found
 
 
 def rejection(error: Exception) -> Exception:

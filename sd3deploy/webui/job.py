@@ -17,7 +17,7 @@ from sd3deploy.guards.job import MODELS, Hires, Job, Prompt, known, look
 from sd3deploy.guards.number import number
 from sd3deploy.guards.prompt import T5_DEFAULT, T5_MOST, read
 
-__all__ = ["apply", "attention_facts", "facts", "floorable", "question", "restore"]
+__all__ = ["apply", "attention_facts", "facts", "floorable", "largest", "question", "restore"]
 
 # Field of a guards' Job → attribute of p. What is more than an attribute is in apply().
 _ATTRIBUTES = {
@@ -57,6 +57,13 @@ def facts(p: Any, pipeline: Any, name: str, asked: tuple[Any, Any]) -> Job:
         misfits=attention.look(pipeline),
         attention_setting=_attention_setting(),
     )
+
+
+def largest(p: Any) -> tuple[int, int]:
+    """Width and height in px of the larger one of the job's two passes, once its size is final."""
+    width, height = (int(number(side) or 0) or 1024 for side in _size(p, (p.width, p.height)))
+    second = _hires(p)
+    return max((width, height), second.size(width, height) if second else (0, 0), key=lambda size: size[0] * size[1])
 
 
 def attention_facts(pipeline: Any, name: str) -> Job:

@@ -6,7 +6,7 @@ from typing import Any
 
 from modules import devices, sd_models, sd_offload, shared
 
-__all__ = ["apply", "leave_room"]
+__all__ = ["apply", "leave_room", "restore", "switch"]
 
 
 def apply(pipeline: Any, mode: str) -> None:
@@ -41,6 +41,32 @@ def leave_room(encoder: Any) -> None:
     """While a model is being loaded: off the device that it was quantized on, as the host does with its own encoders."""
     if encoder is not None and shared.opts.diffusers_offload_mode != "none":
         sd_models.move_model(encoder, devices.cpu)
+
+
+def restore(pipeline: Any, mode: str) -> None:
+    """After too little memory: a part that was half-way on its way to the device goes back to where the mode wants it."""
+    try:
+        if mode == "balanced":
+            sd_offload.apply_balanced_offload(pipeline, force=True)
+        elif mode == "model":
+            pipeline.maybe_free_model_hooks()
+        elif mode == "none":
+            sd_models.move_model(pipeline, devices.device)
+    except Exception as error:  # the model may be usable all the same, and the next job says so
+        shared.log.warning(f"SD3 Deploy: parts could not be put back: {error}")
+
+
+def switch(pipeline: Any, mode: str) -> None:
+    """Change the mode of a loaded pipeline: the host itself does that only when it loads one."""
+    if pipeline is None or shared.opts.diffusers_offload_mode == mode:
+        return
+    sd_offload.disable_offload(pipeline)
+    if hasattr(pipeline, "remove_all_hooks"):
+        pipeline.remove_all_hooks()
+    pipeline.has_accelerate = False
+    shared.opts.diffusers_offload_mode = mode
+    sd_models.clear_caches(full=True)  # the hook of balanced offload is kept there
+    sd_offload.set_diffuser_offload(pipeline, op="model")
 
 
 def _by_bitsandbytes(encoder: Any) -> bool:

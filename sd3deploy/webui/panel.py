@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
@@ -11,7 +12,9 @@ from modules import scripts_manager
 from sd3deploy import messages, units
 from sd3deploy.deployment import Deployment
 from sd3deploy.encoders import choices
+from sd3deploy.errors import Sd3Error
 from sd3deploy.webui.guarding import Guarding
+from sd3deploy.webui.watching import Watching
 
 __all__ = ["TITLE", "allow_in_control", "script_class", "state_line"]
 
@@ -26,7 +29,7 @@ def allow_in_control() -> None:
         control_extensions.append(TITLE)
 
 
-def script_class(deployment: Deployment, guarding: Guarding) -> type:
+def script_class(deployment: Deployment, guarding: Guarding, watching: Watching) -> type:
     """The host's kind of script, bound to the services. The host makes three instances and calls ui() five times and more."""
 
     class SD3Deploy(scripts_manager.Script):
@@ -51,7 +54,22 @@ def script_class(deployment: Deployment, guarding: Guarding) -> type:
                     info=" · ".join(choices.label(choice, device) for choice in choices.CHOICES[2:]),
                     elem_id=self.elem_id("encoder"),
                 )
+                self.memory()
             return [choice]
+
+        def memory(self) -> None:
+            """What a picture needs (filled in by the page, as the job is being described), and where the memory of the last run went."""
+            gr.HTML('<div class="sd3-memory"></div>', elem_id=self.elem_id("memory"))
+            with gr.Row():
+                apply = gr.Button(messages.text("panel.memory.apply"), elem_id=self.elem_id("apply"))
+                forget = gr.Button(messages.text("panel.memory.forget"), elem_id=self.elem_id("forget"))
+            done = gr.HTML(elem_id=self.elem_id("done"))
+            shown = gr.Plot(value=lambda: watching.figure(), show_label=False, elem_id=self.elem_id("plot"))
+            # Pressed by the page when a run has ended: gradio lets nobody else change a plot.
+            show = gr.Button(messages.text("panel.memory.show"), elem_id=self.elem_id("show"), elem_classes=["sd3-show"])
+            apply.click(fn=lambda: _status(watching.apply), inputs=[], outputs=[done])
+            forget.click(fn=lambda: _status(watching.forget), inputs=[], outputs=[done])
+            show.click(fn=lambda: watching.figure(), inputs=[], outputs=[shown])
 
         def process(self, p: Any, choice: Any = "", *_: Any) -> None:
             # The first hook at which the model, the styles and the overridden settings of a job are final; the queue is held.
@@ -60,6 +78,7 @@ def script_class(deployment: Deployment, guarding: Guarding) -> type:
             if placed and placed.choice is not choices.HOST_DEFAULT:
                 p.extra_generation_params["T5"] = placed.choice.name
             guarding.guard(p)
+            watching.check(p)
 
         def before_process(self, p: Any, *_: Any) -> None:
             guarding.note(p)
@@ -68,6 +87,15 @@ def script_class(deployment: Deployment, guarding: Guarding) -> type:
             processed.comments = "\n".join(filter(None, [processed.comments, *getattr(p, "sd3_said", ())]))
 
     return SD3Deploy
+
+
+def _status(work: Callable[[], str]) -> str:
+    """What a button has done, or why not, as HTML."""
+    try:
+        text = work()
+    except Sd3Error as error:
+        text = str(error)
+    return f'<div role="status">{html.escape(text)}</div>'
 
 
 def state_line(status: dict[str, Any]) -> str:

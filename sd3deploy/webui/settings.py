@@ -15,13 +15,14 @@ from sd3deploy.device import Device
 from sd3deploy.encoders import choices, source
 from sd3deploy.errors import SettingError
 from sd3deploy.webui.host import rejection
+from sd3deploy.webui.watching import DEFAULT_MODE, MODES, Watching
 
 __all__ = ["SECTION", "mend", "register", "table"]
 
 SECTION = ("sd3_deploy", "SD3 Deploy")
 
 
-def register(deployment: Deployment) -> None:
+def register(deployment: Deployment, watching: Watching) -> None:
     """Add the options; called by the host when it builds the settings page.
 
     The encoder comes last because the host applies changed settings in this order: the source of weights has to be known
@@ -35,7 +36,7 @@ def register(deployment: Deployment) -> None:
 
     def change() -> None:
         try:
-            deployment.change()
+            deployment.change(watching.allow)
         except Exception as error:
             raise rejection(error) from error
         shared.opts.data["sd3_text_encoder"] = deployment.wanted().choice.name  # "fp4" was understood, but no list shows it
@@ -44,6 +45,7 @@ def register(deployment: Deployment) -> None:
         try:
             for name in guards.GUARDS:
                 _mode(shared.opts.data.get(f"sd3_guard_{name}", guards.DEFAULT_MODE))
+            _memory_mode(shared.opts.data.get("sd3_memory", DEFAULT_MODE))
         except SettingError as error:
             deployment.events.fail(error, "warning")
             raise rejection(error) from error
@@ -52,6 +54,8 @@ def register(deployment: Deployment) -> None:
     option("sd3_auto_install", True, gr.Checkbox)
     for name in guards.GUARDS:
         option(f"sd3_guard_{name}", guards.DEFAULT_MODE, gr.Radio, {"choices": list(guards.MODES)}, modes)
+    option("sd3_memory", DEFAULT_MODE, gr.Radio, {"choices": list(MODES)}, modes)
+    option("sd3_memory_retry", False, gr.Checkbox)
     option("sd3_weights", source.KINDS[0], gr.Dropdown, lambda: {"choices": list(source.KINDS)})
     option("sd3_weights_file", "", gr.Textbox)
     option(
@@ -72,6 +76,8 @@ def mend(deployment: Deployment) -> None:
         "sd3_weights_file": lambda value: _instance(value, str),
         "sd3_auto_install": lambda value: _instance(value, bool),
         **{f"sd3_guard_{name}": _mode for name in guards.GUARDS},
+        "sd3_memory": _memory_mode,
+        "sd3_memory_retry": lambda value: _instance(value, bool),
     }
     for key, check in valid.items():
         if key not in shared.opts.data:
@@ -89,6 +95,12 @@ def _mode(value: Any) -> Any:
     return value
 
 
+def _memory_mode(value: Any) -> Any:
+    if value not in MODES:
+        raise SettingError("setting.memory-unknown", value=repr(value)[:60], known=", ".join(MODES))
+    return value
+
+
 def _instance(value: Any, kind: type) -> Any:
     if not isinstance(value, kind):
         raise SettingError("setting.wrong-type", value=repr(value)[:60])
@@ -103,5 +115,6 @@ def table(device: Device) -> str:
         size = f"{choice.bytes / 1e9:.1f} GB" if choice.bytes is not None else ""
         cells = "".join(f"<td>{html.escape(text)}</td>" for text in (choice.name, size, reason or choice.sentence))
         kind = "sd3-unsuitable" if reason else "sd3-suitable"
-        rows.append(f'<tr class="{kind}">{cells}</tr>')
+        # The last cell says whether it fits here; the page asks for that, because it changes with the model.
+        rows.append(f'<tr class="{kind}" data-choice="{choice.id}">{cells}<td class="sd3-verdict"></td></tr>')
     return f'<table class="sd3-choices"><tbody>{"".join(rows)}</tbody></table>'

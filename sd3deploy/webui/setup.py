@@ -1,0 +1,128 @@
+"""What the host's settings, the loaded model and a job say about memory, as the core's Setup and Capacity."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from modules import devices, sd_models, shared
+
+from sd3deploy.encoders.choices import HOST_DEFAULT, Choice
+from sd3deploy.encoders.measure import tensors
+from sd3deploy.encoders.swap import is_sd3
+from sd3deploy.errors import Sd3Error
+from sd3deploy.guards.number import number
+from sd3deploy.memory import capacity, sizes
+from sd3deploy.memory.estimate import Setup
+from sd3deploy.webui.host import SdNext
+
+__all__ = ["guided", "room", "setup", "size"]
+
+_bytes: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()  # module → its bytes: they do not change while it lives
+
+
+def setup(host: SdNext, placed: Choice | None, factors: Mapping[str, float], model: str = "", **given: Any) -> Setup | None:
+    """All that decides about memory, with the loaded SD3 model, else with the selected one, or with `model` where it is named.
+
+    placed: the encoder in the loaded pipeline. given: fields of the setup that a job or a question brings, such as encoder, width,
+    height, batch, guided, offload, tiling. None when there is no SD3 model to talk about. Raises SettingError for a `model`
+    that there is not.
+    """
+    encoder = given.get("encoder") or placed or HOST_DEFAULT
+    pipeline = host.pipeline()
+    loaded = is_sd3(pipeline) and model in ("", host.model_name())
+    weights = _loaded(pipeline, host.model_name() or "", encoder is placed) if loaded else _named(model)
+    if weights is None:
+        return None
+    opts, device = shared.opts, host.device()
+    place = room(host)
+    tile = int(number(getattr(opts, "diffusers_vae_tile_size", 0)) or 0)
+    upcast = pipeline.vae.config.get("force_upcast", True) if loaded else True
+    dtype = str(devices.dtype).removeprefix("torch.")
+    fields = {
+        "kind": "cpu" if place.kind == "cpu" else "cuda",
+        "dtype": dtype if dtype in sizes.DTYPES else "float32",
+        "compute": device.compute_dtype,
+        "offload": str(opts.diffusers_offload_mode),
+        "tiling": bool(getattr(opts, "diffusers_vae_tiling", False)),
+        "wide_vae": bool(getattr(opts, "no_half_vae", False)) or (dtype == "float16" and bool(upcast)),
+        "watermark": int(place.total * (number(opts.diffusers_offload_min_gpu_memory) or 0)),
+        "ceiling": int(place.total * (number(opts.diffusers_offload_max_gpu_memory) or 0)),
+        "never": _never(str(getattr(opts, "diffusers_offload_never", "")), pipeline) if loaded else (),
+        "factors": factors,
+    }
+    if tile > 0:
+        weights = replace(weights, tile=tile)
+    return Setup(weights, **{**fields, **given, "encoder": encoder})
+
+
+def guided(scale: Any) -> bool:
+    """Whether the batch is doubled: above 1, and where the host leaves the scale to the pipeline (-1; its default is 7)."""
+    value = number(scale)
+    return value is None or value <= -1 or value > 1
+
+
+def room(host: SdNext) -> capacity.Capacity:
+    """The memory of this machine now."""
+    pipeline = host.pipeline()
+    in_ram = sum(size(part) for part in _parts(pipeline).values() if _on_cpu(part)) if is_sd3(pipeline) else 0
+    fraction = number(getattr(shared.opts, "cuda_mem_fraction", 0)) or 0.0
+    return capacity.look(host.device(), fraction=fraction, in_ram=in_ram)
+
+
+def size(module: Any) -> int:
+    """Bytes of a module as it is, on whatever device."""
+    if module not in _bytes:
+        _bytes[module] = sum(tensor.numel() * tensor.element_size() for tensor in tensors(module))
+    return _bytes[module]
+
+
+def _parts(pipeline: Any) -> dict[str, Any]:
+    return {name: part for name in sizes.PARTS if (part := getattr(pipeline, name, None)) is not None}
+
+
+def _on_cpu(module: Any) -> bool:
+    return getattr(next(module.parameters(), None), "device", devices.cpu).type in ("cpu", "meta")
+
+
+def _loaded(pipeline: Any, name: str, with_encoder: bool) -> sizes.Weights:
+    """The loaded model, measured; its T5 only where that is the one that is asked about."""
+    measured = {part: size(module) for part, module in _parts(pipeline).items() if with_encoder or part != "text_encoder_3"}
+    on_disk = _on_disk(str(sd_models.path_to_repo(pipeline.sd_checkpoint_info)))
+    return sizes.look(pipeline, name, measured, on_disk.t5 if on_disk else sizes.T5_XXL)
+
+
+def _named(model: str) -> sizes.Weights | None:
+    """The model of that name, or the one that is selected in the settings: what lies on the disk, else the published one that is meant."""
+    if model:
+        return sizes.known(model)
+    from modules import sd_checkpoint
+
+    title = str(shared.opts.sd_model_checkpoint)
+    info = getattr(sd_checkpoint, "checkpoint_aliases", {}).get(title)
+    return (_on_disk(str(sd_models.path_to_repo(info))) if info is not None else None) or sizes.guess(title)
+
+
+@lru_cache(maxsize=8)
+def _on_disk(place: str) -> sizes.Weights | None:
+    """What headers say; read once, because a model does not change under its name."""
+    path = Path(place)
+    index = path / "model_index.json"
+    if not (index.is_file() and "StableDiffusion3" in index.read_text("utf-8", "replace")) and path.suffix != ".safetensors":
+        return None
+    try:
+        return sizes.read(path)
+    except Sd3Error:  # not a whole SD3 model, or not readable: whoever loads it will say so
+        return None
+
+
+def _never(setting: str, pipeline: Any) -> tuple[str, ...]:
+    """The parts whose class is in the host's list of modules that balanced offload leaves on the device."""
+    classes = {name.strip() for name in setting.replace(";", ",").split(",")}
+    return tuple(name for name, part in _parts(pipeline).items() if type(part).__name__ in classes)
+
+

@@ -1,0 +1,178 @@
+"""Memory as a person sees it: Chromium on the page, the verdict beside Generate, the second press, the panel and the settings."""
+
+from __future__ import annotations
+
+import shutil
+import time
+
+import pytest
+
+from demo import server
+from tests.browser import opened
+from tests.contract.conftest import AUTH, PROBE, ProbedHost, start
+
+LITTLE = "from sd3deploy.memory import capacity; capacity._ram = lambda: (64 * 10**9, 10**6)"
+PANEL = "#script_txt2img_sd3_deploy_"
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("memory-page")
+    data = server.data_folder(folder / "data", server_rate_limit=0)
+    shutil.copytree(PROBE, data / "extensions" / "sd3-probe", ignore=shutil.ignore_patterns("__pycache__"))
+    started = start(folder, "data", auth=AUTH)
+    yield ProbedHost(started.data, started.url, started.process, started.auth)
+    started.stop()
+
+
+@pytest.fixture(scope="module")
+def page(host):
+    with opened(host) as found:
+        found.locator("button").filter(has_text="Text").first.click()
+        for side in ("width", "height"):
+            write(found, side, 256)
+        yield found
+
+
+@pytest.fixture
+def little(host, page):
+    """Next to no memory, as far as the extension can tell; the page asks anew because something has happened."""
+    host.run("from sd3deploy.memory import capacity; sd3probe.ram = capacity._ram")
+    host.run(LITTLE)
+    write(page, "width", 320)
+    yield
+    host.run("from sd3deploy.memory import capacity; capacity._ram = sd3probe.ram")
+    write(page, "width", 256)
+
+
+def write(page, name, value):
+    box = page.locator(f"#txt2img_{name} input[type=number]").first
+    box.fill(str(value))
+    box.blur()
+
+
+def until(done, seconds=20):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := done():
+            return found
+        time.sleep(0.1)
+    return None
+
+
+def fit(page):
+    return page.locator("#sd3-fit-txt2img").inner_text()
+
+
+def need(page):
+    """The sentence up to where it says what is free, which changes by itself."""
+    return fit(page).partition(" of ")[0]
+
+
+def pictures(host):
+    return len(list((host.data / "outputs").rglob("*.*")))
+
+
+def press(page):
+    page.evaluate("document.querySelector('#txt2img_generate').click()")
+
+
+def errors(page):
+    return page.locator(".sd3-toast.sd3-error").count()
+
+
+def dismiss(page):
+    page.evaluate("document.querySelectorAll('.sd3-toast button').forEach((button) => button.click())")
+
+
+def opened_panel(page):
+    head = page.locator(f"{PANEL}panel .label-wrap").first
+    if not page.locator(f"{PANEL}apply").is_visible():
+        head.scroll_into_view_if_needed()
+        head.click()
+    page.locator(f"{PANEL}apply").wait_for(state="visible", timeout=10_000)
+
+
+def test_the_verdict_stands_beside_generate_and_follows_the_size(host, page):
+    for width in (1024, 512, 256):
+        write(page, "width", width)
+        expected = host.get("/sdapi/v1/sd3/memory", params={"width": width, "height": 256})["line"].partition(" of ")[0]
+        assert expected.startswith("Fits: needs")
+        assert until(lambda expected=expected: need(page) == expected), (need(page), expected)
+    button, line = (page.locator(where).bounding_box() for where in ("#txt2img_generate", "#sd3-fit-txt2img"))
+    assert abs(line["y"] - (button["y"] + button["height"])) < 80
+
+
+def test_what_does_not_fit_is_held_back_until_the_second_press(host, page, little):
+    assert until(lambda: fit(page).startswith("Does not fit")), fit(page)
+    assert "sd3-no" in page.locator("#sd3-fit-txt2img").get_attribute("class")
+    dismiss(page)
+    before, shown = pictures(host), errors(page)
+    press(page)
+    assert until(lambda: errors(page) > shown)
+    toast = page.locator(".sd3-toast.sd3-error").last.inner_text()
+    assert "Does not fit" in toast
+    assert "Press Generate again within 30 seconds" in toast
+    assert until(lambda: "Press Generate again" in page.locator("#html_log_txt2img").last.inner_text())
+    assert pictures(host) == before
+    press(page)
+    assert until(lambda: pictures(host) > before, 60)
+    dismiss(page)
+
+
+def test_in_mode_block_no_press_goes_on(host, page, little):
+    host.set(sd3_memory="block")
+    try:
+        before = pictures(host)
+        for _ in range(2):
+            dismiss(page)
+            press(page)
+            assert until(lambda: errors(page) > 0)
+        time.sleep(1)
+        assert pictures(host) == before
+        assert "Press Generate again" not in page.locator(".sd3-toast.sd3-error").last.inner_text()
+    finally:
+        host.set(sd3_memory="warn")
+        dismiss(page)
+
+
+def test_the_panel_shows_the_parts_and_the_last_run_as_a_plot(host, page):
+    opened_panel(page)
+    before = pictures(host)
+    press(page)
+    assert until(lambda: pictures(host) > before, 60)
+    parts = page.locator(f"{PANEL}memory .sd3-parts")
+    assert until(lambda: parts.count() == 1)
+    for name in ("Transformer", "CLIP-L", "CLIP-G", "T5", "VAE", "Together"):
+        assert name in parts.inner_text()
+    plot = page.locator(f"{PANEL}plot img")
+    assert until(lambda: plot.count() == 1 and plot.evaluate("one => one.naturalWidth") > 300)
+    first = plot.get_attribute("src")
+    press(page)
+    assert until(lambda: page.locator(f"{PANEL}plot img").get_attribute("src") != first, 60)
+
+
+def test_one_click_takes_what_is_recommended(host, page):
+    opened_panel(page)
+    page.locator(f"{PANEL}apply").click()
+    assert until(lambda: host.get("/sdapi/v1/sd3/status")["encoder"] == "T5 BF16", 60)
+    assert until(lambda: "T5 BF16" in page.locator(f"{PANEL}done").last.inner_text())
+    host.set(sd3_text_encoder="Host default")
+
+
+def test_the_settings_say_for_each_choice_whether_it_fits(page):
+    cells = page.evaluate("[...document.querySelectorAll('.sd3-choices tr .sd3-verdict')].map((cell) => cell.textContent)")
+    assert cells.count("fits") == 7
+
+
+def test_nothing_of_a_name_is_taken_for_html(host, page):
+    """The plot's title and the messages hold names that a user or a file has given."""
+    host.run("""
+        import gc
+        watching = next(one for one in gc.get_objects() if type(one).__name__ == "Watching")
+        watching.events.add("error", "memory.verdict.no", "<img src=x onerror=window.sd3hacked=1>", "<b>bold</b>", job=True)
+    """)
+    press(page)  # the page looks for news
+    assert until(lambda: page.locator(".sd3-toast", has_text="<img").count() == 1)
+    assert page.evaluate("window.sd3hacked") is None
+    dismiss(page)
