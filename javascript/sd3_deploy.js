@@ -1,4 +1,4 @@
-// Toasts and the panel's state line of SD3 Deploy. gradio's own toasts can not be seen in ModernUI, and know nothing of work
+// Toasts, the panel's state line, and whether a picture will fit into memory, of SD3 Deploy. gradio's own toasts can not be seen in ModernUI, and know nothing of work
 // that the API or another page has started. Asks the server while something is under way or has just been asked for, and once
 // a minute otherwise; never while the page is hidden.
 
@@ -13,6 +13,7 @@
   let server = sessionStorage.getItem('sd3-server');
   let awakeUntil = 0;
   let timer = null;
+  let lastRun = -1; // the number of the last load or job of the server
 
   const get = async (path) => {
     const base = window.api || '/sdapi/v1';
@@ -52,6 +53,74 @@
     if (TOAST_MS[event.severity]) setTimeout(() => box.remove(), TOAST_MS[event.severity]);
   };
 
+  // What the page asks for, in each tab: the fields hold the size, whatever theme has moved them where.
+  const TABS = ['txt2img', 'img2img', 'control'];
+  const FIELDS = { width: ['width', 'before_resize_width'], height: ['height', 'before_resize_height'], batch: ['batch_size'], guidance: ['cfg_scale'] };
+  const field = (tab, names) => names.map((name) => document.querySelector(`#${tab}_${name} input[type=number]`)).find((el) => el && el.value !== '');
+  const job = (tab) => Object.entries(FIELDS)
+    .map(([name, ids]) => [name, field(tab, ids)])
+    .filter(([, el]) => el)
+    .map(([name, el]) => `${name}=${encodeURIComponent(el.value)}`)
+    .join('&');
+
+  const hint = (tab) => { // the line beside Generate
+    const button = document.getElementById(`${tab}_generate`);
+    const place = button && (button.closest('[id$="_results_header_panel"]') || button.parentElement); // ModernUI keeps it in a bar of icons
+    if (!place) return null;
+    let line = document.getElementById(`sd3-fit-${tab}`);
+    if (!line) {
+      line = element('div', 'sd3-fit', '');
+      line.id = `sd3-fit-${tab}`;
+      line.setAttribute('role', 'status');
+    }
+    if (line.previousElementSibling !== place) place.after(line); // ModernUI moves the button when all else is there
+    return line;
+  };
+
+  const gigabytes = (bytes) => (bytes >= 1e8 ? `${(bytes / 1e9).toFixed(1)} GB` : `${(bytes / 1e6).toFixed(1)} MB`);
+
+  const table = (rows) => {
+    const el = element('table', 'sd3-parts', '');
+    for (const cells of rows) {
+      const row = el.insertRow();
+      for (const text of cells) row.insertCell().textContent = text;
+    }
+    return el;
+  };
+
+  let asked = {}; // tab → the question whose answer is shown
+  const showMemory = async (anew) => {
+    if (anew) asked = {};
+    for (const tab of TABS) {
+      const line = hint(tab);
+      const question = job(tab);
+      if (!line || asked[tab] === question) continue;
+      asked[tab] = question;
+      const answer = await get(`memory?${question}`);
+      const kind = answer.verdict ? answer.verdict.answer : 'unknown';
+      line.textContent = kind === 'unknown' ? '' : [answer.line, answer.change ? answer.change.sentence : ''].join(' ').trim();
+      line.className = `sd3-fit sd3-${kind}`;
+      const panel = document.querySelector(`#script_${tab}_sd3_deploy_memory .sd3-memory`);
+      if (panel) {
+        panel.replaceChildren(element('p', '', answer.line));
+        if (answer.table) panel.append(table(answer.table.map(([name, bytes]) => [name, gigabytes(bytes)])));
+        if (answer.advice) panel.append(element('p', '', answer.advice));
+      }
+      for (const [id, one] of Object.entries(answer.choices || {})) {
+        document.querySelectorAll(`.sd3-choices tr[data-choice="${id}"] .sd3-verdict`).forEach((el) => {
+          el.textContent = one.short;
+          el.title = one.sentence;
+        });
+      }
+      const run = (answer.runs || []).slice(-1)[0];
+      if (run && run.number !== shownRun) {
+        shownRun = run.number;
+        document.querySelectorAll('.sd3-show').forEach((el) => el.click());
+      }
+    }
+  };
+  let shownRun = 0;
+
   const showState = async () => {
     const lines = document.querySelectorAll('.sd3-state');
     if (lines.length === 0) return;
@@ -74,6 +143,8 @@
         if (answer.now - event.time < RECENT_S) toast(event);
       }
       if (answer.events.length > 0) await showState();
+      if (answer.run !== lastRun || answer.events.length > 0) await showMemory(true);
+      lastRun = answer.run;
       sessionStorage.setItem('sd3-seen', seen);
       busy = Boolean(answer.busy);
     } catch (err) {
@@ -97,7 +168,14 @@
     document.addEventListener('click', (e) => {
       if (e.target.closest && e.target.closest('#settings_submit, #quicksettings, [id$="_generate"]')) wake();
     }, true);
-    if (window.onOptionsChanged) window.onOptionsChanged(wake);
+    if (window.onAfterUiUpdate) window.onAfterUiUpdate(() => TABS.forEach(hint));
+    if (window.onOptionsChanged) window.onOptionsChanged(() => { wake(); showMemory(true).catch(console.debug); });
+    let typing = null;
+    document.addEventListener('input', (e) => {
+      if (!e.target.matches || !e.target.matches('input[type=number], input[type=range]')) return;
+      if (typing) clearTimeout(typing);
+      typing = setTimeout(() => showMemory(false).catch(console.debug), 300);
+    }, true);
     wake();
   };
 
