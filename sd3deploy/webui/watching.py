@@ -94,7 +94,10 @@ class Watching:
             "change": {"fields": dict(change.fields), "sentence": change.sentence} if change else None,
             "recommendation": advice.choice.name if advice.choice else None,
             "advice": _advice(advice),
-            "choices": {choice.id: vars(one) | {"sentence": one.sentence, "short": one.short} for choice, one in advice.considered},
+            "choices": {
+                choice.id: vars(one) | {"sentence": one.sentence, "short": _short(one, choice is advice.choice)}
+                for choice, one in advice.considered
+            },
             "table": [
                 *([messages.text(f"memory.part.{name}"), size] for name, size in found.parts.items()),
                 [messages.text("memory.total"), found.total],
@@ -358,6 +361,11 @@ def _expected(found: Estimate, there: Capacity) -> dict[str, Any]:
         "on_device": not on_cpu,
         "verdict": verdict.judge(found, there).answer,
     }
+
+
+def _short(one: verdict.Verdict, recommended: bool) -> str:
+    """For the choice's row in the settings."""
+    return messages.text("memory.short.recommended", short=one.short) if recommended else one.short
 
 
 def _advice(advice: verdict.Advice) -> str:
