@@ -28,7 +28,7 @@ def device(backend, torch="cuda:0"):
     return Device(torch, backend, "a card")
 
 
-def cuda(total=24 * GIB, free=20 * GIB, reserved=0, started=True, asked=None):
+def cuda(total=24 * GIB, free=20 * GIB, reserved=0, asked=None):
     """torch, as far as it is asked about a CUDA device. asked: a list that gets the devices."""
 
     def of(value):
@@ -39,9 +39,7 @@ def cuda(total=24 * GIB, free=20 * GIB, reserved=0, started=True, asked=None):
 
         return answer
 
-    return SimpleNamespace(
-        cuda=SimpleNamespace(is_initialized=lambda: started, mem_get_info=of((free, total)), memory_reserved=of(reserved))
-    )
+    return SimpleNamespace(cuda=SimpleNamespace(mem_get_info=of((free, total)), memory_reserved=of(reserved)))
 
 
 @pytest.mark.parametrize("backend", ["cuda", "rocm", "zluda"])
@@ -57,13 +55,6 @@ def test_cuda_and_what_calls_itself_so(backend):
 
 def test_where_nobody_else_is_there_are_no_others():
     assert look(device("cuda"), torch=cuda(free=24 * GIB - CONTEXT // 2)).others == 0
-
-
-def test_a_context_that_is_still_to_come_is_counted():
-    found = look(device("cuda"), torch=cuda(free=20 * GIB, reserved=99 * GIB, started=False))
-    assert found.usable == 20 * GIB - CONTEXT
-    assert found.others == 4 * GIB
-    assert look(device("cuda"), torch=cuda(free=CONTEXT // 2, started=False)).usable == 0
 
 
 @pytest.mark.parametrize(("fraction", "usable"), [(0.0, 20 * GIB), (0.5, 12 * GIB), (0.9, 20 * GIB), (1.0, 20 * GIB)])

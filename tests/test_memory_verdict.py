@@ -358,6 +358,14 @@ def test_unified_memory_is_one():
     assert judge(found(gpu=600, ram=500), there) == Verdict("no", "denoise", "gpu", 1100, 1000)
 
 
+def test_what_moves_through_unified_memory_is_there_once():
+    """While it is loaded; 24 GiB are enough for all of SD3 medium."""
+    there = Capacity("mps", "Apple GPU", total=18 * GIB, usable=18 * GIB, ram_total=24 * GIB, ram_usable=20 * GIB, unified=True)
+    asked = Setup(MODELS["sd3-medium"], CHOICES[-1], offload="none")
+    assert judge(estimate(asked), there).phase == "decode"
+    assert judge(estimate(asked), there).answer == "tight"
+
+
 def test_a_device_that_tells_nothing():
     with_ram = Capacity("unknown", ram_total=1300, ram_usable=1000)
     assert judge(found(gpu=10**12), Capacity("unknown")) == Verdict("unknown")

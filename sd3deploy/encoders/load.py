@@ -32,6 +32,8 @@ def load(choice: Choice, source: Source, device: Device, sdnq_config: Callable[[
     except EncoderError:
         raise
     except OSError as error:  # what transformers raises for a missing folder, file or repository, and the network's own errors
+        if exhausted.read(error):  # Windows has one of its own for that
+            raise too_large(choice) from error
         raise EncoderError("encoder.unreadable", source=source.name, error=_first_line(error)) from error
     except Exception as error:
         if exhausted.read(error):

@@ -56,38 +56,36 @@ def look(device: Device, *, fraction: float = 0.0, in_ram: int = 0, torch: Any =
     found = _FACTS.get(kind, _none)(torch, device.torch)
     if found is None:
         return Capacity("unknown", device.name, ram_total=ram_total, ram_usable=ram_usable)
-    free, total, own, started = found
-    context = constants(kind).context
-    usable = free + own if started else max(0, free - context)
-    others = max(0, total - free - own - (context if started else 0))
+    free, total, own = found
+    usable = free + own
+    others = max(0, total - free - own - constants(kind).context)
     if fraction > 0:
         usable = min(usable, int(total * fraction))
     spills = sys.platform == "win32" and kind in ("cuda", "rocm", "zluda")
     return Capacity(kind, device.name, total, usable, others, ram_total, ram_usable, kind == "mps", spills)
 
 
-# Each gives (free, total, what this process holds, whether it has a context on the device yet), or None where the device does not tell.
+# Each gives (free, total, what the tensors of this process hold), or None where the device does not tell.
 
 
-def _cuda(torch: Any, device: str) -> tuple[int, int, int, bool] | None:
-    started = torch.cuda.is_initialized()
-    free, total = torch.cuda.mem_get_info(device)
-    return free, total, torch.cuda.memory_reserved(device) if started else 0, started
+def _cuda(torch: Any, device: str) -> tuple[int, int, int] | None:
+    free, total = torch.cuda.mem_get_info(device)  # makes the context of this process if there is none yet: it is no longer free
+    return free, total, torch.cuda.memory_reserved(device)
 
 
-def _xpu(torch: Any, device: str) -> tuple[int, int, int, bool] | None:
+def _xpu(torch: Any, device: str) -> tuple[int, int, int] | None:
     own = torch.xpu.memory_reserved(device)
     if hasattr(torch.xpu, "mem_get_info"):
         free, total = torch.xpu.mem_get_info(device)
     else:  # before torch 2.6 there is no telling what other programs hold
         total = torch.xpu.get_device_properties(device).total_memory
         free = total - own
-    return free, total, own, True
+    return free, total, own
 
 
-def _mps(torch: Any, device: str) -> tuple[int, int, int, bool] | None:
+def _mps(torch: Any, device: str) -> tuple[int, int, int] | None:
     total, own = torch.mps.recommended_max_memory(), torch.mps.driver_allocated_memory()
-    return max(0, total - own), total, own, True
+    return max(0, total - own), total, own
 
 
 def _none(torch: Any, device: str) -> None:

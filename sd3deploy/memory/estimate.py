@@ -170,10 +170,12 @@ def _by_bitsandbytes(setup: Setup) -> bool:
 
 
 def _leaf(setup: Setup, parts: Mapping[str, int], name: str) -> int:
-    """The largest single layer of a part: T5's embedding; elsewhere a tenth (SD3.5 medium's position embeddings, CLIP-G's tokens: 9 %)."""
+    """The largest single layer of a part: T5's embedding; elsewhere a tenth (SD3.5 medium's position embeddings, CLIP-G's tokens: 9 %),
+    and no more than the largest that is known, those position embeddings.
+    """
     if name == "text_encoder_3" and setup.weights.t5:
         return min(parts[name], setup.weights.t5.vocab_size * setup.weights.t5.d_model * DTYPES[setup.compute])
-    return parts[name] // 10
+    return min(parts[name] // 10, 226_492_416 * DTYPES[setup.dtype])
 
 
 def _temporary(setup: Setup) -> int:

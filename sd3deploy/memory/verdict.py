@@ -54,7 +54,9 @@ def judge(found: Estimate, capacity: Capacity) -> Verdict:
     """Compare an estimate with what there is, phase by phase."""
     worst = Verdict("unknown")
     for phase, need in found.phases.items():
-        gpu = need.gpu + (need.ram if capacity.unified else 0)
+        gpu = need.gpu
+        if capacity.unified:  # while a model is loaded the same bytes move from the one to the other
+            gpu = max(need.gpu, need.ram) if phase == "load" else need.gpu + need.ram
         for where, wanted, usable in (("gpu", gpu, capacity.usable), ("ram", need.ram, capacity.ram_usable)):
             known = capacity.total if where == "gpu" else capacity.ram_total and not capacity.unified
             if not known or not wanted:
@@ -138,11 +140,10 @@ def _steps(setup: Setup, suitable: list[Choice]) -> list[list[dict[str, Any]]]:
     """For each kind of change its possible values, from the least to the strongest."""
     size = estimate(setup).parts.get("text_encoder_3", 0)
     encoders = [choice for choice in _by_error(suitable) if _t5(setup, choice) < size]
-    modes = ("balanced", "model", "sequential")
-    weaker = modes[modes.index(setup.offload) + 1 :] if setup.offload in modes else modes if setup.offload == "none" else ()
+    modes = [mode for mode in ("balanced", "model", "sequential") if mode != setup.offload and setup.offload != "sequential"]
     return [
         [{"encoder": choice.name} for choice in encoders],
-        [{"offload": mode} for mode in weaker] if setup.kind != "cpu" else [],
+        [{"offload": mode} for mode in modes] if setup.kind != "cpu" else [],
         [{"tiling": True}] if not setup.tiling else [],
         [{"width": width, "height": height} for width, height in _smaller(setup.width, setup.height)],
         [{"batch": count} for count in range(setup.batch - 1, 0, -1)],
