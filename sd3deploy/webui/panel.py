@@ -64,7 +64,7 @@ def script_class(deployment: Deployment, guarding: Guarding, watching: Watching)
                 apply = gr.Button(messages.text("panel.memory.apply"), elem_id=self.elem_id("apply"))
                 forget = gr.Button(messages.text("panel.memory.forget"), elem_id=self.elem_id("forget"))
             done = gr.HTML(elem_id=self.elem_id("done"))
-            shown = gr.Plot(value=lambda: watching.figure(), show_label=False, elem_id=self.elem_id("plot"))
+            shown = gr.Plot(value=lambda: watching.figure(), show_label=False, elem_id=self.elem_id("plot"), elem_classes=["sd3-plot"])
             # Pressed by the page when a run has ended: gradio lets nobody else change a plot.
             show = gr.Button(messages.text("panel.memory.show"), elem_id=self.elem_id("show"), elem_classes=["sd3-show"])
             apply.click(fn=lambda: _status(watching.apply), inputs=[], outputs=[done])
