@@ -68,6 +68,9 @@ class Hooks:
         self._inside.sd3 = True
         try:
             return original(checkpoint_info, *args, **kwargs)
+        except Exception as error:
+            self._watching.note(error)  # the host may do no more than log it
+            raise
         finally:
             self._host.loading = None
             self._inside.sd3 = False
