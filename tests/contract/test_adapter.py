@@ -57,7 +57,7 @@ def test_a_job_shows_its_progress(adapter):
     code = """
 from modules import shared
 shared.state.api = True
-with sdnext.job("Load TE", 2) as step:
+with sdnext.job("Load TE", 2, "T5 FP4") as step:
     step()
     result = [shared.state.job, shared.state.sampling_step, shared.state.sampling_steps, shared.state.api]
 result.append(shared.state.job)
