@@ -27,6 +27,7 @@ def register(deployment: Deployment, guarding: Guarding, watching: Watching) -> 
     """Add the routes; called when the host's own API is there."""
     from modules import shared
 
+    forecast = watching.forecast
     process = f"{os.getpid()}-{time.time():.0f}"  # a restart by exec keeps the process id
 
     def status() -> dict[str, Any]:
@@ -90,9 +91,10 @@ def register(deployment: Deployment, guarding: Guarding, watching: Watching) -> 
             given |= {"encoder": choices.find(encoder)} if encoder else {}
             given |= {"offload": offload} if offload else {}
             given |= {"tiling": tiling} if tiling is not None else {}
-            return watching.report(watching.setup(model, **given))
+            report = forecast.report(forecast.setup(model, **given))
         except SettingError as error:
             raise HTTPException(status_code=422, detail=str(error)) from error
+        return report | {"runs": [run.summary() for run in list(watching.monitor.runs)]}
 
     def runs() -> list[dict[str, Any]]:
         """The last twenty loads and jobs with all their readings: seconds and bytes."""
@@ -101,13 +103,13 @@ def register(deployment: Deployment, guarding: Guarding, watching: Watching) -> 
     def apply() -> dict[str, Any]:
         """Take the recommended text encoder, or the change that lets the model run."""
         try:
-            return {"done": watching.apply()}
+            return {"done": forecast.apply()}
         except Sd3Error as error:
             raise HTTPException(status_code=422, detail=str(error)) from error
 
     def forget() -> dict[str, Any]:
         """Drop what runs have shown about this machine: the estimates are as published again."""
-        return {"done": watching.forget()}
+        return {"done": forecast.forget()}
 
     shared.api.add_api_route("/sdapi/v1/sd3/memory", memory, methods=["GET"], tags=["SD3 Deploy"])
     shared.api.add_api_route("/sdapi/v1/sd3/memory/runs", runs, methods=["GET"], tags=["SD3 Deploy"])

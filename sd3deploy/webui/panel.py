@@ -67,8 +67,8 @@ def script_class(deployment: Deployment, guarding: Guarding, watching: Watching)
             shown = gr.Plot(value=lambda: watching.figure(), show_label=False, elem_id=self.elem_id("plot"), elem_classes=["sd3-plot"])
             # Pressed by the page when a run has ended: gradio lets nobody else change a plot.
             show = gr.Button(messages.text("panel.memory.show"), elem_id=self.elem_id("show"), elem_classes=["sd3-show"])
-            apply.click(fn=lambda: _status(watching.apply), inputs=[], outputs=[done])
-            forget.click(fn=lambda: _status(watching.forget), inputs=[], outputs=[done])
+            apply.click(fn=lambda: _status(watching.forecast.apply), inputs=[], outputs=[done])
+            forget.click(fn=lambda: _status(watching.forecast.forget), inputs=[], outputs=[done])
             show.click(fn=lambda: watching.figure(), inputs=[], outputs=[shown])
 
         def process(self, p: Any, choice: Any = "", *_: Any) -> None:
@@ -78,7 +78,7 @@ def script_class(deployment: Deployment, guarding: Guarding, watching: Watching)
             if placed and placed.choice is not choices.HOST_DEFAULT:
                 p.extra_generation_params["T5"] = placed.choice.name
             guarding.guard(p)
-            watching.check(p)
+            watching.forecast.check(p)
 
         def before_process(self, p: Any, *_: Any) -> None:
             guarding.note(p)

@@ -14,15 +14,15 @@ from sd3deploy.deployment import Deployment
 from sd3deploy.device import Device
 from sd3deploy.encoders import choices, source
 from sd3deploy.errors import SettingError
+from sd3deploy.webui.forecast import DEFAULT_MODE, MODES, Forecast
 from sd3deploy.webui.host import rejection
-from sd3deploy.webui.watching import DEFAULT_MODE, MODES, Watching
 
 __all__ = ["SECTION", "mend", "register", "table"]
 
 SECTION = ("sd3_deploy", "SD3 Deploy")
 
 
-def register(deployment: Deployment, watching: Watching) -> None:
+def register(deployment: Deployment, forecast: Forecast) -> None:
     """Add the options; called by the host when it builds the settings page.
 
     The encoder comes last because the host applies changed settings in this order: the source of weights has to be known
@@ -36,7 +36,7 @@ def register(deployment: Deployment, watching: Watching) -> None:
 
     def change() -> None:
         try:
-            deployment.change(watching.allow)
+            deployment.change(forecast.allow)
         except Exception as error:
             raise rejection(error) from error
         shared.opts.data["sd3_text_encoder"] = deployment.wanted().choice.name  # "fp4" was understood, but no list shows it
