@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-__all__ = ["chromium", "opened"]
+__all__ = ["chromium", "opened", "until"]
 
 
 def chromium() -> str:
@@ -39,3 +40,13 @@ def opened(host: Any) -> Iterator[Any]:
             yield page
         finally:
             browser.close()
+
+
+def until(done: Callable[[], Any], seconds: float = 20) -> Any:
+    """What `done` gives as soon as that is something; None when it is nothing for so long."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := done():
+            return found
+        time.sleep(0.1)
+    return None

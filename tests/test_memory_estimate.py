@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from sd3deploy.encoders.choices import CHOICES, HOST_DEFAULT, NONE, find
 from sd3deploy.memory import estimate as module
 from sd3deploy.memory.estimate import OFFLOADS, PHASES, Setup, balanced_defaults, constants, estimate
-from sd3deploy.memory.sizes import DTYPES, MODELS, PARTS, T5_XXL, Part, T5Shape, Weights, tiled
+from sd3deploy.memory.sizes import MODELS, PARTS, Part, Weights, tiled
+from sd3deploy.memory.t5_shape import DTYPES, T5_XXL, T5Shape
 
 GIB = 2**30
 MEDIUM = MODELS["sd3-medium"]

@@ -21,7 +21,8 @@ from sd3deploy.encoders.load import load
 from sd3deploy.encoders.measure import measure, tensors
 from sd3deploy.errors import SettingError
 from sd3deploy.memory import sizes
-from sd3deploy.memory.sizes import DTYPES, MODELS, PARTS, T5_XXL, Part, T5Shape
+from sd3deploy.memory.sizes import MODELS, PARTS, Part
+from sd3deploy.memory.t5_shape import DTYPES, T5_XXL, T5Shape
 from tests.test_encoders_load import sdnq_config
 
 CPU = Device("cpu", "cpu", "CPU")

@@ -12,6 +12,7 @@ from sd3deploy.encoders import choices
 from sd3deploy.errors import SettingError
 from sd3deploy.memory import capacity, sizes, verdict
 from sd3deploy.memory.estimate import OFFLOADS, Setup, balanced_defaults, estimate
+from sd3deploy.memory.t5_shape import DTYPES
 
 __all__ = ["add", "arguments", "gigabytes", "run", "setup"]
 
@@ -36,7 +37,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--guidance", type=float, default=6.0, metavar="SCALE", help="above 1 the batch is doubled")
     parser.add_argument("--offload", choices=OFFLOADS, default="balanced", help="the host's model offload mode (default: %(default)s)")
     parser.add_argument("--tiling", action="store_true", help="the VAE decodes in tiles of 512 px")
-    parser.add_argument("--dtype", choices=sizes.DTYPES, default="bfloat16", help="in which the model is loaded (default: %(default)s)")
+    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="in which the model is loaded (default: %(default)s)")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="what computes (default: %(default)s)")
     parser.add_argument("--ram", type=gigabytes, default=0, metavar="GB", help="of the machine; without it RAM is taken to suffice")
     parser.add_argument("--json", action="store_true", help="bytes, as JSON")

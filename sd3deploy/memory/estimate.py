@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from sd3deploy.encoders.choices import HOST_DEFAULT, NONE, Choice
-from sd3deploy.memory.sizes import DTYPES, Weights
+from sd3deploy.memory.sizes import Weights
+from sd3deploy.memory.t5_shape import DTYPES
 
 __all__ = ["OFFLOADS", "PHASES", "Constants", "Estimate", "Need", "Setup", "balanced_defaults", "constants", "estimate"]
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from sd3deploy.encoders.choices import HOST_DEFAULT, NONE, Choice
 from sd3deploy.errors import SettingError
+from sd3deploy.memory.t5_shape import DTYPES, T5_XXL, T5Shape
 
-__all__ = ["DTYPES", "MODELS", "PARTS", "T5_XXL", "Part", "T5Shape", "Weights", "guess", "known", "look", "read", "tiled"]
+__all__ = ["MODELS", "PARTS", "Part", "Weights", "guess", "known", "look", "read", "tiled"]
 
 PARTS = ("transformer", "text_encoder", "text_encoder_2", "text_encoder_3", "vae")  # CLIP-L, CLIP-G, T5: as the pipeline names them
-DTYPES = {"bfloat16": 2, "float16": 2, "float32": 4}  # bytes of one number
 
 
 @dataclass(frozen=True)
@@ -31,92 +31,6 @@ class Part:
     def bytes(self, dtype: str) -> int:
         """Resident bytes when loaded as `dtype`."""
         return self.numbers * DTYPES[dtype] + self.fixed
-
-
-@dataclass(frozen=True)
-class T5Shape:
-    """The shapes of a T5 encoder, named as in its configuration. gated: two input projections in each feed-forward."""
-
-    vocab_size: int = 32128
-    d_model: int = 4096
-    d_kv: int = 64
-    d_ff: int = 10240
-    num_layers: int = 24
-    num_heads: int = 64
-    buckets: int = 32
-    gated: bool = True
-
-    @property
-    def linears(self) -> list[tuple[int, int]]:
-        """(rows, columns) of every linear layer of a block but `wo`."""
-        inner = self.d_kv * self.num_heads
-        return [(inner, self.d_model)] * 3 + [(self.d_model, inner)] + [(self.d_ff, self.d_model)] * (2 if self.gated else 1)
-
-    @property
-    def wo(self) -> tuple[int, int]:
-        """(rows, columns) of the second half of a feed-forward, which transformers keeps out of quantization."""
-        return self.d_model, self.d_ff
-
-    @property
-    def rest(self) -> int:
-        """How many numbers lie outside of linear layers: the embedding (once, it is tied), the position bias, the norms."""
-        return self.vocab_size * self.d_model + self.buckets * self.num_heads + self.d_model * (2 * self.num_layers + 1)
-
-    @property
-    def numbers(self) -> int:
-        """How many parameters there are. T5-XXL: 4.762 billion."""
-        return self.rest + self.num_layers * sum(rows * columns for rows, columns in [*self.linears, self.wo])
-
-    def bytes(self, choice: Choice, compute: str = "bfloat16") -> int:
-        """Resident bytes of a choice, with `compute` as the type of what is not quantized. Exact: tests compare real modules."""
-        if choice is NONE:
-            return 0
-        stored = _STORED.get(choice.id)
-        wide = DTYPES[compute]
-        keeps_wo = choice.id in _KEEPS_WO
-        wo_wide = 4 if compute == "float16" else wide  # T5 keeps `wo` in float32 where it would overflow (_keep_in_fp32_modules)
-        size = self.rest * wide
-        for rows, columns in self.linears:
-            size += self.num_layers * (stored(rows, columns) if stored else rows * columns * wide)
-        rows, columns = self.wo
-        return size + self.num_layers * (stored(rows, columns) if stored and not keeps_wo else rows * columns * wo_wide)
-
-
-def _four_bit(rows: int, columns: int) -> int:
-    """bitsandbytes, blocks of 64, double quantization: codes, one byte of scale for each block, and the second level of scales
-    (blocks of 256, float32, with their table of 256), the table of 16 and an offset (bitsandbytes/functional.py, QuantState).
-    """
-    numbers = rows * columns
-    blocks = -(-numbers // 64)
-    return -(-numbers // 2) + blocks + 4 * -(-blocks // 256) + 4 * 256 + 4 * 16 + 4
-
-
-def _eight_bit(rows: int, columns: int) -> int:
-    """One byte for each number, one float32 scale for each row: bitsandbytes' INT8, and our FP8."""
-    return rows * columns + 4 * rows
-
-
-def _uint4(rows: int, columns: int) -> int:
-    """SDNQ: half a byte for each number, a float32 scale and zero point for each group of 64 (sdnq/quantizer.py, automatic groups)."""
-    groups = columns // 64
-    if columns % 64:  # then the next smaller number of groups that divides the row
-        groups -= 1
-        while groups > 1 and columns % groups:
-            groups -= 1
-    groups = max(1, groups)
-    return -(-rows * columns // 2) + 2 * 4 * rows * groups
-
-
-_STORED: Mapping[str, Callable[[int, int], int]] = {
-    "fp4": _four_bit,
-    "nf4": _four_bit,
-    "uint4": _uint4,
-    "fp8": _eight_bit,
-    "int8": _eight_bit,
-}
-_KEEPS_WO = {"int8", "uint4"}  # loaded with the stock class: encoders/load.py says why
-
-T5_XXL = T5Shape()
 
 
 @dataclass(frozen=True)

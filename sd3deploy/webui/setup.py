@@ -18,6 +18,7 @@ from sd3deploy.errors import Sd3Error
 from sd3deploy.guards.number import number
 from sd3deploy.memory import capacity, sizes
 from sd3deploy.memory.estimate import Setup
+from sd3deploy.memory.t5_shape import DTYPES, T5_XXL
 from sd3deploy.webui.host import SdNext
 
 __all__ = ["guided", "room", "setup", "size"]
@@ -45,7 +46,7 @@ def setup(host: SdNext, placed: Choice | None, factors: Mapping[str, float], mod
     dtype = str(devices.dtype).removeprefix("torch.")
     fields = {
         "kind": "cpu" if place.kind == "cpu" else "cuda",
-        "dtype": dtype if dtype in sizes.DTYPES else "float32",
+        "dtype": dtype if dtype in DTYPES else "float32",
         "compute": device.compute_dtype,
         "offload": str(opts.diffusers_offload_mode),
         "tiling": bool(getattr(opts, "diffusers_vae_tiling", False)),
@@ -93,7 +94,7 @@ def _loaded(pipeline: Any, name: str, with_encoder: bool) -> sizes.Weights:
     """The loaded model, measured; its T5 only where that is the one that is asked about."""
     measured = {part: size(module) for part, module in _parts(pipeline).items() if with_encoder or part != "text_encoder_3"}
     on_disk = _on_disk(str(sd_models.path_to_repo(pipeline.sd_checkpoint_info)))
-    return sizes.look(pipeline, name, measured, on_disk.t5 if on_disk else sizes.T5_XXL)
+    return sizes.look(pipeline, name, measured, on_disk.t5 if on_disk else T5_XXL)
 
 
 def _named(model: str) -> sizes.Weights | None:

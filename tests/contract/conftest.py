@@ -72,6 +72,14 @@ def host(tmp_path_factory):
 
 
 @pytest.fixture
+def news(host):
+    """The extension's events since the start of the test: `news()` gives them as the API does."""
+    before = host.get("/sdapi/v1/sd3/events")["events"]
+    seen = before[-1]["seq"] if before else 0
+    return lambda: host.get(f"/sdapi/v1/sd3/events?since={seen}")["events"]
+
+
+@pytest.fixture
 def switches(host):
     """Set what the probe's hooks do in the jobs of one test: `switches(size={"process": [64, 64]})`."""
 

@@ -25,15 +25,9 @@ def host(tmp_path_factory):
 
 
 @pytest.fixture
-def told(host):
-    """The events since the start of the test: `told()` gives [(id, severity, message)]."""
-    before = host.get("/sdapi/v1/sd3/events")["events"]
-    seen = before[-1]["seq"] if before else 0
-
-    def since():
-        return [(event["id"], event["severity"], event["message"]) for event in host.get(f"/sdapi/v1/sd3/events?since={seen}")["events"]]
-
-    return since
+def told(news):
+    """What was said since the start of the test: `told()` gives [(id, severity, message)]."""
+    return lambda: [(event["id"], event["severity"], event["message"]) for event in news()]
 
 
 @pytest.fixture

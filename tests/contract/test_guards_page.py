@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from demo import server
-from tests.browser import opened
+from tests.browser import opened, until
 from tests.contract.conftest import AUTH, start
 
 PREFIX = {"txt2img": "txt2img", "control": "control_before_resize"}
@@ -57,15 +57,6 @@ def generate(host, page, tab="txt2img", **fields):
 
     assert until(lambda: new() or page.locator(".sd3-toast.sd3-error").count() > shown, 90), host.log()[-3000:]
     return new()
-
-
-def until(done, seconds):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := done():
-            return found
-        time.sleep(0.1)
-    return None
 
 
 def said(page, *words):

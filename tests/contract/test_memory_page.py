@@ -8,7 +8,7 @@ import time
 import pytest
 
 from demo import server
-from tests.browser import opened
+from tests.browser import opened, until
 from tests.contract.conftest import AUTH, PROBE, ProbedHost, start
 
 LITTLE = "from sd3deploy.memory import capacity; capacity._ram = lambda: (64 * 10**9, 10**6)"
@@ -49,15 +49,6 @@ def write(page, name, value):
     box = page.locator(f"#txt2img_{name} input[type=number]").first
     box.fill(str(value))
     box.blur()
-
-
-def until(done, seconds=20):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := done():
-            return found
-        time.sleep(0.1)
-    return None
 
 
 def fit(page):
