@@ -83,10 +83,10 @@ def _fp8(_choice: Choice, source: Source, device: Device, _sdnq: Any) -> Any:
     import torch
 
     encoder = _read(t5_encoder_class(), source, device)
-    for name, linear in list(encoder.named_modules()):
-        if isinstance(linear, torch.nn.Linear):
-            parent, _, attribute = name.rpartition(".")
-            setattr(encoder.get_submodule(parent), attribute, scaled_fp8_linear()(linear))
+    # Names alone: a list of the layers would keep each of them in 16 bit until all are done.
+    for name in [name for name, module in encoder.named_modules() if isinstance(module, torch.nn.Linear)]:
+        parent, _, attribute = name.rpartition(".")
+        setattr(encoder.get_submodule(parent), attribute, scaled_fp8_linear()(encoder.get_submodule(name)))
     return encoder
 
 
