@@ -299,7 +299,7 @@ def _in_a_child(case: Case) -> int:
 def child(module: str, *arguments: str, steady: bool = True) -> str:
     """The last line that a module of this package prints in a process of its own, so that the peak is its own.
 
-    steady: freed memory goes back to the system at once. glibc by itself keeps what it may need again: up to 300 MB, whatever the model,
+    steady: freed memory goes back to the system at once. glibc by itself keeps what it may need again: up to 0.5 GB, whatever the model,
     so that the same pass takes more or less of it from one time to the next. Elsewhere the variable means nothing.
     """
     heap = {"MALLOC_MMAP_THRESHOLD_": "131072"} if steady else {}

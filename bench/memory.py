@@ -220,7 +220,7 @@ def watching(seconds: float) -> dict[str, float]:
     from sd3deploy.device import look
     from sd3deploy.memory.monitor import Monitor, reader
 
-    device = "cuda" if _cuda() else "cpu"
+    device = _device()
     monitor = Monitor(reader(look(device, device)))
     alone = _cpu_seconds(lambda: time.sleep(seconds))
     with monitor.run("job") as run:
@@ -237,10 +237,13 @@ def watching(seconds: float) -> dict[str, float]:
     }
 
 
-def _cuda() -> bool:
+def _device() -> str:
     import torch
 
-    return torch.cuda.is_available()
+    if not torch.cuda.is_available():
+        return "cpu"
+    torch.zeros(1, device="cuda")  # only then a reading asks the driver
+    return "cuda"
 
 
 def _cpu_seconds(work: Any) -> float:

@@ -35,8 +35,8 @@ def opened(host: Any) -> Iterator[Any]:
                 user, password = host.auth
                 page.request.post(f"{host.url}/login", form={"username": user, "password": password})
             page.goto(host.url)
-            page.wait_for_selector("#txt2img_generate", state="attached", timeout=60_000)
-            page.wait_for_function("window.gradioApp && window.opts && Object.keys(window.opts).length > 0", timeout=60_000)
+            page.wait_for_selector("#txt2img_generate", state="attached", timeout=120_000)
+            page.wait_for_function("window.gradioApp && window.opts && Object.keys(window.opts).length > 0", timeout=120_000)
             yield page
         finally:
             browser.close()
