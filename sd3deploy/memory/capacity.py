@@ -50,7 +50,7 @@ def look(device: Device, *, fraction: float = 0.0, in_ram: int = 0, torch: Any =
         import torch
     ram_total, ram_free = _ram()
     ram_usable = min(ram_total, ram_free + in_ram)
-    kind = device.backend if device.backend in ("cuda", "rocm", "zluda", "mps") else {"ipex": "xpu"}.get(device.backend, device.backend)
+    kind = {"ipex": "xpu"}.get(device.backend, device.backend)
     if kind in ("cpu", "openvino"):
         return Capacity("cpu", device.name, ram_total=ram_total, ram_usable=ram_usable)
     found = _FACTS.get(kind, _none)(torch, device.torch)
