@@ -77,11 +77,16 @@ class Change:
     setup: Setup
 
     @property
-    def sentence(self) -> str:
-        """What to do, as one instruction."""
+    def steps(self) -> str:
+        """What to do, as the part of a sentence."""
         order = ("encoder", "offload", "tiling", "width", "batch")
         steps = [messages.text(f"memory.change.{name}", **self.fields) for name in order if name in self.fields]
-        return messages.text("memory.change", steps=messages.text("memory.change.and").join(steps))
+        return messages.text("memory.change.and").join(steps)
+
+    @property
+    def sentence(self) -> str:
+        """What to do, as one instruction."""
+        return messages.text("memory.change", steps=self.steps)
 
 
 def cheapest(setup: Setup, capacity: Capacity, suitable: Iterable[Choice] = CHOICES) -> Change | None:

@@ -202,7 +202,7 @@ class Forecast:
             return messages.text("memory.applied-already", name=fields["encoder"])
         if not self.host.apply(fields):
             return messages.text("memory.nothing") if not advice.change else advice.change.sentence
-        return messages.text("memory.applied", change=verdict.Change(fields, asked).sentence)
+        return messages.text("memory.applied", steps=verdict.Change(fields, asked).steps)
 
     def forget(self) -> str:
         """Drop what runs have shown about this machine. Returns a sentence."""

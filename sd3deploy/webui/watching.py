@@ -66,8 +66,9 @@ class Watching:
             with self.host.changed(change.fields, self.forecast.deployment.reconcile) as possible:
                 if not possible:
                     return result
-                self.events.add("warning", "memory.retry", messages.text("memory.retry", change=change.sentence), "", job=True)
-                p.sd3_said.append(messages.text("memory.retry", change=change.sentence))
+                text = messages.text("memory.retry", steps=change.steps)
+                self.events.add("warning", "memory.retry", text, "", job=True)
+                p.sd3_said.append(text)
                 asked, p.sd3_exhausted = change.setup, None
                 result = self._watched(original, p, asked)
         return result
