@@ -33,7 +33,7 @@ def figure(run: Run | None, usable: int = 0) -> Any:
     if usable:
         axes.axhline(usable / 1e9, color="#b91c1c", linewidth=1, linestyle="--", label=messages.text("memory.plot.usable"))
     axes.set_xlim(0, max(run.times[-1], 0.1))
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.1 * axes.get_ylim()[1])  # a flat line would lie on the frame
     axes.grid(alpha=0.25)
     axes.legend(loc="lower right", fontsize="small")
     axes.set_title(messages.text("memory.plot.title", run=run.title), fontsize="medium", loc="left", pad=14, parse_math=False)
