@@ -330,6 +330,7 @@ class Sampler:
         import psutil
 
         self._process = psutil.Process()
+        self._lock = threading.Lock()  # between a reading and its place in the peak, `reset` may have begun again
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self.level = self.peak = self.private()
@@ -341,7 +342,9 @@ class Sampler:
 
     def reset(self) -> int:
         """Begin again. Returns the peak until now."""
-        peak, self.peak = max(self.peak, self.private()), self.private()
+        with self._lock:
+            now = self.private()
+            peak, self.peak = max(self.peak, now), now
         return peak
 
     def __enter__(self) -> Sampler:
@@ -354,7 +357,8 @@ class Sampler:
 
     def _watch(self) -> None:
         while not self._done.wait(0.002):
-            self.peak = max(self.peak, self.private())
+            with self._lock:
+                self.peak = max(self.peak, self.private())
 
 
 # The file

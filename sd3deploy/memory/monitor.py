@@ -217,10 +217,10 @@ class Monitor:
     def _sample(self, run: Run) -> None:
         if self.read is None:
             return
-        try:
-            reading = self.read()
-        except Exception:  # a driver that does not answer must not end a picture
-            return
-        with self._lock:
+        with self._lock:  # around the reading too: one from before a mark must not be stored behind it
+            try:
+                reading = self.read()
+            except Exception:  # a driver that does not answer must not end a picture
+                return
             run.times.append(time.perf_counter() - self._clock)
             run.readings.append(reading)
