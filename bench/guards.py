@@ -24,7 +24,7 @@ import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 import modules.shared
 from modules import modeldata, processing
-from demo import tiny_sd3
+from sd3deploy import tiny_sd3
 from sd3deploy.events import Events
 from sd3deploy.guards import attention
 from sd3deploy.webui.guarding import Guarding

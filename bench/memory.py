@@ -77,7 +77,7 @@ def make(target: Path, scale: Scale, seed: int = 3) -> Path:
     from diffusers import AutoencoderKL, SD3Transformer2DModel
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
-    from demo import tiny_sd3
+    from sd3deploy import tiny_sd3
 
     tiny_sd3.make(target)
     heads = {"attention_head_dim": 64, "num_attention_heads": scale.heads, "num_layers": scale.layers}
@@ -116,7 +116,7 @@ def measured(folder: str, choice_id: str, px: int) -> dict[str, Any]:
 
     {"level": bytes before, "peaks": {phase: bytes}, "parts": …, "estimated": {phase: bytes}, "estimated_parts": …}
     """
-    from demo import tiny_sd3
+    from sd3deploy import tiny_sd3
     from sd3deploy.encoders import choices
     from sd3deploy.memory import sizes
     from sd3deploy.memory.estimate import Setup, estimate

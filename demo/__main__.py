@@ -20,7 +20,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from demo import environment, server, tiny_sd3
+from demo import environment, server
+from sd3deploy import tiny_sd3
 
 CACHE = server.ROOT / "build" / "demo"  # no dot in it: gradio serves no file below a folder that begins with one
 
@@ -56,8 +57,8 @@ def main() -> int:
         python = environment.linked(CACHE / "venv", without=["bitsandbytes"])
         before = installed(CACHE / "venv", "bitsandbytes")
     with steps.step("Make a tiny SD3"):
-        if not tiny_sd3.CACHED.exists():  # in a process of its own: its imports are not ours
-            subprocess.run([sys.executable, "-m", "demo.tiny_sd3"], cwd=server.ROOT, check=True, capture_output=True)
+        if not tiny_sd3.cached().exists():  # in a process of its own: its imports are not ours
+            subprocess.run([sys.executable, "-m", "sd3deploy.tiny_sd3"], cwd=server.ROOT, check=True, capture_output=True)
         data = server.data_folder(CACHE / "data")
     with steps.step("Start the server"):
         host = server.start(data, python=python, port=port_for(args))

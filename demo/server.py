@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from demo import tiny_sd3
+from sd3deploy import tiny_sd3
 
 __all__ = ["ROOT", "STAND_IN", "Host", "data_folder", "free_port", "link", "start"]
 

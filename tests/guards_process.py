@@ -12,7 +12,7 @@ import torch
 from diffusers import SD3Transformer2DModel
 from diffusers.models import attention_processor as processors
 
-from demo import tiny_sd3
+from sd3deploy import tiny_sd3
 from sd3deploy.guards import attention
 
 

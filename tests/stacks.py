@@ -16,8 +16,8 @@ from pathlib import Path
 import fasteners
 import pytest
 
-from demo import tiny_sd3
 from demo.environment import linked
+from sd3deploy import tiny_sd3
 
 __all__ = ["FIRST", "OLDER", "PINS", "ROOT", "Result", "copied", "current", "model", "older", "passed", "script"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from demo import tiny_sd3
+from sd3deploy import tiny_sd3
 from sd3deploy.__main__ import main
 from sd3deploy.encoders.choices import CHOICES, find
 from sd3deploy.memory import sizes

@@ -11,8 +11,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from demo import tiny_sd3
-from sd3deploy import deps
+from sd3deploy import deps, tiny_sd3
 from sd3deploy.deployment import Deployment, Wanted
 from sd3deploy.device import look
 from sd3deploy.encoders import choices, measure, source

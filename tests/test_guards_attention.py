@@ -26,8 +26,7 @@ import torch
 from diffusers import SD3ControlNetModel, SD3Transformer2DModel, StableDiffusion3PAGPipeline, StableDiffusion3Pipeline
 from diffusers.models import attention_processor as processors
 
-from demo import tiny_sd3
-from sd3deploy import guards
+from sd3deploy import guards, tiny_sd3
 from sd3deploy.guards import attention
 from sd3deploy.guards.job import MODELS, Job
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from demo import tiny_sd3
+from sd3deploy import tiny_sd3
 from sd3deploy.guards.job import MODELS, Job
 from sd3deploy.guards.prompt import check, read
 

@@ -146,7 +146,7 @@ def test_the_real_pipeline_makes_whatever_comes_out():
     """On 200 sizes, asked at random. The edge of the model is at 256 px instead of 3072, so that they take seconds."""
     from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 
-    from demo import tiny_sd3
+    from sd3deploy import tiny_sd3
     from sd3deploy.guards.job import look
 
     transformer = SD3Transformer2DModel(**tiny_sd3.TRANSFORMER | {"pos_embed_max_size": 16, "sample_size": 16, "num_layers": 1}).eval()
@@ -172,7 +172,7 @@ def test_the_real_pipeline_makes_whatever_comes_out():
 def test_the_edge_is_where_the_pipeline_says(size):
     from diffusers import StableDiffusion3Pipeline
 
-    from demo import tiny_sd3
+    from sd3deploy import tiny_sd3
 
     pipeline = StableDiffusion3Pipeline.from_pretrained(tiny_sd3.ensure(), torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)

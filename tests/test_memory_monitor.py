@@ -16,8 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from demo import tiny_sd3
-from sd3deploy import messages
+from sd3deploy import messages, tiny_sd3
 from sd3deploy.device import Device, look
 from sd3deploy.encoders.choices import find
 from sd3deploy.memory import plot

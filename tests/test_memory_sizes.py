@@ -14,7 +14,7 @@ import transformers
 from diffusers import AutoencoderKL, SD3Transformer2DModel, StableDiffusion3Pipeline
 from safetensors.torch import load_file, save_file
 
-from demo import tiny_sd3
+from sd3deploy import tiny_sd3
 from sd3deploy.device import Device
 from sd3deploy.encoders import choices, source
 from sd3deploy.encoders.load import load

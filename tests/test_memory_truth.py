@@ -11,7 +11,7 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 
 from bench import encoders, memory
-from demo import tiny_sd3
+from sd3deploy import tiny_sd3
 from sd3deploy.device import look
 from sd3deploy.encoders import choices, source
 from sd3deploy.encoders.load import load

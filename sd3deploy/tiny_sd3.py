@@ -1,6 +1,6 @@
 """A Stable Diffusion 3 small enough to make on the spot: the real classes, the real folder format, invented weights.
 
-`python -m demo.tiny_sd3 TARGET` writes it. Everything is derived from one seed, so that two machines make the same file.
+`python -m sd3deploy.tiny_sd3 TARGET` writes it. Everything is derived from one seed, so that two machines make the same file.
 Shapes keep what matters to quantization and size checks: patch size 2, 16 latent channels, a VAE scale of 8,
 pos_embed_max_size 192 as in SD3 medium, a gated-gelu T5 with its `wo`, and linear layers divisible by 64, the block of 4-bit.
 """
@@ -11,17 +11,18 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
-from demo import tiny_tokenizers
+from sd3deploy import tiny_tokenizers
 
-__all__ = ["CACHED", "ensure", "make"]
+__all__ = ["TRANSFORMER", "VAE", "cached", "ensure", "make"]
 
-CACHED = Path(__file__).resolve().parent.parent / ".cache" / "tiny-sd3"
 RECIPE = 2  # raise it when the recipe changes: a model that an older recipe made is made again
 
 CLIP_L, CLIP_G, T5 = 32, 64, 128  # widths; joint attention sees CLIP_L + CLIP_G padded to T5, as in the real model
-TRANSFORMER = {
+TRANSFORMER: dict[str, Any] = {
     "sample_size": 128,  # latents: 128 px / 8, so that the default image is 1024 px, as in SD3
     "patch_size": 2,
     "in_channels": 16,
@@ -34,7 +35,7 @@ TRANSFORMER = {
     "pooled_projection_dim": CLIP_L + CLIP_G,
     "pos_embed_max_size": 192,
 }
-VAE = {
+VAE: dict[str, Any] = {
     "block_out_channels": (8, 8, 16, 16),
     "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4,
@@ -48,9 +49,20 @@ VAE = {
 }
 
 
-def ensure(path: str | Path = CACHED) -> Path:
+def cached() -> Path:
+    """Where the tiny model is kept: in this folder, or where that may not be written to in the user's cache, or where there is none
+    in the folder for temporary files."""
+    ours = Path(__file__).resolve().parent.parent
+    if os.access(ours, os.W_OK):
+        return ours / ".cache" / "tiny-sd3"
+    home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    nearest = next(folder for folder in (home, *home.parents) if folder.is_dir())
+    return (home / "sd3deploy" if os.access(nearest, os.W_OK) else Path(tempfile.gettempdir(), "sd3deploy")) / "tiny-sd3"
+
+
+def ensure(path: str | Path | None = None) -> Path:
     """The folder of the tiny model; made when it is missing or comes from an older recipe. Safe to call from several processes."""
-    path = Path(path)
+    path = cached() if path is None else Path(path)
     stamp = path / "recipe.json"
     if stamp.is_file() and json.loads(stamp.read_text()) == RECIPE:
         return path

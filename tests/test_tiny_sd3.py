@@ -1,11 +1,16 @@
 """The tiny model has the format, the shapes and the habits of the real one."""
 
 import json
+import os
+import tempfile
+from pathlib import Path
 
 import pytest
 from safetensors import safe_open
 
-from demo import tiny_sd3
+from sd3deploy import tiny_sd3
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +55,12 @@ def test_every_machine_makes_the_same_model(folder, tmp_path):
     for file in folder.rglob("*.*"):
         if file.is_file():
             assert (made / file.relative_to(folder)).read_bytes() == file.read_bytes(), file.name
+
+
+def test_where_this_folder_may_not_be_written_it_goes_to_a_cache(monkeypatch, tmp_path):
+    assert tiny_sd3.cached() == ROOT / ".cache" / "tiny-sd3"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) == tmp_path)
+    assert tiny_sd3.cached() == tmp_path / "cache" / "sd3deploy" / "tiny-sd3"
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert tiny_sd3.cached() == Path(tempfile.gettempdir(), "sd3deploy", "tiny-sd3")

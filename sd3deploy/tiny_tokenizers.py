@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 __all__ = ["CLIP_VOCABULARY", "T5_VOCABULARY", "clip", "t5"]
 
@@ -56,8 +57,9 @@ def _unigram() -> list[tuple[str, float]]:
 
 
 def _sentencepiece(pieces: list[tuple[str, float]]) -> bytes:
-    from sentencepiece import sentencepiece_model_pb2 as format
+    from sentencepiece import sentencepiece_model_pb2
 
+    format: Any = sentencepiece_model_pb2  # its classes are made at import
     model = format.ModelProto()
     kinds = {"<pad>": format.ModelProto.SentencePiece.CONTROL, "</s>": format.ModelProto.SentencePiece.CONTROL,
              "<unk>": format.ModelProto.SentencePiece.UNKNOWN}  # fmt: skip
