@@ -1,10 +1,13 @@
 """One tree of errors. Each carries a stable id, a sentence and the remedy, all from `messages/`.
 
     Sd3Error
+    ├── BundleError         a support bundle that can not be written
     ├── DependencyError     a package is missing, broken, or could not be installed
     ├── RestartRequired     a library that is loaded was replaced on disk; only a new process sees the new one
     ├── EncoderError        a text encoder can not run here, can not be found, or could not be loaded
     ├── SettingError        a stored or requested value that means nothing
+    ├── HostError           an SD.Next that is not there, or whose Python does not run
+    ├── LogError            a log that can not be read
     └── JobRefused          a job that can not run, or that a guard was told to stop
 """
 
@@ -12,7 +15,17 @@ from __future__ import annotations
 
 from sd3deploy import messages
 
-__all__ = ["DependencyError", "EncoderError", "JobRefused", "RestartRequired", "Sd3Error", "SettingError"]
+__all__ = [
+    "BundleError",
+    "DependencyError",
+    "EncoderError",
+    "HostError",
+    "JobRefused",
+    "LogError",
+    "RestartRequired",
+    "Sd3Error",
+    "SettingError",
+]
 
 
 class Sd3Error(Exception):
@@ -29,6 +42,10 @@ class Sd3Error(Exception):
         super().__init__(f"{self.message} {self.remedy}".strip())
 
 
+class BundleError(Sd3Error):
+    """A support bundle that can not be written."""
+
+
 class DependencyError(Sd3Error):
     """A package is missing, broken, or could not be installed."""
 
@@ -43,6 +60,14 @@ class EncoderError(Sd3Error):
 
 class SettingError(Sd3Error):
     """A stored or requested value that means nothing."""
+
+
+class HostError(Sd3Error):
+    """An SD.Next that is not there, or whose Python does not run."""
+
+
+class LogError(Sd3Error):
+    """A log that can not be read."""
 
 
 class JobRefused(Sd3Error):

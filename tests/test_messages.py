@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from sd3deploy import messages
+from sd3deploy.diagnosis.checks import STEPS
+from sd3deploy.diagnosis.checks.rules import SEEN
+from sd3deploy.diagnosis.knowledge import RULES, UNKNOWN
 
 ROOT = Path(__file__).parent.parent
 SOURCES = [*ROOT.glob("sd3deploy/**/*.py"), ROOT / "extension.py", ROOT / "install.py"]
@@ -24,7 +27,8 @@ def strings() -> set[str]:
 
 
 def test_every_sentence_is_used():
-    used = strings()
+    used = strings() | {f"rule.{rule.id}" for rule in (*RULES, UNKNOWN)}
+    used |= {f"checks.rule.{id}" for id in SEEN} | {f"checks.{step.id}.title" for step in STEPS}
     composed = ("encoder.", "guard.", "setting.sd3_")  # ids made of a row's id, an action, a setting's key
     composed += tuple(f"memory.{kind}." for kind in ("verdict", "short", "where", "phase", "part", "change", "plot"))
     unused = [id for id in messages.catalogue("en") if id.removesuffix(".remedy") not in used and not id.startswith(composed)]

@@ -1,0 +1,15 @@
+"""All rules, in the order in which they are asked: the first that knows an entry speaks. What is special comes before what is general.
+
+To add a rule: a line in the file of its subject, its sentences in messages/, and in tests/knowledge/<id>/ an excerpt that matches and one
+that is near and must not.
+"""
+
+from __future__ import annotations
+
+from sd3deploy.diagnosis.knowledge import general, loading, memory, packages, sizes, system
+from sd3deploy.diagnosis.rule import Rule
+
+__all__ = ["RULES", "UNKNOWN"]
+
+RULES: tuple[Rule, ...] = (*packages.RULES, *loading.RULES, *sizes.RULES, *memory.RULES, *system.RULES, *general.RULES)
+UNKNOWN = general.UNKNOWN

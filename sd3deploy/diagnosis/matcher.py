@@ -1,0 +1,174 @@
+"""From what was said to what is wrong: the rules applied to the entries of a log, to a traceback or to an error."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from sd3deploy import messages
+from sd3deploy.deps.requirement import normal
+from sd3deploy.diagnosis.finding import Finding, finding
+from sd3deploy.diagnosis.installed import Installed
+from sd3deploy.diagnosis.knowledge import RULES, UNKNOWN
+from sd3deploy.diagnosis.record import QUIET, Record, from_text, records
+from sd3deploy.diagnosis.rule import ALWAYS, Advice, Rule, Seen
+
+__all__ = ["diagnose", "read"]
+
+_EVIDENCE = 12  # lines that are shown of an entry
+_REMEMBERED = 256  # kinds of entries, before the oldest is judged for good
+_UNKNOWN = 3  # errors that no rule knows are mentioned so many times
+_OURS = "SD3 Deploy: id="  # what this extension has explained already
+_NO_DIGITS = dict.fromkeys(map(ord, "0123456789"))
+_STARTED = re.compile(r"Starting SD\.?Next")
+_INSTALLED = re.compile(
+    r"(?:\binstall(?:ing|ed)?:? (?:package|requirement)s?\s*[=:]\s*|successfully installed )(?P<what>.+)", re.IGNORECASE
+)
+_RAISED = re.compile(r"\b(?P<error>[A-Z]\w*(?:Error|Exception): \S.{0,200})")
+_STACK = re.compile(r"diffusers|transformers|bitsandbytes|accelerate|StableDiffusion3|model_sd3", re.IGNORECASE)
+
+Look = Callable[[], Installed | None]
+
+
+def diagnose(error: BaseException | str, look: Look = lambda: None) -> list[Finding]:
+    """What an error, or the text of one, tells; [] where no rule knows it. look: called when a rule needs to know what is installed."""
+    if isinstance(error, BaseException):
+        error = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    found = _Matcher(look).over(from_text(error))
+    return [replace(one, line=0) for one in found if one.rule != UNKNOWN.id]  # no line of a file
+
+
+def read(blocks: Iterable[str], look: Look = lambda: None, *, since_start: bool = False) -> list[Finding]:
+    """What a log tells: one finding for each thing that is wrong, the latest first, what no rule knows last. blocks: as of logfile.
+
+    since_start: what was said before the server was last started is over.
+    """
+    return _Matcher(look, since_start).over(records(blocks))
+
+
+@dataclass(frozen=True)
+class _Case:
+    """Entries that differ in nothing but numbers: the last of them, how many there were, and what had been installed by then."""
+
+    entry: Record
+    count: int
+    installs: Mapping[str, str]
+
+
+class _Matcher:
+    """Entries come in their order. What comes again is only counted: a log can say the same a hundred thousand times."""
+
+    def __init__(self, look: Look, since_start: bool = False) -> None:
+        self._look = lru_cache(maxsize=1)(look)
+        self._since_start = since_start
+        self._installs: Mapping[str, str] = {}
+        self._cases: OrderedDict[tuple[object, ...], _Case] = OrderedDict()
+        self._found: dict[tuple[str, str, str], Finding] = {}
+
+    def over(self, entries: Iterable[Record]) -> list[Finding]:
+        for entry in entries:
+            if entry.level in QUIET:
+                self._note(entry.text)
+            elif _OURS not in entry.lines[0]:
+                self._take(entry)
+        for case in self._cases.values():
+            self._judge(case)
+        latest = sorted(self._found.values(), key=lambda found: found.line, reverse=True)
+        unknown = [found for found in latest if found.rule == UNKNOWN.id]
+        return [found for found in latest if found.rule != UNKNOWN.id] + unknown[:_UNKNOWN]
+
+    def _note(self, text: str) -> None:
+        """What explains later failures."""
+        if _STARTED.search(text):
+            self._installs = {}
+            if self._since_start:
+                self._cases.clear()
+                self._found.clear()
+        if found := _INSTALLED.search(text):
+            names = re.findall(r"[A-Za-z][\w.\-]*?(?=[=<>~\s\"',\]-]|$)", found["what"])
+            self._installs = {**self._installs, **{normal(name): "" for name in names}}
+
+    def _take(self, entry: Record) -> None:
+        shape = (entry.level, len(entry.lines), *(line.translate(_NO_DIGITS) for line in (entry.lines[0], *entry.lines[-2:])))
+        before = self._cases.pop(shape, None)
+        self._cases[shape] = _Case(entry, before.count + 1 if before else 1, self._installs)
+        if len(self._cases) > _REMEMBERED:
+            self._judge(self._cases.popitem(last=False)[1])
+
+    def _judge(self, case: _Case) -> None:
+        found = self._apply(case)
+        if found is None:
+            return
+        key = (found.rule, found.package, found.message if found.rule == UNKNOWN.id else "")
+        before = self._found.get(key)
+        evidence, line, count = _evidence(case.entry.lines, found.evidence), case.entry.line, case.count
+        if before:
+            count += before.count
+            if before.line > line:
+                found, evidence, line = before, before.evidence, before.line
+        self._found[key] = replace(found, evidence=evidence, line=line, count=count)
+
+    def _apply(self, case: _Case) -> Finding | None:
+        """What the first rule that knows the entry says."""
+        texts = [text for text in (case.entry.text, case.entry.rejoined) if text]
+        for rule in RULES:
+            for text in texts:
+                match = rule.search(text)
+                found = self._conclude(rule, match, text, case.installs) if match else None
+                if found is not None:
+                    return found
+        return _unknown(texts[0]) if texts else None
+
+    def _conclude(self, rule: Rule, match: re.Match[str], text: str, installs: Mapping[str, str]) -> Finding | None:
+        installed = self._look() if rule.advise or rule.package or rule.when != ALWAYS else None
+        if not rule.when.holds(installed):
+            return None
+        values = rule.values(match)
+        advice: Advice | None = Advice()
+        if rule.advise:
+            advice = rule.advise(values, Seen(installed, installs, text))
+        if advice is None:
+            return None
+        found = finding(rule, _known(values, advice.package or rule.package, installed), advice, (match.group(0),))
+        return _about_host(found, installed)
+
+
+def _known(values: dict[str, str], package: str, installed: Installed | None) -> dict[str, object]:
+    """What any sentence may want to name."""
+    there = installed.version(package) if installed and package else None
+    pin = installed.pin(package) if installed and package else None
+    return {"installed": there or "", "pin": pin or "", "executable": installed.executable if installed else "python", **values}
+
+
+def _about_host(found: Finding, installed: Installed | None) -> Finding:
+    """Nobody is told to move a package of the host without being told that it is the host's."""
+    if found.action != "install" or not found.package or installed is None or not installed.belongs_to_host(found.package):
+        return found
+    pin = installed.pin(found.package)
+    words = {"package": found.package, "pin": pin}
+    said = messages.text("diagnosis.host-pins" if pin else "diagnosis.host-owns", **words)
+    return replace(found, remedy=f"{said} {found.remedy}".strip())
+
+
+def _evidence(lines: Sequence[str], matched: tuple[str, ...]) -> tuple[str, ...]:
+    """The lines of an entry that a person needs: its first one, and those around what was matched, else the last ones."""
+    if len(lines) <= _EVIDENCE:
+        return tuple(lines)
+    words = matched[0].split() if matched else []
+    start = " ".join(words[:4])
+    at = next((number for number in range(len(lines) - 1, -1, -1) if start and start in " ".join(lines[number].split())), len(lines) - 1)
+    first = max(1, min(at - _EVIDENCE // 2, len(lines) - _EVIDENCE + 1))
+    return (lines[0], *lines[first : first + _EVIDENCE - 1])
+
+
+def _unknown(text: str) -> Finding | None:
+    """An error that no rule knows, where it came out of the packages that run Stable Diffusion 3."""
+    match = UNKNOWN.search(text)
+    if match is None or not _STACK.search(text):
+        return None
+    last = list(_RAISED.finditer(text))
+    return finding(UNKNOWN, last[-1].groupdict(), evidence=(last[-1].group(0),)) if last else None

@@ -1,0 +1,191 @@
+"""What a log says, entry by entry: a message with the lines that belong to it, or a traceback with its error.
+
+Entries that can not tell of a failure are passed over as cheaply as possible: a log of hundreds of megabytes has few that can.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+__all__ = ["QUIET", "Record", "from_text", "records"]
+
+_KEPT = 60  # lines at each end of an entry: a traceback tells at its beginning where, and at its end what
+_LONGEST = 400  # lines; what goes on for longer is no entry
+_WIDEST = 4000  # characters of a line
+_WRAPPED = 60  # characters: the narrowest window in which somebody reads a log
+
+# What every line that matters has, in lower case: of errors, and of what explains them later (installs, starts, versions).
+_TELLING = (
+    "error", "exception", "traceback", "warn", "critical", "fail", "cannot", "can't", "could not", "unable", "not found", "no module",
+    "not supported", "unsupported", "out of memory", "killed", "sigkill", "code 137", "oom-kill", "denied", "invalid", "mismatch",
+    "must match", "must be", "requires", "required", "missing", "no space", "too many", "not enough", "expected", "nan", "not available",
+    "incompatible", "nstall", "starting", "packages:", "abort", "refused", "timed out", "unauthorized", "forbidden", "gated", "corrupt",
+    "overflow", "conflict", "not have", "not implemented", "deprecated", "allocat", "divisible", "disabled", "skipping", "ignoring",
+    "lacks",
+)  # fmt: skip
+
+# Of SD.Next's file and console, of A1111's and ComfyUI's loggers, of Python's own; the level stands near, where there is one.
+_LEVELS = r"DEBUG|TRACE|INFO|WARNING|WARN|ERROR|CRITICAL|FATAL"
+_HEAD = re.compile(
+    rf"\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d,\d+ \| [^|]* \| [^|]* \| (?P<level>{_LEVELS}) "  # SD.Next's, in one go: it has most lines
+    r"|\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d|\[\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d"
+    rf"|\[?\d\d:\d\d:\d\d(?:[-.,]\d+)?\]?\s+(?:\[?(?:{_LEVELS})\b)|\[(?:{_LEVELS})\]|(?:{_LEVELS}):"
+)
+_LEVEL = re.compile(rf"(?:^|[\s|\[(-])({_LEVELS})(?=[\s|\])\]:-]|$)")
+_NEAR = 100  # characters: a time, a machine, a logger
+_HEADS = frozenset("0123456789[DTIWECF")  # with which a head can begin
+QUIET = ("DEBUG", "TRACE", "INFO")  # levels at which nobody complains
+_EXPLAINING = ("nstall", "Starting", "Packages:")
+_TRACEBACK = re.compile(r"\s*(?:[╭┌+][─-]+ )?Traceback \(most recent call last\)")
+_MARK = re.compile(r"(?:!!!|\*\*\*) ")  # with which ComfyUI and A1111 announce a traceback
+_CHAINED = ("The above exception was the direct cause", "During handling of the above exception")
+_ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\))")
+_DRAWN = "│┃╭╮╰╯┌┐└┘─━❱"
+_FRAME = re.compile(f"[{_DRAWN}]+")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One entry. line: of its first line, counted from 1. level: as the log has it, "" where it has none. lines: without escapes.
+
+    text: all in one line, without the frames that are drawn around tracebacks; what was broken at the edge of a window is whole again.
+    """
+
+    line: int
+    level: str
+    lines: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        return " ".join(_FRAME.sub(" ", " ".join(self.lines)).split())
+
+    @property
+    def rejoined(self) -> str:
+        """As `text`, with words mended that a window of fixed width has cut in two; "" where no line fills a window."""
+        widest = max(map(len, self.lines))
+        if len(self.lines) < 2 or widest < _WRAPPED or len(self.lines[-1]) == widest:
+            return ""
+        pairs = zip(("", *self.lines), self.lines, strict=False)
+        parts = [line.strip() if len(before) == widest else f" {line}" for before, line in pairs]
+        return " ".join(_FRAME.sub(" ", "".join(parts)).split())
+
+
+def from_text(text: str) -> list[Record]:
+    """The entries of a traceback or of a part of a log."""
+    return list(records([text if text.endswith("\n") else f"{text}\n"]))
+
+
+def records(blocks: Iterable[str]) -> Iterator[Record]:
+    """The entries of a log that may tell of a failure, in their order. blocks: text that ends where a line ends."""
+    entry = _Entry()
+    number = 0  # of lines before the block
+    for block in blocks:
+        if "\x1b" in block:
+            block = _ESCAPE.sub("", block)
+        for line in block.split("\n")[:-1] if block.endswith("\n") else block.split("\n"):
+            number += 1
+            if "\r" in line:  # a progress bar writes over itself
+                line = line.rstrip("\r").rpartition("\r")[2]
+            yield from entry.add(number, line)
+    yield from entry.close()
+
+
+class _Entry:
+    """The entry that is being read, if any.
+
+    One with a head (a time, a level) goes on until the next head, or until a second traceback that is not chained to the first. One
+    without is a line that tells of something, with what follows it indented or broken at the edge of a window; or a traceback, which ends
+    with its error, but for another one chained to it.
+    """
+
+    def __init__(self) -> None:
+        self._quiet = False  # the last head announced nothing of interest: what is indented below belongs to it
+        self._clear()
+
+    def _clear(self) -> None:
+        self.open = self._headed = False
+        self._line, self._level, self._count = 0, "", 0
+        self._first: list[str] = []
+        self._last: list[str] = []
+        self._indent = -1  # of the traceback whose error is to come; -1: there is none
+        self._raised = False  # the error of a traceback has come
+        self._gap = self._chained = self._marked = False  # an empty line, a word of chaining, a "***" was last
+
+    def add(self, number: int, line: str) -> Iterator[Record]:
+        head = _HEAD.match(line) if line[:1] in _HEADS else None
+        if head:
+            yield from self.close()
+            level = head["level"] or _level(line)
+            self._quiet = level in QUIET and not _explains(line)
+            if not self._quiet and (level or _tells(line)):
+                self._begin(number, level, line, headed=True)
+            return
+        traceback = _TRACEBACK.match(line)
+        if self.open:
+            if self._belongs(line, traceback is not None):
+                self._append(line, traceback)
+                return
+            yield from self.close()
+        if traceback or _MARK.match(line) or (_tells(line) and not (self._quiet and line[:1].isspace())):
+            self._begin(number, "", line, headed=False, traceback=traceback)
+
+    def close(self) -> Iterator[Record]:
+        if self.open:
+            yield Record(self._line, self._level, (*self._first, *self._last))
+        self._clear()
+
+    def _begin(self, number: int, level: str, line: str, *, headed: bool, traceback: re.Match[str] | None = None) -> None:
+        self.open, self._line, self._level, self._headed = True, number, level, headed
+        self._append(line, traceback)
+
+    def _belongs(self, line: str, traceback: bool) -> bool:
+        if self._headed:
+            return self._count < _LONGEST and not (traceback and self._raised and not self._chained)
+        if traceback or _MARK.match(line):
+            return self._indent >= 0 or self._chained or self._marked
+        bare = line.strip()
+        if self._indent >= 0:
+            return self._count < _LONGEST
+        if not bare or bare.startswith(_CHAINED):
+            return True
+        if self._gap:
+            return False
+        return line[:1].isspace() or (len(self._latest) >= _WRAPPED and not _tells(line))
+
+    def _append(self, line: str, traceback: re.Match[str] | None) -> None:
+        bare = line.strip()
+        if traceback:
+            self._indent, self._chained = len(line) - len(line.lstrip()), False
+        elif self._indent >= 0 and bare and bare[0] not in _DRAWN and len(line) - len(line.lstrip()) <= self._indent:
+            self._indent, self._raised = -1, True
+        self._gap = not bare
+        self._chained = self._chained or bare.startswith(_CHAINED)
+        self._marked = _MARK.match(line) is not None
+        self._count += 1
+        line = line.rstrip()[:_WIDEST]
+        if len(self._first) < _KEPT:
+            self._first.append(line)
+        else:
+            self._last.append(line)
+            del self._last[:-_KEPT]
+
+    @property
+    def _latest(self) -> str:
+        return (self._last or self._first)[-1]
+
+
+def _level(line: str) -> str:
+    found = _LEVEL.search(line, 0, _NEAR)
+    return found[1] if found else ""
+
+
+def _tells(line: str) -> bool:
+    lowered = line.lower()
+    return any(word in lowered for word in _TELLING)
+
+
+def _explains(line: str) -> bool:
+    """Said without a complaint, but what comes later is understood by it."""
+    return any(word in line for word in _EXPLAINING)
