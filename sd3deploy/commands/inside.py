@@ -1,0 +1,131 @@
+"""Where a command looks: into the folder and the Python of an SD.Next that need not run. It does not guess what is in another Python, it
+runs there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from sd3deploy.errors import HostError
+
+__all__ = ["Folders", "add_options", "commit", "folders", "hand_over"]
+
+_OURS = Path(__file__).parents[2]
+_MARK = "SD3DEPLOY_INSIDE"  # set for a process that was handed over to: it hands over no further
+_MODELS = ("diffusers_dir", "ckpt_dir", "hfcache_dir")  # settings of the host that name folders with models
+
+
+@dataclass(frozen=True)
+class Folders:
+    """root: of SD.Next, None where there is none. data: with its config.json, log and models. models: where models may lie."""
+
+    root: Path | None
+    data: Path | None
+    models: tuple[Path, ...] = ()
+
+    @property
+    def log(self) -> Path | None:
+        """The host's log, where it keeps one."""
+        places = [folder / "sdnext.log" for folder in dict.fromkeys(filter(None, (self.data, self.root)))]
+        return max((path for path in places if path.is_file()), key=lambda path: path.stat().st_mtime, default=None)
+
+    @property
+    def config(self) -> dict[str, object]:
+        """The host's settings as it has stored them; {} where there are none."""
+        try:
+            found = json.loads((self.data / "config.json").read_text(encoding="utf-8")) if self.data else {}
+        except (OSError, ValueError):  # none yet, or damaged: the host begins with its defaults then
+            return {}
+        return found if isinstance(found, dict) else {}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """`--sdnext`, `--data` and `--python`."""
+    parser.add_argument("--sdnext", metavar="DIR", help="the folder of SD.Next (default: the one that this extension is installed in)")
+    parser.add_argument("--data", metavar="DIR", help="its data folder, where that is another one (--data-dir of SD.Next)")
+    parser.add_argument("--python", metavar="EXE", help="its Python (default: the one in DIR/venv)")
+
+
+def folders(options: argparse.Namespace) -> Folders:
+    """Raises HostError for a folder that holds no SD.Next."""
+    installed_in = _OURS.parents[1] if _OURS.parent.name in ("extensions", "extensions-builtin") else None
+    root = Path(options.sdnext).expanduser().resolve() if options.sdnext else installed_in
+    if options.sdnext and root and not _is_host(root):
+        raise HostError("host.not-there", folder=options.sdnext)
+    if root and not _is_host(root):  # installed into a data folder of its own
+        root, data = None, root
+    else:
+        data = installed_in if installed_in and installed_in != root and not options.sdnext else root
+    data = Path(options.data).expanduser().resolve() if options.data else data
+    found = Folders(root, data)
+    configured = [found.config.get(key) for key in _MODELS]
+    places = [data / "models"] if data else []
+    places += [(data / str(place)) if data else Path(str(place)) for place in configured if place]
+    return Folders(root, data, tuple(place for place in dict.fromkeys(places) if place.is_dir()))
+
+
+def commit(root: Path) -> str:
+    """The first characters of the commit that is checked out, "" where nobody knows."""
+    try:
+        head = (root / ".git" / "HEAD").read_text(encoding="utf-8").strip()
+        if head.startswith("ref: "):
+            head = (root / ".git" / head.removeprefix("ref: ")).read_text(encoding="utf-8").strip()
+    except OSError:  # no repository, or one whose references are packed
+        return ""
+    return head[:9]
+
+
+def hand_over(options: argparse.Namespace, arguments: list[str]) -> int | None:
+    """Run the command `arguments` in the host's Python. Returns its exit code, None when this is the right Python already.
+
+    Raises HostError when that Python is not there or can not run this.
+    """
+    where = folders(options)
+    python = None if os.environ.get(_MARK) else _python(where.root, options.python)
+    if python is None or _same(python):
+        return None
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONHOME", "VIRTUAL_ENV")}
+    environment |= {_MARK: "1", "PYTHONPATH": os.pathsep.join(filter(None, (str(_OURS), os.environ.get("PYTHONPATH"))))}
+    try:
+        probe = subprocess.run([python, "-c", "import sd3deploy.deps"], env=environment, capture_output=True, text=True)
+    except OSError as error:
+        raise HostError("host.python-dead", python=python, detail=error) from error
+    if probe.returncode:
+        said = probe.stderr.strip().splitlines()
+        raise HostError("host.python-dead", python=python, detail=said[-1] if said else f"exit code {probe.returncode}")
+    code = subprocess.run([python, "-m", "sd3deploy", *arguments], env=environment).returncode
+    return code if code in (0, 1, 2) else 2
+
+
+def _is_host(folder: Path) -> bool:
+    return (folder / "launch.py").is_file() and (folder / "modules").is_dir()
+
+
+def _python(root: Path | None, given: str | None) -> Path | None:
+    if given:
+        return Path(given).expanduser().absolute()
+    if root is None:
+        return None
+    names = [Path(venv, *name) for venv in ("venv", ".venv") for name in (("bin", "python"), ("Scripts", "python.exe"))]
+    found = next((root / name for name in names if (root / name).exists()), None)
+    if found is None and not _is_ours(root):
+        raise HostError("host.no-environment", folder=root, executable=sys.executable)
+    return found
+
+
+def _is_ours(root: Path) -> bool:
+    """Without a venv the host runs in whatever Python it was started with: the one in which its extension is asked."""
+    return root in _OURS.parents
+
+
+def _same(python: Path) -> bool:
+    """Whether this process runs in that environment; the executables of all environments are one file in the end."""
+    if sys.prefix == sys.base_prefix:
+        return python.resolve() == Path(sys.executable).resolve()
+    return python.parent.parent.resolve() == Path(sys.prefix).resolve()

@@ -1,0 +1,50 @@
+"""How far a command is, as one line on a terminal; nothing where nobody looks."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sd3deploy.diagnosis.checks import Progress
+
+__all__ = ["Bar", "line", "shown"]
+
+_WIDTH = 24  # characters
+_ERASE = "\r\x1b[K"
+
+
+class Bar:
+    """Rewrites one line of stderr, where that is a terminal."""
+
+    def __init__(self) -> None:
+        self._seen = sys.stderr.isatty()
+
+    def show(self, at: Progress) -> None:
+        """The line for this progress."""
+        self._write(line(at)[: shutil.get_terminal_size().columns - 1])
+
+    def clear(self) -> None:
+        """Make room for something that stays."""
+        self._write("")
+
+    def _write(self, text: str) -> None:
+        if self._seen:
+            print(f"{_ERASE}{text}", end="", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def shown() -> Iterator[Bar]:
+    """A bar that is gone afterwards, whatever happens."""
+    bar = Bar()
+    try:
+        yield bar
+    finally:
+        bar.clear()
+
+
+def line(at: Progress) -> str:
+    """The bar, the number of the step, and what it is at."""
+    done = round(_WIDTH * (at.number - 1 + at.fraction) / at.total)
+    return f"[{'#' * done}{'.' * (_WIDTH - done)}] {at.number}/{at.total} {at.title} {at.text}".rstrip()

@@ -1,0 +1,283 @@
+"""The real thing, small: the model loads, the quantized T5 loads and goes into it, a picture comes out that is one.
+
+Where no Stable Diffusion 3 is on this disk a tiny one is made, of the same classes: all the software runs that the real one needs.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sd3deploy import device, messages, tiny_sd3, units
+from sd3deploy.deps import requirements
+from sd3deploy.device import Device
+from sd3deploy.diagnosis.checks import files, room
+from sd3deploy.diagnosis.checks.child import Child
+from sd3deploy.diagnosis.checks.context import Context
+from sd3deploy.diagnosis.checks.probe import guess
+from sd3deploy.diagnosis.checks.result import Cancelled, Outcome, Progress, Result, Say, State
+from sd3deploy.diagnosis.checks.rules import seen
+from sd3deploy.diagnosis.checks.runner import Step, blocked, known, title, unmade
+from sd3deploy.diagnosis.finding import Finding
+from sd3deploy.encoders import choices, load, measure, source, swap
+from sd3deploy.encoders.choices import HOST_DEFAULT, NONE, Choice
+from sd3deploy.memory import capacity
+
+__all__ = ["base", "encoder", "image", "in_child", "plan"]
+
+_STEPS = 4
+_PROMPT = "a photo of a cat"
+_EDGE = {"tiny": 128, "cpu": 256, "gpu": 512}  # px
+_FLAT = 0.005  # standard deviation of the pixels, of 1; a black or an even picture has 0, one of noise has 0.1 and more
+_GONE = 2.0  # s between two signs of life of a child
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is tried: model, on what, and the size of the picture. tiny: it is one of ours; made: because there is no other."""
+
+    model: Path
+    name: str
+    tiny: bool
+    made: bool
+    device: Device
+    edge: int
+
+
+def base(context: Context, say: Say) -> Outcome:
+    """The step: the pipeline without T5."""
+    import torch
+    from diffusers import StableDiffusion3Pipeline
+
+    say(0.0, "")
+    _quiet(context)
+    found = plan(context, say)
+    if lack := _lack(found, NONE):
+        return _refused(lack)
+    say(0.3, found.name)
+    arguments: dict[str, Any] = {"text_encoder_3": None, "tokenizer_3": None, "torch_dtype": getattr(torch, found.device.compute_dtype)}
+    started = time.perf_counter()
+    context.cleanups.append(_free)
+    if found.model.is_dir():
+        pipeline = StableDiffusion3Pipeline.from_pretrained(str(found.model), local_files_only=True, **arguments)
+    else:
+        config = context.host_root / "configs" / "sd3" if context.host_root else None
+        local = {"config": str(config), "local_files_only": True} if config and config.is_dir() else {}
+        pipeline = StableDiffusion3Pipeline.from_single_file(str(found.model), **local, **arguments)
+    pipeline.set_progress_bar_config(disable=True)
+    context.held["pipeline"] = pipeline
+    said = messages.text("checks.base.tiny" if found.made else "checks.base.ok", name=found.name, device=found.device.name)
+    return Outcome(
+        "ok",
+        said,
+        facts={"model": str(found.model), "tiny": found.tiny, "made": found.made, "load": round(time.perf_counter() - started, 2)},
+    )
+
+
+def encoder(context: Context, say: Say) -> Outcome:
+    """The step: T5 as chosen, or where that can not run here the best that can, into the pipeline."""
+    say(0.0, "")
+    found = plan(context, say)
+    wanted = choices.find(context.encoder)
+    if wanted is NONE:
+        return Outcome("ok", messages.text("checks.encoder.none"), facts={"encoder": NONE.id})
+    chosen = _able(wanted, found.device, context)
+    if lack := _lack(found, chosen):
+        return _refused(lack)
+    say(0.2, chosen.name)
+    place = source.find("Automatic", source.Facts(str(found.model), None, tuple(map(str, context.models)), offline=True))
+    made = load.load(chosen, place, found.device, _sdnq)
+    say(0.8, chosen.name)
+    pipeline = context.held["pipeline"]
+    swap.replace(pipeline, made, swap.tokenizer(pipeline, str(found.model), place))
+    measured = measure.measure(made)
+    sizes = {"bytes": measured.bytes, "bytes_16bit": measured.bytes_16bit, "linears": measured.linears, "linear4bit": measured.linear4bit}
+    facts = {"encoder": chosen.id, "wanted": wanted.id, **sizes}
+    small, full = units.size(measured.bytes), units.size(measured.bytes_16bit)
+    if chosen is not wanted and wanted is not HOST_DEFAULT:
+        said = messages.text("checks.encoder.other", name=chosen.name, wanted=wanted.name, size=small, full=full)
+        return Outcome("warning", said, messages.text("checks.encoder.other.remedy", wanted=wanted.name), facts=facts)
+    return Outcome("ok", messages.text("checks.encoder.ok", name=chosen.name, size=small, full=full), facts=facts)
+
+
+def image(context: Context, say: Say) -> Outcome:
+    """The step: a few steps of denoising; the picture is looked at."""
+    import numpy
+    import torch
+
+    say(0.0, "")
+    found = plan(context, say)
+    pipeline = context.held["pipeline"]
+    where = found.device.torch
+    if where.partition(":")[0] in ("cuda", "xpu"):
+        pipeline.enable_model_cpu_offload(device=where)
+    else:
+        pipeline.to(where)
+    words = messages.text("checks.image.step", edge=found.edge)
+
+    def stepped(_pipeline: Any, step: int, _timestep: Any, kept: dict[str, Any]) -> dict[str, Any]:
+        say(0.2 + 0.7 * (step + 1) / _STEPS, words)
+        return kept
+
+    say(0.1, words)
+    with torch.inference_mode():
+        pixels = pipeline(
+            _PROMPT, width=found.edge, height=found.edge, num_inference_steps=_STEPS, output_type="np",
+            generator=torch.Generator().manual_seed(0), callback_on_step_end=stepped,
+        ).images[0]  # fmt: skip
+    facts = {"edge": found.edge, "steps": _STEPS, "finite": bool(numpy.isfinite(pixels).all()), "tiny": found.tiny}
+    facts |= {"deviation": float(pixels.std()) if facts["finite"] else 0.0, "mean": float(pixels.mean()) if facts["finite"] else 0.0}
+    if not facts["finite"] or facts["deviation"] < _FLAT:
+        kind = messages.text("checks.image.black" if facts["finite"] else "checks.image.nan")
+        wrong = seen("image-black", {"kind": kind, "dtype": found.device.compute_dtype})
+        return Outcome("failed", wrong.message, wrong.remedy, (wrong,), facts)
+    lacks_t5 = getattr(pipeline, "text_encoder_3", None) is None and choices.find(context.encoder) is not NONE
+    said = messages.text("checks.image.clip" if lacks_t5 else "checks.image.ok", edge=found.edge)
+    return Outcome("ok", f"{said} {messages.text('checks.image.tiny')}" if found.tiny else said, facts=facts)
+
+
+def plan(context: Context, say: Say = lambda fraction, text: None) -> Plan:
+    """The first whole model, else the tiny one, and the device; worked out once in a run."""
+    if "plan" not in context.held:
+        import torch
+
+        where, backend = (context.device, context.backend or context.device) if context.device else guess(torch)
+        models = files.found(context, say)
+        meant = [one.path for one in models if one.path == context.model and not one.foreign]
+        model = next((one for one in (*meant, *(one.path for one in models if one.complete))), None)
+        if model is None:
+            say(0.1, messages.text("checks.base.making"))
+        place = model or tiny_sd3.ensure()
+        kind = "tiny" if _is_tiny(place) else "cpu" if where == "cpu" else "gpu"
+        context.held["plan"] = Plan(place, place.name, kind == "tiny", model is None, device.look(where, backend), _EDGE[kind])
+    return context.held["plan"]
+
+
+def in_child(
+    steps: Iterable[Step],
+    context: Context,
+    progress: Callable[[Progress], None] = lambda progress: None,
+    cancelled: Callable[[], bool] = lambda: False,
+    before: Iterable[Result] = (),
+) -> Iterator[Result]:
+    """As runner.run, in a process of its own that leaves this one's model and device alone; `cancelled` ends it within a moment."""
+    steps = tuple(steps)
+    states: dict[str, State] = {result.id: result.state for result in before}
+    inside = {step.id for step in steps}
+    lack = next((need for step in steps for need in [blocked(step, states)] if need and need not in inside), None)
+    if lack:
+        yield from (unmade(step.id, lack) for step in steps)
+        return
+    done: list[str] = []
+    end: Result | None = None
+
+    def tick() -> None:
+        if cancelled():
+            raise Cancelled
+
+    started = time.perf_counter()
+    with Child(_arguments(context), {"SD3DEPLOY_INSIDE": "1"}) as child:
+        try:
+            for value in child.values(tick):
+                if "progress" in value:
+                    progress(Progress(**value["progress"]))
+                elif "result" in value:
+                    result = Result.of(value["result"])
+                    done.append(result.id)
+                    started = time.perf_counter()
+                    yield result
+        except Cancelled:
+            pass
+        else:
+            if len(done) < len(steps):
+                end = _ended(steps[len(done)], child.code, child.said, round(time.perf_counter() - started, 3), context)
+    rest = steps[len(done) :]
+    if end:
+        yield end
+        yield from (unmade(step.id, end.id) for step in rest[1:])
+    else:
+        yield from (unmade(step.id) for step in rest)
+
+
+def _ended(step: Step, code: int | None, said: str, seconds: float, context: Context) -> Result:
+    """The child is gone without an answer: the last words, or what its end alone tells."""
+    lines = tuple(line for line in said.splitlines() if line.strip())[-12:]
+    findings = known(said, context)
+    if not findings:
+        id = "process-killed" if code in (-9, 137) else "process-ended"  # Linux ends so who takes too much memory
+        findings = [seen(id, {"step": title(step.id), "code": code, "error": lines[-1] if lines else ""}, evidence=lines)]
+    return Result(step.id, title(step.id), "failed", findings[0].message, findings[0].remedy, seconds, tuple(findings))
+
+
+def _arguments(context: Context) -> list[str]:
+    words = ["-m", "sd3deploy", "verify", "--only-run", "--lines", "--encoder", context.encoder]
+    for option, value in (
+        ("--host-root", context.host_root),
+        ("--model", context.model),
+        ("--device", context.device),
+        ("--backend", context.backend),
+    ):
+        words += [option, str(value)] if value else []
+    for folder in context.models:
+        words += ["--models", str(folder)]
+    return words
+
+
+def _able(wanted: Choice, place: Device, context: Context) -> Choice:
+    """The choice itself; where the device or a missing package does not let it run, the one with the smallest error that runs."""
+    if _runs(wanted, place, context):
+        return wanted
+    others = sorted((one for one in choices.CHOICES if one.error is not None), key=lambda one: (one.bytes or 0) > 5e9)
+    return next((one for one in others if _runs(one, place, context)), NONE)
+
+
+def _runs(choice: Choice, place: Device, context: Context) -> bool:
+    if choice.error is None or choices.unsuitable(choice, place):
+        return False
+    if choice.id == "uint4" and not context.installed.version("sdnq"):
+        return False
+    return all(context.installed.version(one.name) for one in requirements(choice.groups) if one.group)
+
+
+def _sdnq() -> Any:
+    """The host's own quantizer without the host."""
+    import sdnq
+
+    return sdnq.SDNQConfig(weights_dtype="uint4")
+
+
+def _lack(found: Plan, chosen: Choice) -> Finding | None:
+    return None if found.tiny else room.lack(found.model, chosen, found.device, capacity.look(found.device), found.edge)
+
+
+def _refused(lack: Finding) -> Outcome:
+    """Nothing is broken: this step is not tried because it would end badly."""
+    return Outcome("skipped", messages.text("checks.refused", reason=lack.message), lack.remedy, (lack,))
+
+
+def _is_tiny(path: Path) -> bool:
+    return (path / "recipe.json").is_file()
+
+
+def _quiet(context: Context) -> None:
+    """No bars of the libraries while this runs: it has its own."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    for logging in (diffusers.utils.logging, transformers.utils.logging):
+        if logging.is_progress_bar_enabled():
+            logging.disable_progress_bar()
+            context.cleanups.append(logging.enable_progress_bar)
+
+
+def _free() -> None:
+    """Give the memory back."""
+    gc.collect()
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
