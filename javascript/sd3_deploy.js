@@ -14,6 +14,7 @@
   let awakeUntil = 0;
   let timer = null;
   let lastRun = -1; // the number of the last load or job of the server
+  let verifying = true; // checks are running, or have been since the page last looked
 
   const get = async (path) => {
     const base = window.api || '/sdapi/v1';
@@ -124,8 +125,46 @@
   const showState = async () => {
     const lines = document.querySelectorAll('.sd3-state');
     if (lines.length === 0) return;
-    const { line } = await get('status');
+    const { line, findings } = await get('status');
     for (const el of lines) el.textContent = line;
+    for (const el of document.querySelectorAll('.sd3-findings')) el.replaceChildren(...findings.map(finding));
+  };
+
+  const finding = (found) => { // the sentence and its remedy, the lines that led to them on demand
+    const box = element('details', 'sd3-finding', '');
+    box.append(element('summary', '', found.message), element('p', 'sd3-remedy', found.remedy));
+    if (found.evidence.length > 0) box.append(element('pre', '', found.evidence.join('\n')));
+    return box;
+  };
+
+  const MARKS = { ok: '✓', warning: '!', failed: '✗', skipped: '–', cancelled: '–' };
+  const check = (result) => {
+    const row = element('li', `sd3-check sd3-${result.state}`, '');
+    row.append(element('span', 'sd3-mark', MARKS[result.state]), element('b', '', result.title));
+    row.append(element('span', 'sd3-seconds', result.seconds > 0 ? `${result.seconds.toFixed(1)} s` : ''));
+    row.append(element('p', '', result.message));
+    if (result.remedy) row.append(element('p', 'sd3-remedy', result.remedy));
+    return row;
+  };
+
+  const showChecks = async () => {
+    const job = await get('verify');
+    const areas = document.querySelectorAll('.sd3-checks');
+    for (const area of areas) {
+      const rows = element('ol', '', '');
+      rows.append(...job.results.map(check));
+      const parts = [rows];
+      if (job.state === 'running') {
+        const bar = element('progress', '', '');
+        bar.max = 1;
+        bar.value = job.fraction;
+        bar.setAttribute('aria-label', job.text);
+        parts.push(bar, element('p', '', job.text));
+      }
+      if (area.dataset.shown === JSON.stringify(job)) continue;
+      area.dataset.shown = JSON.stringify(job);
+      area.replaceChildren(...parts);
+    }
   };
 
   const poll = async () => {
@@ -145,8 +184,10 @@
       if (answer.events.length > 0) await showState();
       if (answer.run !== lastRun || answer.events.length > 0) await showMemory(true);
       lastRun = answer.run;
+      if (answer.verifying || verifying) await showChecks();
+      verifying = answer.verifying;
       sessionStorage.setItem('sd3-seen', seen);
-      busy = Boolean(answer.busy);
+      busy = Boolean(answer.busy) || verifying;
     } catch (err) {
       console.debug(String(err)); // the server restarts, or the login has run out: try again later
     }
@@ -166,7 +207,7 @@
   const start = () => {
     document.addEventListener('visibilitychange', () => { if (!document.hidden) wake(); });
     document.addEventListener('click', (e) => {
-      if (e.target.closest && e.target.closest('#settings_submit, #quicksettings, [id$="_generate"]')) wake();
+      if (e.target.closest && e.target.closest('#settings_submit, #quicksettings, [id$="_generate"], .sd3-verify')) wake();
     }, true);
     if (window.onAfterUiUpdate) window.onAfterUiUpdate(() => TABS.forEach(hint));
     if (window.onOptionsChanged) window.onOptionsChanged(() => { wake(); showMemory(true).catch(console.debug); });

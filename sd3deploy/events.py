@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sd3deploy import messages
+from sd3deploy.diagnosis.finding import Finding
 from sd3deploy.errors import Sd3Error
 
 __all__ = ["Event", "Events", "Severity"]
@@ -39,6 +40,7 @@ class Events:
 
     def __init__(self, listen: Callable[[Event], None] = lambda event: None) -> None:
         self._listen = listen
+        self.explain: Callable[[BaseException], Finding | None] = lambda error: None  # what is known about an unexpected error
         self._lock = threading.Lock()
         self._ring: deque[Event] = deque(maxlen=_KEPT)
         self._count = 0
@@ -51,6 +53,8 @@ class Events:
         """Record and announce an error; one that is not of our tree is shown as unexpected, with its type."""
         if isinstance(error, Sd3Error):
             return self.add(severity, error.id, error.message, error.remedy)
+        if found := self.explain(error):
+            return self.add(severity, f"rule.{found.rule}", found.message, found.remedy)
         return self.tell(severity, "unexpected", error=f"{type(error).__name__}: {error}")
 
     def since(self, seq: int) -> list[Event]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import HTTPException
+from fastapi.responses import PlainTextResponse
+from pydantic import BaseModel
 
 from sd3deploy import guards
 from sd3deploy.deployment import Deployment
@@ -17,33 +19,43 @@ from sd3deploy.memory.estimate import OFFLOADS
 from sd3deploy.webui import job
 from sd3deploy.webui.guarding import Guarding
 from sd3deploy.webui.panel import state_line
+from sd3deploy.webui.reporting import Reporting
 from sd3deploy.webui.setup import guided
 from sd3deploy.webui.watching import Watching
 
-__all__ = ["register"]
+__all__ = ["Asked", "register"]
 
 
-def register(deployment: Deployment, guarding: Guarding, watching: Watching) -> None:
+class Asked(BaseModel):
+    """What to check: a folder or file with an SD3 model ("": the one of the settings, else a tiny one), and with which text encoder
+    ("": the one of the settings).
+    """
+
+    model: str = ""
+    encoder: str = ""
+
+
+def register(deployment: Deployment, guarding: Guarding, watching: Watching, reporting: Reporting) -> None:
     """Add the routes; called when the host's own API is there."""
     from modules import shared
 
-    forecast = watching.forecast
+    forecast, diagnosing, verifying = watching.forecast, watching.diagnosing, reporting.verifying
     process = f"{os.getpid()}-{time.time():.0f}"  # a restart by exec keeps the process id
 
     def status() -> dict[str, Any]:
-        """Model, encoder and packages as they are now; `t5_bytes` in bytes, `line` as the panel shows it."""
+        """Model, encoder and packages as they are now; `t5_bytes` in bytes, `line` as the panel shows it, and what has failed lately."""
         now = deployment.status()
-        return {**now, "line": state_line(now)}
+        return {**now, "line": state_line(now), "findings": [found.report() for found in list(diagnosing.findings)]}
 
     def events(since: int = 0, server: str = "") -> dict[str, Any]:
-        """What happened after event number `since` of the process `server`, oldest first, whether something is under way, and the number
-        of the last load or job.
+        """What happened after event number `since` of the process `server`, oldest first, whether something is under way, the number of
+        the last load or job, and whether checks are running.
 
         Another process has numbered its events anew: all of them are new to whoever asks with the name of an old one.
         """
         found = deployment.events.since(since if server in ("", process) else 0)
         return {"server": process, "now": time.time(), "events": [asdict(event) for event in found], "busy": deployment.phase,
-                "run": watching.monitor.last.number if watching.monitor.last else 0}  # fmt: skip
+                "run": watching.monitor.last.number if watching.monitor.last else 0, "verifying": verifying.running}  # fmt: skip
 
     def check(
         width: str | None = None,
@@ -111,6 +123,37 @@ def register(deployment: Deployment, guarding: Guarding, watching: Watching) -> 
         """Drop what runs have shown about this machine: the estimates are as published again."""
         return {"done": forecast.forget()}
 
+    def report(format: Literal["json", "text", "markdown"] = "json") -> Any:
+        """Everything about this server that somebody needs who is to help: findings, checks, packages, settings, memory, the last runs and
+        events; without tokens, passwords, user names and addresses.
+        """
+        found = reporting.report()
+        if format == "json":
+            return found.data()
+        return PlainTextResponse(found.text() if format == "text" else found.markdown())
+
+    def verify(asked: Asked | None = None) -> dict[str, Any]:
+        """Begin the checks: environment, packages, device, files of the model, and a real run of a process of its own, which leaves the
+        loaded model alone. One at a time: where they run already, those.
+        """
+        try:
+            job = verifying.start(asked.model, asked.encoder) if asked else verifying.start()
+        except SettingError as error:
+            raise HTTPException(status_code=422, detail=str(error)) from error
+        return {"job": job.number}
+
+    def checks() -> dict[str, Any]:
+        """The last run of the checks: its state (none, running, done, cancelled), how far it is (0 to 1), and the results so far."""
+        return verifying.job.report() if verifying.job else {"job": 0, "state": "none", "fraction": 0.0, "text": "", "results": []}
+
+    def cancel() -> dict[str, Any]:
+        """End the running checks."""
+        return {"cancelled": verifying.cancel()}
+
+    shared.api.add_api_route("/sdapi/v1/sd3/report", report, methods=["GET"], tags=["SD3 Deploy"], response_model=None)
+    shared.api.add_api_route("/sdapi/v1/sd3/verify", verify, methods=["POST"], tags=["SD3 Deploy"])
+    shared.api.add_api_route("/sdapi/v1/sd3/verify", checks, methods=["GET"], tags=["SD3 Deploy"])
+    shared.api.add_api_route("/sdapi/v1/sd3/cancel", cancel, methods=["POST"], tags=["SD3 Deploy"])
     shared.api.add_api_route("/sdapi/v1/sd3/memory", memory, methods=["GET"], tags=["SD3 Deploy"])
     shared.api.add_api_route("/sdapi/v1/sd3/memory/runs", runs, methods=["GET"], tags=["SD3 Deploy"])
     shared.api.add_api_route("/sdapi/v1/sd3/memory/apply", apply, methods=["POST"], tags=["SD3 Deploy"])
@@ -129,4 +172,4 @@ def quiet() -> None:
         return
     costs = getattr(validate, "log_cost", None)
     if isinstance(costs, dict):
-        costs["/sdapi/v1/sd3/events"] = costs["/sdapi/v1/sd3/memory"] = -1
+        costs |= dict.fromkeys((f"/sdapi/v1/sd3/{polled}" for polled in ("events", "memory", "status", "verify")), -1)

@@ -226,5 +226,3 @@ def _advice(advice: verdict.Advice) -> str:
     if advice.choice:
         return messages.text("memory.recommended", name=advice.choice.name)
     return advice.change.sentence if advice.change else messages.text("memory.nothing")
-
-

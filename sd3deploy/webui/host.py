@@ -50,6 +50,10 @@ class SdNext:
         # Before the settings are registered, and for values of a wrong type, opts.<key> raises or lies: read the stored data.
         return shared.opts.data.get(key, _DEFAULTS[key])
 
+    def settings(self) -> dict[str, Any]:
+        """Everything that is not as the host has it by default, and all of ours."""
+        return dict(shared.opts.data) | {key: self.option(key) for key in _DEFAULTS}
+
     def pipeline(self) -> Any:
         # Never shared.sd_model: reading that loads a model.
         return modeldata.model_data.sd_model
@@ -61,6 +65,11 @@ class SdNext:
     def selected(self) -> str:
         """The model of the settings, loaded or not."""
         return str(shared.opts.sd_model_checkpoint)
+
+    def model_folders(self) -> tuple[Path, ...]:
+        """Where models may lie: folders in diffusers' layout, single files, repositories that were downloaded."""
+        folders = [getattr(shared.opts, key, "") for key in ("diffusers_dir", "ckpt_dir", "hfcache_dir")]
+        return tuple(Path(folder) for folder in dict.fromkeys(folders) if folder)
 
     def facts(self) -> Facts:
         checkpoint = getattr(self.pipeline(), "sd_checkpoint_info", None)
@@ -195,7 +204,7 @@ class SdNext:
     def listen(self, event: Event) -> None:
         """Events go to the host's log with their id, so that a screenshot in any language can be searched."""
         level = {"error": log.error, "warning": log.warning}.get(event.severity, log.info)
-        level(f'SD3 Deploy: id={event.id} {event.message} {event.remedy}'.rstrip())
+        level(f"SD3 Deploy: id={event.id} {event.message} {event.remedy}".rstrip())
 
 
 def _settings(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
@@ -12,8 +11,11 @@ from modules import scripts_manager
 from sd3deploy import messages, units
 from sd3deploy.deployment import Deployment
 from sd3deploy.encoders import choices
-from sd3deploy.errors import Sd3Error
+from sd3deploy.webui import diagnosis_panel
 from sd3deploy.webui.guarding import Guarding
+from sd3deploy.webui.reporting import Reporting
+from sd3deploy.webui.said import said
+from sd3deploy.webui.verifying import Verifying
 from sd3deploy.webui.watching import Watching
 
 __all__ = ["TITLE", "allow_in_control", "script_class", "state_line"]
@@ -29,7 +31,7 @@ def allow_in_control() -> None:
         control_extensions.append(TITLE)
 
 
-def script_class(deployment: Deployment, guarding: Guarding, watching: Watching) -> type:
+def script_class(deployment: Deployment, guarding: Guarding, watching: Watching, verifying: Verifying, reporting: Reporting) -> type:
     """The host's kind of script, bound to the services. The host makes three instances and calls ui() five times and more."""
 
     class SD3Deploy(scripts_manager.Script):
@@ -55,6 +57,7 @@ def script_class(deployment: Deployment, guarding: Guarding, watching: Watching)
                     elem_id=self.elem_id("encoder"),
                 )
                 self.memory()
+                diagnosis_panel.show(self, verifying, reporting)
             return [choice]
 
         def memory(self) -> None:
@@ -67,8 +70,8 @@ def script_class(deployment: Deployment, guarding: Guarding, watching: Watching)
             shown = gr.Plot(value=lambda: watching.figure(), show_label=False, elem_id=self.elem_id("plot"), elem_classes=["sd3-plot"])
             # Pressed by the page when a run has ended: gradio lets nobody else change a plot.
             show = gr.Button(messages.text("panel.memory.show"), elem_id=self.elem_id("show"), elem_classes=["sd3-show"])
-            apply.click(fn=lambda: _status(watching.forecast.apply), inputs=[], outputs=[done])
-            forget.click(fn=lambda: _status(watching.forecast.forget), inputs=[], outputs=[done])
+            apply.click(fn=lambda: said(watching.forecast.apply), inputs=[], outputs=[done])
+            forget.click(fn=lambda: said(watching.forecast.forget), inputs=[], outputs=[done])
             show.click(fn=lambda: watching.figure(), inputs=[], outputs=[shown])
 
         def process(self, p: Any, choice: Any = "", *_: Any) -> None:
@@ -87,15 +90,6 @@ def script_class(deployment: Deployment, guarding: Guarding, watching: Watching)
             processed.comments = "\n".join(filter(None, [processed.comments, *getattr(p, "sd3_said", ())]))
 
     return SD3Deploy
-
-
-def _status(work: Callable[[], str]) -> str:
-    """What a button has done, or why not, as HTML."""
-    try:
-        text = work()
-    except Sd3Error as error:
-        text = str(error)
-    return f'<div role="status">{html.escape(text)}</div>'
 
 
 def state_line(status: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ from sd3deploy.memory.capacity import Capacity
 from sd3deploy.memory.correction import measured
 from sd3deploy.memory.estimate import Estimate, Setup, estimate
 from sd3deploy.webui import offload
+from sd3deploy.webui.diagnosing import Diagnosing
 from sd3deploy.webui.forecast import Forecast
 from sd3deploy.webui.host import SdNext
 from sd3deploy.webui.setup import room
@@ -27,10 +28,11 @@ __all__ = ["Watching"]
 class Watching:
     """`loading` surrounds the load of a model or an encoder, `run` each batch of a job, `inner` the whole of it: it has the last word."""
 
-    def __init__(self, host: SdNext, forecast: Forecast) -> None:
-        self.host, self.forecast, self.events = host, forecast, forecast.events
+    def __init__(self, host: SdNext, forecast: Forecast, diagnosing: Diagnosing) -> None:
+        self.host, self.forecast, self.diagnosing, self.events = host, forecast, diagnosing, forecast.events
         self.monitor = monitor.Monitor()
-        self._foreseen: Setup | None = None  # of the SD3 model that is being loaded
+        self._sd3 = False  # an SD3 model is being loaded
+        self._foreseen: Setup | None = None  # what it will need, where that can be told
         self._noted: tuple[exhausted.Exhausted, str] | None = None  # what ran out in what runs now, and in which phase
 
     @contextmanager
@@ -39,17 +41,22 @@ class Watching:
         self._prepare()
         outermost = self.monitor.running is None
         if outermost:
-            self._noted = self._foreseen = None
-        with self.monitor.run("load", title) as run:
+            self._noted, self._foreseen, self._sd3 = None, None, False
+        with self.diagnosing.watch(), self.monitor.run("load", title) as run:
             yield
-        if outermost and self._noted and self._foreseen:
+        if not outermost or not self._sd3:
+            return
+        if self._noted and self._foreseen:
             run.outcome = "out of memory"
             self._explain(None, self._foreseen)
             self.host.free()
+        elif not is_sd3(self.host.pipeline()):
+            run.outcome = "failed"
+            self.diagnosing.tell(job=False)
 
     def foresee(self, place: str) -> None:
         """An SD3 model is about to be loaded: its folder, file or repository."""
-        self._foreseen = self.forecast.foresee(place)
+        self._sd3, self._foreseen = True, self.forecast.foresee(place)
 
     def run(self, original: Callable[[Any], Any], p: Any) -> Any:
         """Watch one batch of a job, explain what ran out, and, where the user wants that, try once more with the cheapest change."""
@@ -78,13 +85,15 @@ class Watching:
         self._noted = None
         found = estimate(asked)
         pipeline, there = self.host.pipeline(), room(self.host)
-        with self.monitor.run("job", _title(asked)) as run, phases.watched(pipeline, self.monitor.mark, self.note):
+        watched = phases.watched(pipeline, self.monitor.mark, self.note)
+        with self.diagnosing.watch(), self.monitor.run("job", _title(asked)) as run, watched:
             run.facts |= _expected(found, there)
             try:
                 result = original(p)
             except Exception as error:
                 self.note(error)
                 if not self._noted:
+                    self.diagnosing.tell(job=True)
                     raise
                 errors.display(error, "Processing")  # as the host does with an error of the pipeline that it catches itself
                 shared.state.interrupted = True
@@ -93,6 +102,7 @@ class Watching:
                 run.outcome = "out of memory"
             elif _is_empty(result):
                 run.outcome = "no picture"
+                self.diagnosing.tell(job=True)
         if run.outcome == "done":
             self.forecast.corrections.learn(self.host.device().name, measured(run, found))
         if there.spills and max((reading.reserved for reading in run.readings), default=0) > there.usable:
@@ -104,7 +114,9 @@ class Watching:
         """An error that the host or a module has met. Only its text is kept: its frames hold the tensors that did not fit."""
         found = exhausted.read(error)
         running = self.monitor.running
-        if found and running and not self._noted:
+        if not found:
+            self.diagnosing.note(error)
+        elif running and not self._noted:
             self._noted = found, phase or (running.marks[-1][1] if running.marks else running.kind)
 
     def _exhausted(self, p: Any, asked: Setup) -> verdict.Change | None:

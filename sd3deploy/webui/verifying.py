@@ -1,0 +1,121 @@
+"""The checks, run for the page and for scripts: one after the other on a thread, to be asked about and to be cancelled.
+
+What is quick is looked at in this process, because it is this process that will have to do the work. The real run is done by a process of
+its own: the model that the user has loaded stays as it is.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from modules import paths
+
+from sd3deploy import messages
+from sd3deploy.diagnosis import checks
+from sd3deploy.encoders import choices
+from sd3deploy.errors import SettingError
+from sd3deploy.webui.host import SdNext
+
+__all__ = ["Job", "Verifying"]
+
+
+@dataclass
+class Job:
+    """One run of the checks. state: running, done or cancelled. fraction: 0 to 1 of all steps. text: what is being done."""
+
+    number: int
+    started: float = field(default_factory=time.time)
+    state: str = "running"
+    fraction: float = 0.0
+    text: str = ""
+    results: list[checks.Result] = field(default_factory=list)
+
+    def report(self) -> dict[str, Any]:
+        """As JSON-able values."""
+        return {
+            "job": self.number,
+            "started": self.started,
+            "state": self.state,
+            "fraction": round(self.fraction, 3),
+            "text": self.text,
+            "healthy": None if self.state == "running" else all(one.state in ("ok", "warning") for one in self.results),
+            "results": [one.report() for one in self.results],
+        }
+
+
+class Verifying:
+    """One job at a time; the last one is kept."""
+
+    def __init__(self, host: SdNext) -> None:
+        self.host = host
+        self.job: Job | None = None
+        self._numbers = itertools.count(1)
+        self._cancelled = threading.Event()
+        self._lock = threading.Lock()
+
+    def start(self, model: str = "", encoder: str = "") -> Job:
+        """Begin; where a job runs already, that one. Raises SettingError for an encoder or a model that there is not."""
+        context = self._context(model, encoder)
+        with self._lock:
+            if self.job is None or not self.running:
+                self._cancelled.clear()
+                self.job = Job(next(self._numbers))
+                threading.Thread(target=self._run, args=(self.job, context), name="sd3-verify", daemon=True).start()
+            return self.job
+
+    def cancel(self) -> bool:
+        """End the running job at once. Whether there was one."""
+        running = self.running
+        self._cancelled.set()
+        return running
+
+    @property
+    def running(self) -> bool:
+        return self.job is not None and self.job.state == "running"
+
+    def begin(self) -> str:
+        """`start`, as a button does it: the sentence to show."""
+        self.start()
+        return messages.text("verify.started")
+
+    def end(self) -> str:
+        """`cancel`, as a button does it: the sentence to show."""
+        return messages.text("verify.cancelling" if self.cancel() else "verify.not-running")
+
+    def _run(self, job: Job, context: checks.Context) -> None:
+        def progress(now: checks.Progress) -> None:
+            job.fraction, job.text = (order.index(now.id) + now.fraction) / len(order), f"{now.title} {now.text}".strip()
+
+        order = [step.id for step in checks.STEPS]
+
+        try:
+            for result in checks.run(checks.QUICK, context, progress, self._cancelled.is_set):
+                job.results.append(result)
+            job.text = messages.text("verify.waiting")
+            with self.host.queue():  # no picture is made meanwhile, and the memory that is free stays free
+                for result in checks.rehearse_in_child(context, progress, self._cancelled.is_set, before=tuple(job.results)):
+                    job.results.append(result)
+        finally:
+            job.fraction, job.text = 1.0, ""
+            job.state = "cancelled" if self._cancelled.is_set() else "done"
+
+    def _context(self, model: str, encoder: str) -> checks.Context:
+        chosen = choices.find(encoder or self.host.option("sd3_text_encoder"))
+        place = Path(model or self.host.facts().model or ".")
+        if model and not place.exists():
+            raise SettingError("verify.no-model", path=model)
+        device = self.host.device()
+        return checks.Context(
+            host_root=self.host.install_options().host_root,
+            data_dir=Path(paths.data_path),
+            models=self.host.model_folders(),
+            model=place if place.exists() and place != Path(".") else None,
+            encoder=chosen.id,
+            device=device.torch,
+            backend=device.backend,
+        )
