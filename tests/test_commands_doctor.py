@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from sd3deploy.commands import inside
+from sd3deploy import inside
 from sd3deploy.diagnosis import logfile
 
 ROOT = Path(__file__).parent.parent
@@ -101,6 +101,22 @@ def test_the_environment_of_the_host_is_asked_whatever_python_this_is(tmp_path):
     assert Path(found["python"]["executable"]) == root / "venv" / "bin" / "python"
     assert {"accelerate", "torch"} <= {one["package"] for one in found["findings"] if one["cause"] == "missing-package"}
     assert {one["state"] for one in found["checks"]} >= {"failed", "skipped"}
+
+
+def test_a_python_that_has_nothing_can_hand_over(tmp_path):
+    """-S: without site-packages, as the Python of a system that has neither pip nor packaging."""
+    bare = [sys.executable, "-S", "-E", "-m", "sd3deploy", "doctor", "--log", str(LOGS / "numpy-file.log"), "--json"]
+    done = subprocess.run(bare, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, "--python" in done.stderr, len(done.stderr.splitlines())) == (2, True, 1)
+    venv.EnvBuilder(with_pip=True, symlinks=True).create(tmp_path / "venv")
+    done = subprocess.run([*bare, "--python", str(tmp_path / "venv" / "bin" / "python")], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, [one["cause"] for one in json.loads(done.stdout)["findings"]]) == (1, ["mixed-package-files"])
+
+
+def test_a_reader_that_has_seen_enough():
+    script = f"{sys.executable} -m sd3deploy doctor --log {LOGS / 'numpy-file.log'} --json | head -1"
+    done = subprocess.run(["sh", "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("{\n", "")
 
 
 def test_folders_are_those_of_the_settings(tmp_path):

@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sd3deploy import messages
+from sd3deploy import inside, messages
 from sd3deploy.bundle import Bundle
-from sd3deploy.commands import doctor, inside
+from sd3deploy.commands import doctor
 from sd3deploy.errors import SettingError
 
 __all__ = ["add", "run"]
@@ -32,9 +32,6 @@ def add(subparsers: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Show the bundle, ask, write it. Raises BundleError when it can not be written."""
-    code = inside.hand_over(options, options.arguments)
-    if code is not None:
-        return code
     where = inside.folders(options)
     log = Path(options.log) if options.log else where.log
     made = Bundle.make(doctor.examine(where), log)

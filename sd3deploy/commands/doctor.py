@@ -14,7 +14,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from sd3deploy.commands import inside, progress
+from sd3deploy import inside
+from sd3deploy.commands import progress
 from sd3deploy.commands.fixing import fix
 from sd3deploy.deps.requirement import normal
 from sd3deploy.diagnosis import checks, logfile, matcher
@@ -44,10 +45,6 @@ def add(subparsers: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the report. Raises HostError or LogError when it could not look."""
-    if not options.log or options.sdnext or options.python:
-        code = inside.hand_over(options, options.arguments)
-        if code is not None:
-            return code
     where = inside.folders(options)
     if options.fix:
         fix(where.root, sure=options.yes)

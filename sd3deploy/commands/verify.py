@@ -7,14 +7,12 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import signal
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
-from sd3deploy import messages
-from sd3deploy.commands import inside, progress
+from sd3deploy import inside, messages
+from sd3deploy.commands import progress
 from sd3deploy.diagnosis import checks
 from sd3deploy.diagnosis.checks.child import answer, follow_parent
 from sd3deploy.encoders import choices
@@ -48,9 +46,6 @@ def add(subparsers: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Look, and say it. Raises SettingError for a text encoder that there is not, HostError for a folder without SD.Next."""
     choices.find(options.encoder)
-    code = _elsewhere(options)
-    if code is not None:
-        return code
     if options.model is not None and not options.model.exists():
         print(messages.text("verify.no-model", path=options.model), file=sys.stderr)
         return 2
@@ -67,19 +62,6 @@ def run(options: argparse.Namespace) -> int:
     else:
         print(messages.text("verify.healthy" if _healthy(results) else "verify.stopped" if stopped else "verify.unhealthy"))
     return int(not _healthy(results))
-
-
-def _elsewhere(options: argparse.Namespace) -> int | None:
-    """The exit code of the host's Python, where that is another one. Ctrl-C is for that one: it says how far it came."""
-    before = signal.getsignal(signal.SIGINT)
-    main = threading.current_thread() is threading.main_thread()
-    if main:
-        signal.signal(signal.SIGINT, lambda number, frame: None)
-    try:
-        return inside.hand_over(options, options.arguments)
-    finally:
-        if main:
-            signal.signal(signal.SIGINT, before)
 
 
 def _context(options: argparse.Namespace) -> checks.Context:

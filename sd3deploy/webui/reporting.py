@@ -10,10 +10,10 @@ from pathlib import Path
 from modules import paths, shared
 
 from sd3deploy.bundle import Bundle
-from sd3deploy.commands.inside import commit
 from sd3deploy.deployment import Deployment
 from sd3deploy.diagnosis import installed
 from sd3deploy.errors import SettingError
+from sd3deploy.inside import commit
 from sd3deploy.redact import Redactor
 from sd3deploy.report import Report
 from sd3deploy.webui.diagnosing import Diagnosing

@@ -170,7 +170,7 @@ def in_child(
     inside = {step.id for step in steps}
     lack = next((need for step in steps for need in [blocked(step, states)] if need and need not in inside), None)
     if lack:
-        yield from (unmade(step.id, lack) for step in steps)
+        yield from (unmade(step.id, "" if states[lack] == "cancelled" else lack) for step in steps)
         return
     done: list[str] = []
     end: Result | None = None

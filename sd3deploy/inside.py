@@ -1,5 +1,5 @@
 """Where a command looks: into the folder and the Python of an SD.Next that need not run. It does not guess what is in another Python, it
-runs there.
+runs there. This much works in any Python: it takes nothing but the standard library.
 """
 
 from __future__ import annotations
@@ -7,16 +7,21 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from sd3deploy.errors import HostError
 
-__all__ = ["Folders", "add_options", "commit", "folders", "hand_over"]
+__all__ = ["Folders", "add_options", "commit", "elsewhere", "folders"]
 
-_OURS = Path(__file__).parents[2]
+_OURS = Path(__file__).parents[1]
+_COMMANDS = ("bundle", "doctor", "verify")  # those that look at an SD.Next
 _MARK = "SD3DEPLOY_INSIDE"  # set for a process that was handed over to: it hands over no further
 _MODELS = ("diffusers_dir", "ckpt_dir", "hfcache_dir")  # settings of the host that name folders with models
 
@@ -81,11 +86,26 @@ def commit(root: Path) -> str:
     return head[:9]
 
 
-def hand_over(options: argparse.Namespace, arguments: list[str]) -> int | None:
-    """Run the command `arguments` in the host's Python. Returns its exit code, None when this is the right Python already.
+def elsewhere(arguments: list[str]) -> int | None:
+    """Run a command that looks at an SD.Next in that one's Python. Returns its exit code; None when it is to be run here.
 
     Raises HostError when that Python is not there or can not run this.
     """
+    if not arguments or arguments[0] not in _COMMANDS or {"-h", "--help"} & set(arguments):
+        return None
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    add_options(parser)
+    parser.add_argument("--log")
+    options, _ = parser.parse_known_args(arguments)
+    try:
+        return _hand_over(options, arguments)
+    except HostError:
+        if options.log and not options.sdnext and not options.python:
+            return None  # a log can be read without its SD.Next
+        raise
+
+
+def _hand_over(options: argparse.Namespace, arguments: list[str]) -> int | None:
     where = folders(options)
     python = None if os.environ.get(_MARK) else _python(where.root, options.python)
     if python is None or _same(python):
@@ -99,8 +119,22 @@ def hand_over(options: argparse.Namespace, arguments: list[str]) -> int | None:
     if probe.returncode:
         said = probe.stderr.strip().splitlines()
         raise HostError("host.python-dead", python=python, detail=said[-1] if said else f"exit code {probe.returncode}")
-    code = subprocess.run([python, "-m", "sd3deploy", *arguments], env=environment).returncode
+    with _ctrl_c_is_for_the_other():
+        code = subprocess.run([python, "-m", "sd3deploy", *arguments], env=environment).returncode
     return code if code in (0, 1, 2) else 2
+
+
+@contextmanager
+def _ctrl_c_is_for_the_other() -> Iterator[None]:
+    """It gets one too, and says how far it came."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, lambda number, frame: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _is_host(folder: Path) -> bool:
