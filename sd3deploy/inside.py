@@ -160,6 +160,7 @@ def _is_ours(root: Path) -> bool:
 
 def _same(python: Path) -> bool:
     """Whether this process runs in that environment; the executables of all environments are one file in the end."""
-    if sys.prefix == sys.base_prefix:
-        return python.resolve() == Path(sys.executable).resolve()
-    return python.parent.parent.resolve() == Path(sys.prefix).resolve()
+    environment = python.parent.parent
+    if (environment / "pyvenv.cfg").is_file():
+        return environment.resolve() == Path(sys.prefix).resolve()
+    return sys.prefix == sys.base_prefix and python.resolve() == Path(sys.executable).resolve()
