@@ -152,6 +152,8 @@ def start(
     port = port or free_port()
     words = [str(python), "launch.py", "--skip-all", "--skip-git", "--skip-torch", "--data-dir", str(data), "--port", str(port)]
     words += ["--theme", "standard/black-teal", *flags, *(["--auth", ":".join(auth)] if auth else [])]
+    temporary = data / "tmp"
+    temporary.mkdir(exist_ok=True)
     env = os.environ | {
         "PATH": os.pathsep.join([str(Path(python).parent), os.environ.get("PATH", "")]),  # a restart looks for "python" there
         "SD_LOG": str(data / "sdnext.log"),
@@ -159,6 +161,7 @@ def start(
         "HF_HOME": str(data / "hf"),
         "GRADIO_ANALYTICS_ENABLED": "False",
         "PYTHONUNBUFFERED": "1",
+        "TMPDIR": str(temporary),  # SD.Next empties gradio's folder in it at its start, and fails where another one does the same
         **environment,
     }
     for name in ("PYTHONPATH", "PYTEST_CURRENT_TEST"):
