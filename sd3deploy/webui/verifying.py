@@ -9,6 +9,8 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,12 +99,24 @@ class Verifying:
             for result in checks.run(checks.QUICK, context, progress, self._cancelled.is_set):
                 job.results.append(result)
             job.text = messages.text("verify.waiting")
-            with self.host.queue():  # no picture is made meanwhile, and the memory that is free stays free
+            with self._alone():
                 for result in checks.rehearse_in_child(context, progress, self._cancelled.is_set, before=tuple(job.results)):
                     job.results.append(result)
         finally:
             job.fraction, job.text = 1.0, ""
             job.state = "cancelled" if self._cancelled.is_set() else "done"
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No picture is made meanwhile, and the memory that is free stays free. Whoever cancels does not wait for the running job."""
+        queue = self.host.queue()
+        while not (mine := queue.acquire(timeout=0.2)) and not self._cancelled.is_set():
+            pass
+        try:
+            yield
+        finally:
+            if mine:
+                queue.release()
 
     def _context(self, model: str, encoder: str) -> checks.Context:
         chosen = choices.find(encoder or self.host.option("sd3_text_encoder"))

@@ -147,7 +147,16 @@ class Watching:
     def inner(self, original: Callable[[Any], Any], p: Any) -> Any:
         """A job that ran out of memory ends with a message: a request is answered with 507, the page shows it under the gallery."""
         p.sd3_exhausted = None
-        result = original(p)
+        with self.diagnosing.watch():
+            try:
+                result = original(p)
+            except HTTPException:  # an answer that has been put into words already
+                raise
+            except Exception as error:
+                if is_sd3(self.host.pipeline()):
+                    self.diagnosing.note(error)
+                    self.diagnosing.tell(job=True)
+                raise
         text = p.sd3_exhausted
         if not text or getattr(result, "images", None):
             return result

@@ -118,6 +118,21 @@ def test_a_model_that_can_not_be_loaded_is_explained(host, news):
     assert len(ask(host).json()["images"]) == 1
 
 
+def test_an_error_on_the_way_to_the_pipeline_is_explained_too(host, news):
+    host.run("""
+        from modules import processing
+        sd3probe.init = processing.StableDiffusionProcessingTxt2Img.init
+        def init(self, *args, **kwargs):
+            raise OSError(28, "No space left on device")
+        processing.StableDiffusionProcessingTxt2Img.init = init
+    """)
+    try:
+        ask(host)
+    finally:
+        host.run("from modules import processing; processing.StableDiffusionProcessingTxt2Img.init = sd3probe.init")
+    assert [event[0] for event in told(news)] == ["rule.disk-full"]
+
+
 def test_an_error_of_another_model_is_none_of_ours(host, news):
     host.run("""
         from modules import errors
@@ -196,6 +211,24 @@ def test_checks_that_are_cancelled_leave_nothing_behind(host):
     assert {"cancelled"} <= {one["state"] for one in job["results"]}
     assert not [child for child in psutil.Process(host.process.pid).children(recursive=True) if "verify" in " ".join(child.cmdline())]
     assert host.post("/sdapi/v1/sd3/cancel") == {"cancelled": False}
+
+
+def test_checks_wait_for_a_job_and_can_be_cancelled_meanwhile(host):
+    host.run("from modules import call_queue; call_queue.queue_lock.acquire()")
+    try:
+        host.post("/sdapi/v1/sd3/verify")
+        end = time.monotonic() + 120
+        while len(host.get("/sdapi/v1/sd3/verify")["results"]) < len(checks.QUICK) and time.monotonic() < end:
+            time.sleep(0.1)
+        waiting = host.get("/sdapi/v1/sd3/verify")
+        assert (waiting["state"], len(waiting["results"])) == ("running", len(checks.QUICK))
+        assert "job" in waiting["text"]
+        host.post("/sdapi/v1/sd3/cancel")
+        job, _ = finished(host, 20)
+    finally:
+        host.run("from modules import call_queue; call_queue.queue_lock.release()")
+    assert job["state"] == "cancelled"
+    assert len(ask(host).json()["images"]) == 1
 
 
 @pytest.mark.parametrize("question", [{"encoder": "t6"}, {"model": "/no/such/model"}])
