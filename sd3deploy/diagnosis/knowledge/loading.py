@@ -10,8 +10,8 @@ from sd3deploy.diagnosis.rule import Advice, Rule, Seen
 __all__ = ["RULES"]
 
 # What only the joint attention of Stable Diffusion 3 has in its traceback, or among the arguments of the call: prompt embeds of 77 CLIP
-# tokens and 77, 256 or 512 of T5, 4096 wide (diffusers/models/attention.py, models/transformers/transformer_sd3.py).
-_JOINT = r"context_attn_output|transformer_sd3|JointTransformerBlock|SD3Transformer2DModel|\b(?:154|333|589), 4096\]"
+# tokens and 77, 256 or 512 of T5 (diffusers/models/attention.py, models/transformers/transformer_sd3.py).
+_JOINT = r"context_attn_output|transformer_sd3|JointTransformerBlock|SD3Transformer2DModel|\b(?:154|333|589), \d+\]"
 _JOINT_TOKENS = frozenset({"154", "333", "589"})
 _UNET = r"\bunet|UNet2D|openaimodel|transformer_flux"
 
@@ -375,6 +375,7 @@ RULES: tuple[Rule, ...] = (
         id="torch-without-cuda",
         cause="platform-unsupported",
         match=r"Torch not compiled with CUDA enabled|CPU version installed and (?:CUDA|ROCm) is available",
+        unless=r"GPU stats:",  # SD.Next of 2025 asks for them on every machine
         package="torch",
         action="restart",
         source="https://github.com/pytorch/pytorch/blob/main/torch/cuda/__init__.py",
