@@ -25,7 +25,7 @@ def show(script: Any, verifying: Verifying, reporting: Reporting) -> None:
     done = gr.HTML(elem_id=script.elem_id("diagnosis_done"))
     text = gr.Textbox(
         label=messages.text("panel.report.label"), lines=12, max_lines=24, visible=False, interactive=False, show_copy_button=True,
-        autoscroll=False, elem_id=script.elem_id("report_text"),
+        autoscroll=False, elem_id=script.elem_id("report_text"), elem_classes=["sd3-report"],
     )  # fmt: skip
     file = gr.File(label=messages.text("panel.file"), visible=False, elem_id=script.elem_id("bundle"))
     verify.click(fn=lambda: said(verifying.begin), inputs=[], outputs=[done])

@@ -57,7 +57,8 @@ class Reporting:
 
     def show(self) -> str:
         """What would be written into a support bundle."""
-        self._shown = Bundle.make(self.report(), self._log())
+        runs = [run.report() for run in list(self.watching.monitor.runs)]
+        self._shown = Bundle.make(self.report(), self._log(), runs=runs)
         return self._shown.preview()
 
     def save(self) -> Path:
