@@ -29,6 +29,7 @@ _INSTALLED = re.compile(
     r"(?:\binstall(?:ing|ed)?:? (?:package|requirement)s?\s*[=:]\s*|successfully installed )(?P<what>.+)", re.IGNORECASE
 )
 _RAISED = re.compile(r"\b(?P<error>[A-Z]\w*(?:Error|Exception): \S.{0,200})")
+_NAMED = re.compile(r"(?<![\w.\-])([A-Za-z][\w.\-]*?)(?:(?:==|-)(\d[\w.+]*)|(?=[<>~=!\s\"',\]]|$))")  # accelerate==1.14.0, accelerate-1.14.0
 _STACK = re.compile(r"diffusers|transformers|bitsandbytes|accelerate|StableDiffusion3|model_sd3", re.IGNORECASE)
 
 Look = Callable[[], Installed | None]
@@ -89,8 +90,7 @@ class _Matcher:
                 self._cases.clear()
                 self._found.clear()
         if found := _INSTALLED.search(text):
-            names = re.findall(r"[A-Za-z][\w.\-]*?(?=[=<>~\s\"',\]-]|$)", found["what"])
-            self._installs = {**self._installs, **{normal(name): "" for name in names}}
+            self._installs = {**self._installs, **{normal(name): version for name, version in _NAMED.findall(found["what"])}}
 
     def _take(self, entry: Record) -> None:
         shape = (entry.level, len(entry.lines), *(line.translate(_NO_DIGITS) for line in (entry.lines[0], *entry.lines[-2:])))
