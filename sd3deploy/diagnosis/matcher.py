@@ -29,7 +29,7 @@ _INSTALLED = re.compile(
     r"(?:\binstall(?:ing|ed)?:? (?:package|requirement)s?\s*[=:]\s*|successfully installed )(?P<what>.+)", re.IGNORECASE
 )
 _RAISED = re.compile(r"\b(?P<error>[A-Z]\w*(?:Error|Exception): \S.{0,200})")
-_NAMED = re.compile(r"(?<![\w.\-])([A-Za-z][\w.\-]*?)(?:(?:==|-)(\d[\w.+]*)|(?=[<>~=!\s\"',\]]|$))")  # accelerate==1.14.0, accelerate-1.14.0
+_NAMED = re.compile(r"(?<![\w.\-])([A-Za-z][\w.\-]*?)(?:(?:==|-)(\d[\w.+]*)|(?=[<>~=!\s\"',\]]|$))")  # a==1.0, a-1.0
 _STACK = re.compile(r"diffusers|transformers|bitsandbytes|accelerate|StableDiffusion3|model_sd3", re.IGNORECASE)
 
 Look = Callable[[], Installed | None]
