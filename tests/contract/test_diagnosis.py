@@ -14,7 +14,7 @@ import pytest
 
 from demo import server
 from sd3deploy import tiny_sd3
-from sd3deploy.diagnosis import checks, logfile, matcher
+from sd3deploy.diagnosis import checks, installed, logfile, matcher
 from tests.contract.conftest import AUTH, PROBE, ProbedHost, start
 
 TOKEN = "hf_" + "aBcDeFgHiJkLmNoPqRsTuVwXyZ012345"
@@ -269,3 +269,35 @@ def test_the_doctor_looks_at_this_host_from_another_python(host, misfit):
         assert healthy.returncode == 0, healthy.stdout + healthy.stderr
     finally:
         (host.data / "before.log").rename(host.data / "sdnext.log")
+
+
+# The last one: it installs bitsandbytes into this host
+
+
+def test_bitsandbytes_that_was_installed_beside_the_running_server(host, news):
+    """It asks once, and remembers that there is none; then somebody installs it in a terminal, and reloads the model as the finding says."""
+    reload = "from modules import sd_models; sd_models.reload_model_weights(force=True)"
+    host.run("from modules import shared; shared.opts.data.update(sd3_text_encoder='T5 FP4', sd3_auto_install=False)")
+    host.run(f"import transformers.utils; assert not transformers.utils.is_bitsandbytes_available(); {reload}")
+    assert host.get("/sdapi/v1/sd3/status")["encoder"] != "T5 FP4"
+    python = host.data.parent / "venv-data" / "bin" / "python"
+    done = subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", "bitsandbytes==0.50.2"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    error = """
+        from transformers import BitsAndBytesConfig, T5EncoderModel
+        from modules import modeldata
+        import traceback
+        try:
+            place = modeldata.model_data.sd_model.sd_checkpoint_info.path
+            T5EncoderModel.from_pretrained(place, subfolder="text_encoder_3", quantization_config=BitsAndBytesConfig(load_in_4bit=True))
+            result = ""
+        except ImportError:
+            result = traceback.format_exc()
+    """
+    text = host.run(error)
+    (found,) = matcher.diagnose(text, lambda: installed.Installed({"bitsandbytes": "0.50.2", "accelerate": "1.14.0"}))
+    assert found.cause == "stale-availability"
+    assert "Reload model" in found.remedy
+    host.run(reload)
+    assert host.get("/sdapi/v1/sd3/status")["encoder"] == "T5 FP4"
+    assert len(ask(host, seed=5).json()["images"]) == 1
