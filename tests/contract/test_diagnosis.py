@@ -275,7 +275,7 @@ def test_the_doctor_looks_at_this_host_from_another_python(host, misfit):
 
 
 def test_bitsandbytes_that_was_installed_beside_the_running_server(host, news):
-    """It asks once, and remembers that there is none; then somebody installs it in a terminal, and reloads the model as the finding says."""
+    """It asks once, and remembers that there is none; somebody installs it in a terminal, and reloads the model as the finding says."""
     reload = "from modules import sd_models; sd_models.reload_model_weights(force=True)"
     host.run("from modules import shared; shared.opts.data.update(sd3_text_encoder='T5 FP4', sd3_auto_install=False)")
     host.run(f"import transformers.utils; assert not transformers.utils.is_bitsandbytes_available(); {reload}")
