@@ -312,10 +312,48 @@ def test_a_key_over_the_lines_of_an_evidence():
         ('$env:HF_TOKEN = "abc"', '$env:HF_TOKEN = "<token>"'),
         ("?Expires=17&Policy=eyJTdGF0ZW1lbnQiOlt7&Signature=ab~c-d__", "?Expires=17&Policy=<token>&Signature=<token>"),
         (f"basic {base64.b64encode(b'joe:pw').decode()}", "basic <token>"),
+        ("password: <password> token=abcdefgh1", "password: <password> token=<token>"),
+        ("password:abc def", "password:<password> def"),
+        ("j%C3%B6rg@example.org", "<email>"),
+        ("discordapp.com/api/webhooks/1/abc", "discordapp.com/api/webhooks/<token>"),
+        ("password2=abcdefg token_value=abcdefg", "password2=<password> token_value=<token>"),
+        ("x\\nkey=abc123def456 PHPSESSID=abcdefgh", "x\\nkey=<token> PHPSESSID=<token>"),
+        ("key=abcdefghijklmnopqrstuvwxyzabcd", "key=<token>"),
+        ("Cookie: shared.id=abc; x=1", "Cookie: <cookie>"),
+        ('cmd="--auth joe:pw1 --listen"', 'cmd="--auth <password> --listen"'),
+        ('Authorization: Digest username="joe", response="abc"', "Authorization: Digest <token>"),
+        ("Authorization=Bearer+abc.def1", "Authorization=Bearer+<token>"),
+        ("to=https%3A%2F%2Fjoe%3Apw1%40host.de", "to=https%3A%2F%2F<user>:<password>%40host.de"),
+        ("sZaB3xK9-mQ2wE7rT5yU1iO8pL_kJ6hG4fD0sA", "<token>"),
+        ('"jane doe"@example.org', "<email>"),
+        ("C:%255CUsers%255Cjane%255Cx", "C:%255CUsers%255C<user>%255Cx"),
+        ("/home/jane\\ doe/x C:\\Users\\Doe, Jane\\x", "/home/<user>/x C:\\Users\\<user>\\x"),
+        ("C:\\Users\\Miles O'Brien\\x", "C:\\Users\\<user>\\x"),
+        ("C:\\Users\\Jane Doe", "C:\\Users\\<user>"),
+        ("C:/Documents%20and%20Settings/jane/x", "C:/Documents%20and%20Settings/<user>/x"),
+        ("C:\\Dokumente und Einstellungen\\Jane\\x", "C:\\Dokumente und Einstellungen\\<user>\\x"),
     ],
 )
 def test_spellings(text, expected):
     assert redact(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("start", "rest"),
+    [
+        *((start, "abcdefghijabcdefghij1b") for start in ("api_org_", "gho_", "github_pat_", "glpat-", "dckr_pat_", "sk-ant-", "xapp-")),
+        *((start, "abcdefghijabcdefghij1b") for start in ("sk_live_", "rk_test_", "ya29.", "npm_", "pypi-", "r8_", "AIza")),
+        ("sk-", "abcdefghijabcdefghij"),
+        ("hf_", "AbCdEf"),
+        ("ASIA", "ABCDEFGHIJKL1234"),
+        ("SG.", "abcdefghijk.abcdefghijk"),
+        ("123456789:AA", "abcdefghij-" * 3),
+        ("xoxp-", "12345678"),
+    ],
+)
+def test_a_token_is_known_by_its_beginning(start, rest):
+    assert redact(f"a '{start}{rest}', b") == "a '<token>', b"
+    assert redact(f"a%20{start}{rest}%20b") == "a%20<token>%20b"
 
 
 # Lines of SD.Next's log, of tracebacks and of pip.
@@ -348,6 +386,11 @@ sd3deploy @ file:///opt/src/sd3 diffusers @ git+https://github.com/huggingface/d
 WARNING: Ignoring invalid distribution ~umpy (/opt/venv/lib/python3.11/site-packages) @torch.no_grad() logo@2x.png git@github.com:vladmandic/sdnext.git
 Token: valid, invalid token: expired, HF token: not found, password: required, Expected 77 tokens: got 80, keyword: abc123def, author: Jane
 ("diffusers", "StableDiffusion3ControlNetInpaintingPipeline"): key = str(getattr(backend, "requirement", backend)) state: key=sd3_medium_fp4_v2
+ssh://git@github.com/x --auth --listen auth=[] token=() token=$HF_TOKEN token=[MASK] ["token", "password"] key='x!y' key=12.5 key=[1, 2, abc123def]
+ImportError: undefined symbol: _ZNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEE9_M_createERmm next=key%3A%2F%2Fabc123def token == 'abcdefgh'
+("key", "abc123def456") "keys": ["encoder.a1b2c3d4e5f6"] ["cookie", "proxy-authorization"] token=0.75 The token is Ab1
+undefined symbol: _ZNSt6vectorIN3c1010TensorImplESaIS1_EE9push_backEOS1_
+opt/sdnext/models/diffusers/stabilityai/sd3medium/textencoder3/snapshots
 Progress  12.31s/it ████████████████ 100% 28/28 00:12 00:00 Base 1024x1024 steps=28 cfg=4.5 seed=3141592653 sampler="Euler FlowMatch"
 """
 
@@ -465,7 +508,9 @@ def test_the_secrets_of_this_machine(tmp_path):
     (home / ".cache" / "huggingface" / "token").write_text("plain-words-as-token\n")
     (home / ".cache" / "huggingface" / "stored_tokens").write_text("[mine]\nhf_token = other-words-as-token\n")
     (data / "secrets.json").write_text(
-        json.dumps({"civitai_token": "words of civitai", "nested": {"api_key": ["in a list"]}, "vae": "not this one"})
+        json.dumps(
+            {"civitai_token": "words of civitai", "nested": {"api_key": ["in a list"]}, "mask_token": "[MASK]", "vae": "not this one"}
+        )
     )
     (data / "config.json").write_text("{ half-written")
     environ = {
@@ -474,12 +519,15 @@ def test_the_secrets_of_this_machine(tmp_path):
         "MY_API_KEY": "words of a key",
         "TOKENIZERS_PARALLELISM": "false",
         "SOME_TOKEN": "true",
+        "SHORT_KEY": "1234567",
+        "KEY_FILE": str(data),
         "HTTPS_PROXY": "http://u:words-of-proxy@p:1",
     }
     known = Redactor.of_this_machine([data], environ)
     text = "plain-words-as-token other-words-as-token words of civitai in a list words of a key words-of-proxy janedoe"
     assert known(text).replace("<secret>", "").replace("<user>", "").split() == []
-    assert known("true false not this one") == "true false not this one"
+    assert known("true false not this one 1234567 [MASK]") == "true false not this one 1234567 [MASK]"
+    assert "<secret>" not in known(str(data))
 
 
 def test_a_machine_without_anything(tmp_path):
@@ -494,6 +542,7 @@ def test_a_machine_without_anything(tmp_path):
         "p%40s+s%26w%3C%C3%B6%2Fx",
         "p@s s\\u0026w\\u003c\\u00F6\\/x",
         "p@s s&amp;w&lt;&#246;/x",
+        "p%2540s+s%26w<%25C3%25B6/x",
         json.dumps(json.dumps("p@s s&w<ö/x"))[3:-3],
         quote(json.dumps("p@s s&w<ö/x")[1:-1]),
     ],
@@ -502,17 +551,35 @@ def test_spellings_may_be_mixed(form):
     assert Redactor(["p@s s&w<ö/x"])(f"a {form} 100%") == "a <secret> 100%"
 
 
+@pytest.mark.parametrize("spell", [
+    lambda text: text.replace("/", "\\/"), lambda text: text.replace('"', '\\"'), lambda text: text.replace("\\", "\\\\"),
+    lambda text: quote(text, safe="!*'()~/:@"), lambda text: re.sub("%..", lambda match: match[0].lower(), quote(text, safe="")),
+])  # fmt: skip
+def test_a_secret_may_contain_another(spell):
+    secret = 'hunter2/a"b\\c d!'
+    assert Redactor(["hunter2", secret])(f"a {spell(secret)} b") == "a <secret> b"
+
+
+def test_a_name_may_be_encoded_twice():
+    known = Redactor(users=["Jörg Müller"])
+    for form in (quote(quote("Jörg Müller")), json.dumps(json.dumps("Jörg Müller"))[3:-3]):
+        assert known(f"a {form} b") == "a <user> b"
+
+
 def test_secrets_of_many_lines():
     known = Redactor(["first line here\nsecond line here"])
     assert known("first line here\nx second line here\\n first line here\\nsecond line here").count("<secret>") >= 3
+    assert known("first line here\nsecond line here") == "<secret>\n<secret>"
 
 
 def test_placeholders_are_those_that_are_made():
-    source = ast.parse(Path(sd3deploy.redact.__file__).read_text(encoding="utf-8"))
+    sources = [ast.parse(path.read_text(encoding="utf-8")) for path in Path(sd3deploy.redact.__file__).parent.glob("*.py")]
     words = {
         one
+        for source in sources
         for node in ast.walk(source)
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
         for one in re.findall(r"^<[a-z ]+>$", node.value)
     }
+    assert len(words) >= 6
     assert all(PLACEHOLDER.fullmatch(word) for word in words)
