@@ -11,8 +11,8 @@ __all__ = ["elements", "named"]
 _I = re.IGNORECASE
 # What a line has to have, in lower case, before it is looked at.
 _HINTS = (
-    "pass", "kennwort", "contrase", "pw", "secret", "credential", "auth", "key", "token", "session", "sessid", "cookie", "user", "login", "logname",
-    "sig", "policy", "code", "state",
+    "pass", "kennwort", "contrase", "pw", "secret", "credential", "auth", "key", "token", "session", "sessid", "cookie", "user", "login",
+    "logname", "sig", "policy", "code", "state",
 )  # fmt: skip
 # A name, what closes its quotes, and what joins it to its value.
 _NAMED = re.compile(
