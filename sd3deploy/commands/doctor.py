@@ -96,7 +96,7 @@ def _report(
         generated=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         host={"root": str(where.root), "commit": inside.commit(where.root)} if where.root else {},
         python={"version": found.python, "platform": platform.platform(), "executable": found.executable} if found else {},
-        device={name: value for name, value in facts.get("device", {}).items() if name in _DEVICE},
+        device={name: value for name, value in facts.get("device", {}).items() if name in _DEVICE and value},
         packages=dict(found.versions) if found else {},
         settings=where.config if found else {},
         findings=[one.report() for one in findings],
