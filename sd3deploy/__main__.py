@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 
-from sd3deploy import inside
+from sd3deploy import inside, messages
 from sd3deploy.errors import HostError, Sd3Error
 
 __all__ = ["main"]
@@ -16,6 +16,7 @@ __all__ = ["main"]
 def main(arguments: list[str] | None = None) -> int:
     """Run a command. Returns its exit code; 2 with a sentence on stderr for an error that is expected."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    messages.set_language(next(filter(None, map(os.environ.get, ("LC_ALL", "LC_MESSAGES", "LANG"))), ""))  # as POSIX orders them
     try:
         code = inside.elsewhere(arguments)
         return _here(arguments) if code is None else code

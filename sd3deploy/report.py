@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from sd3deploy import __version__, messages, units
 from sd3deploy.redact import Redactor
+from sd3deploy.terminal import columns, pad, wrap
 
 __all__ = ["Report"]
 
@@ -104,34 +104,34 @@ class Report:
     def _lines(self, width: int) -> Iterator[str]:
         yield self._title()
         head = self._head()
-        room = max((len(label) for label, _ in head), default=0) + 2
+        room = max((columns(label) for label, _ in head), default=0) + 2
         for label, words in head:
-            yield from _wrapped(words, width, f"{label:<{room}}", " " * room)
+            yield from wrap(words, width, pad(label, room), " " * room)
         if self.checks:
             yield ""
         for check in self.checks:
             yield from self._check(check, width)
         yield ""
-        yield from _wrapped(self.verdict, width)
+        yield from wrap(self.verdict, width)
         for finding in self.findings:
             yield ""
             yield from self._finding(finding, width)
 
     def _check(self, check: Mapping[str, Any], width: int) -> Iterator[str]:
         state = _state(check)
-        start = f"{_MARKS.get(state, '-')} {_said(state):<8} "
+        start = f"{_MARKS.get(state, '-')} {pad(_said(state), 8)} "
         title, message = _one(check, "title") or _one(check, "id"), _one(check, "message")
         seconds = f" ({check['seconds']:.1f} s)" if isinstance(check.get("seconds"), int | float) and check["seconds"] >= 1 else ""
         words = f"{title}: {message}{seconds}" if message else f"{title}{seconds}"
-        yield from _wrapped(words, width, start, " " * len(start))
+        yield from wrap(words, width, start, " " * columns(start))
         told = any(finding.get("message") == message for finding in self.findings)
         if state != "ok" and _one(check, "remedy") and not told:
-            yield from _wrapped(_one(check, "remedy"), width, " " * len(start) + "→ ", " " * len(start) + "  ")
+            yield from wrap(_one(check, "remedy"), width, " " * columns(start) + "→ ", " " * columns(start) + "  ")
 
     def _finding(self, finding: Mapping[str, Any], width: int) -> Iterator[str]:
-        yield from _wrapped(_one(finding, "message") or _one(finding, "rule"), width, "• ", "  ")
+        yield from wrap(_one(finding, "message") or _one(finding, "rule"), width, "• ", "  ")
         if _one(finding, "remedy"):
-            yield from _wrapped(_one(finding, "remedy"), width, "  → ", "    ")
+            yield from wrap(_one(finding, "remedy"), width, "  → ", "    ")
         for line in _evidence(finding):
             yield f"    | {line}"
         if told := ", ".join(_about(finding)):
@@ -220,13 +220,6 @@ def _about(finding: Mapping[str, Any]) -> Iterator[str]:
         yield messages.text("report.line", line=line)
     if isinstance(count, int) and count > 1:
         yield messages.text("report.count", count=count)
-
-
-def _wrapped(words: str, width: int, first: str = "", later: str = "") -> list[str]:
-    """Paths, commands and addresses stay in one piece."""
-    return textwrap.wrap(words, width, initial_indent=first, subsequent_indent=later, break_long_words=False, break_on_hyphens=False) or [
-        first.rstrip()
-    ]
 
 
 def _clean(text: str) -> str:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ast
 import re
+import threading
 from pathlib import Path
 
 import pytest
@@ -17,22 +18,40 @@ _ID = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_-]+)+|unexpected")
 
 
 def strings() -> set[str]:
-    """Every string constant of the package that is written like the id of a sentence."""
+    """Every string constant of the package, and of what runs in the page, that is written like the id of a sentence."""
     found = set()
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and _ID.fullmatch(node.value):
                 found.add(node.value)
+    for path in ROOT.glob("javascript/*.js"):
+        found |= set(re.findall(r"text\('([a-z.-]+)'", path.read_text(encoding="utf-8")))
     return found
+
+
+PLURALS = {id.removesuffix(".one") for id in messages.catalogue("en") if id.endswith(".one")}
+
+
+def bare(id: str) -> str:
+    """Without the endings of remedies and plurals."""
+    id = id.removesuffix(".remedy")
+    return next((one for one in PLURALS if id in (f"{one}.one", f"{one}.other")), id)
 
 
 def test_every_sentence_is_used():
     used = strings() | {f"rule.{rule.id}" for rule in (*RULES, UNKNOWN)}
     used |= {f"checks.rule.{id}" for id in SEEN} | {f"checks.{step.id}.title" for step in STEPS}
-    composed = ("encoder.", "guard.", "setting.sd3_")  # ids made of a row's id, an action, a setting's key
+    composed = ("action.", "encoder.", "guard.", "panel.", "setting.sd3_", "size.side.")  # ids made of a row's id, an action, a key
     composed += tuple(f"memory.{kind}." for kind in ("verdict", "short", "where", "phase", "part", "change", "plot"))
-    unused = [id for id in messages.catalogue("en") if id.removesuffix(".remedy") not in used and not id.startswith(composed)]
+    unused = [id for id in messages.catalogue("en") if bare(id) not in used and id not in used and not id.startswith(composed)]
     assert unused == []
+
+
+def test_every_sentence_of_the_page_is_there():
+    used = {id for path in ROOT.glob("javascript/*.js") for id in re.findall(r"text\('([a-z.-]+)'", path.read_text(encoding="utf-8"))}
+    assert len(used) > 10
+    assert used <= {bare(id) for id in messages.catalogue("en")}
+    assert all(id.startswith("page.") for id in used)  # no other is sent to the page
 
 
 def test_every_remedy_has_its_sentence():
@@ -40,11 +59,96 @@ def test_every_remedy_has_its_sentence():
     assert [id for id in catalogue if id.endswith(".remedy") and id.removesuffix(".remedy") not in catalogue] == []
 
 
+LANGUAGES = [language for language in messages.languages() if language != "en"]
+
+
+def test_there_are_two_languages():
+    assert {"en", "zh"} <= set(messages.languages())
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_languages_have_the_same_sentences(language):
+    """All of them; of plurals at least the general form."""
+    english, other = messages.catalogue("en"), messages.catalogue(language)
+    assert set(other) <= set(english)
+    assert [id for id in english if id not in other and id.removesuffix(".one") not in PLURALS] == []
+
+
+@pytest.mark.parametrize("language", messages.languages())
+def test_a_plural_counts_and_has_a_general_form(language):
+    catalogue = messages.catalogue(language)
+    assert PLURALS  # else nothing is looked at
+    for id in PLURALS:
+        assert f"{id}.other" in catalogue
+        assert "{count}" in catalogue[f"{id}.other"]
+        assert id not in catalogue
+
+
 @pytest.mark.parametrize("language", messages.languages())
 def test_languages_agree_on_placeholders(language):
     english = messages.catalogue("en")
     for id, sentence in messages.catalogue(language).items():
-        assert sorted(re.findall(r"{(\w+)}", sentence)) == sorted(re.findall(r"{(\w+)}", english[id])), id
+        assert sorted(re.findall(r"{(\w+)", sentence)) == sorted(re.findall(r"{(\w+)", english[id])), id
+        assert "{" not in sentence.format_map(dict.fromkeys(re.findall(r"{(\w+)", sentence), 1)).replace("{names}", ""), id
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_sentence_is_not_left_in_english(language):
+    """What is the same in both is made of names, numbers and commands alone."""
+    english, other = messages.catalogue("en"), messages.catalogue(language)
+    same = [id for id in other if other[id] == english[id] and len(re.findall(r"\b[a-z]{3,}\b", re.sub(r"{\w+}", "", other[id]))) > 2]
+    assert same == []
+
+
+def test_texts_of_the_page_that_are_said_again_in_another_language_are_told_apart():
+    """The page finds what gradio has built by the sentence: the same one must not have two translations."""
+    for first in messages.languages():
+        for second in messages.languages():
+            found: dict[str, str] = {}
+            for id in messages.catalogue("en"):
+                if id.startswith(("panel.", "setting.sd3_", "encoder.", "action.")) and bare(id) == id:
+                    before, after = messages.catalogue(first)[id], messages.catalogue(second)[id]
+                    assert found.setdefault(before, after) == after, id
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        (None, None),
+        ("", None),
+        ("fr-FR,fr;q=0.9", None),
+        ("zh-CN,zh;q=0.9,en;q=0.8", "zh"),
+        ("fr, en;q=0.3, zh-TW;q=0.7", "zh"),
+        ("en;q=0.7, zh;q=0.7", "en"),
+        ("zh;q=0, en;q=0.1", "en"),
+        ("zh;q=high, en", "en"),
+        ("*", None),
+        (",;q=,;;,zh" + "," * 5000, "zh"),
+    ],
+)
+def test_what_a_browser_prefers(header, expected):
+    assert messages.preferred(header) == expected
+
+
+def test_another_language_is_spoken_inside_and_on_this_thread_alone():
+    heard = []
+    with messages.speaking("zh_CN"):
+        thread = threading.Thread(target=lambda: heard.append(messages.language()))
+        thread.start()
+        thread.join()
+        assert messages.language() == "zh"
+        assert messages.text("panel.cancel") == messages.catalogue("zh")["panel.cancel"]
+        with messages.speaking("xx"):
+            assert messages.language() == "en"
+    assert heard == ["en"]
+    assert messages.language() == "en"
+
+
+def test_a_plural_follows_the_count():
+    assert messages.text("page.findings", count=1) == "1 finding"
+    assert messages.text("page.findings", count=2) == "2 findings"
+    with messages.speaking("zh"):
+        assert "1" in messages.text("page.findings", count=1)
 
 
 def test_an_unknown_language_is_english():

@@ -13,6 +13,7 @@ from sd3deploy.errors import SettingError
 from sd3deploy.memory import capacity, sizes, verdict
 from sd3deploy.memory.estimate import OFFLOADS, Setup, balanced_defaults, estimate
 from sd3deploy.memory.t5_shape import DTYPES
+from sd3deploy.terminal import pad
 
 __all__ = ["add", "arguments", "gigabytes", "run", "setup"]
 
@@ -93,10 +94,10 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps(report(found, judged, change), ensure_ascii=False))
         return code
     for name, size in found.parts.items():
-        print(f"{messages.text(f'memory.part.{name}'):<12} {units.size(size):>9}")
-    print(f"{messages.text('memory.total'):<12} {units.size(found.total):>9}\n")
+        print(f"{pad(messages.text(f'memory.part.{name}'), 12)} {units.size(size):>9}")
+    print(f"{pad(messages.text('memory.total'), 12)} {units.size(found.total):>9}\n")
     for phase, need in found.phases.items():
-        print(f"{messages.text(f'memory.phase.{phase}'):<22} GPU {units.size(need.gpu):>9}   RAM {units.size(need.ram):>9}")
+        print(f"{pad(messages.text(f'memory.phase.{phase}'), 22)} GPU {units.size(need.gpu):>9}   RAM {units.size(need.ram):>9}")
     if judged.answer != "unknown":
         print("\n" + judged.sentence)
     if code:

@@ -16,6 +16,7 @@ from sd3deploy.commands import progress
 from sd3deploy.diagnosis import checks
 from sd3deploy.diagnosis.checks.child import answer, follow_parent
 from sd3deploy.encoders import choices
+from sd3deploy.terminal import pad
 
 __all__ = ["add", "run"]
 
@@ -106,7 +107,7 @@ def _each(steps: tuple[checks.Step, ...], context: checks.Context, *, quiet: boo
 
 def _show(result: checks.Result) -> None:
     """A line for each result, and what is to be done about it."""
-    print(f"{_STATES[result.state]:<9} {result.title:<28} {result.seconds:6.1f} s   {result.message}", flush=True)
+    print(f"{_STATES[result.state]:<9} {pad(result.title, 28)} {result.seconds:6.1f} s   {result.message}", flush=True)
     if result.remedy:
         print(f"          {result.remedy}", flush=True)
     for found in result.findings[1:]:

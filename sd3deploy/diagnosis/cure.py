@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from sd3deploy import messages
 from sd3deploy.deps import host_packages, requirements
 from sd3deploy.deps.requirement import normal
 from sd3deploy.deps.vendored import InvalidSpecifier, SpecifierSet, version
@@ -44,7 +45,7 @@ def say(package: str, cause: str = "", action: str = "", sentence: str = "", val
     """Advice with what every sentence may name: `there` is the package, with its version where one is known."""
     words = dict(values)
     words["there"] = f"{package} {words.get('installed') or ''}".strip()
-    words["asker"] = words["asker"] if words.get("asker") not in (None, "", "?") else "another package"
+    words["asker"] = words["asker"] if words.get("asker") not in (None, "", "?") else messages.text("advice.another-package")
     if sentence in _REINSTALLS:
         action = "restart"
     return Advice(package, cause, action, sentence, words)  # type: ignore[arg-type]

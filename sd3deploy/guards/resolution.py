@@ -43,7 +43,7 @@ def resolve(width: object, height: object, model: Model, scale: float = 1.0, def
     sides = _side(width, default[0]), _side(height, default[1])
     for name, value, side in zip(("width", "height"), (width, height), sides, strict=True):
         if side <= 0:
-            return _impossible("size.no-number", side=name, value=str(value)[:40], **limits)
+            return _impossible("size.no-number", side=messages.text(f"size.side.{name}"), value=str(value)[:40], **limits)
     wide, high = sides[0] * scale, sides[1] * scale
     asked = f"{wide:g}×{high:g}" if max(wide, high) < 1e5 else f"{wide:.0f}×{high:.0f}"
     shrink = min(1.0, model.limit / max(wide, high))

@@ -13,8 +13,24 @@ _COLOURS = {"load": "#94a3b8", "prepare": "#cbd5e1", "encode": "#60a5fa", "denoi
 _LINES = (("used", "#9ca3af", 1.0), ("reserved", "#fb923c", 1.2), ("allocated", "#ef4444", 1.8))
 
 
+# Of the systems and their usual packages; matplotlib's own font has no Chinese.
+_FONTS = ("Noto Sans CJK SC", "Microsoft YaHei", "PingFang SC", "Hiragino Sans GB", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "SimHei")
+
+
 def figure(run: Run | None, usable: int = 0) -> Any:
-    """A matplotlib figure, readable on a dark and on a light page. usable: bytes, a line that must not be crossed; 0: none."""
+    """A matplotlib figure, readable on a dark and on a light page, in English where no font has the characters of another language.
+    usable: bytes, a line that must not be crossed; 0: none.
+    """
+    from matplotlib import font_manager, rc_context
+
+    there = {font.name for font in font_manager.fontManager.ttflist}
+    fonts = [name for name in _FONTS if name in there]
+    readable = fonts or messages.text("memory.total").isascii()
+    with messages.speaking(messages.language() if readable else "en"), rc_context({"font.sans-serif": [*fonts, "DejaVu Sans"]}):
+        return _drawn(run, usable)
+
+
+def _drawn(run: Run | None, usable: int) -> Any:
     from matplotlib.figure import Figure
 
     made = Figure(figsize=(8, 3.2), dpi=100, facecolor="#ffffff", layout="constrained")

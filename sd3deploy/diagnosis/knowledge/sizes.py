@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from sd3deploy import messages
 from sd3deploy.diagnosis.rule import Advice, Rule, Seen
 
 __all__ = ["RULES"]
@@ -26,7 +27,7 @@ def _one_off(values: Mapping[str, str], seen: Seen) -> Advice | None:
 
 def _pixels(values: Mapping[str, str], seen: Seen) -> Advice:
     """Patches as pixels."""
-    side = "A side" if values.get("side") is None else f"The {values['side'].lower()}"
+    side = messages.text(f"size.side.{(values.get('side') or 'any').lower()}")
     return Advice(values={"pixels": int(values["patches"]) * _GRID, "most": int(values["limit"]) * _GRID, "side": side})
 
 

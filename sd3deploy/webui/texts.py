@@ -1,0 +1,23 @@
+"""The sentences that the page itself says (javascript/), and what it needs to say those that gradio has built in another language."""
+
+from __future__ import annotations
+
+from sd3deploy import messages
+from sd3deploy.webui import language
+
+__all__ = ["texts"]
+
+_SAID = "page."
+_BUILT = ("panel.", "setting.sd3_", "encoder.", "action.")  # ids of what is on the page from its beginning
+
+
+def texts() -> dict[str, object]:
+    """For the page that has just been opened: the language, id → sentence, and sentence as it was built → as it should be read."""
+    language.adopt()
+    english = messages.catalogue("en")
+    said = {id: messages.sentence(id) for id in english if id.startswith(_SAID)}
+    fixed = [id for id in english if id.startswith(_BUILT) and "{" not in english[id] and not id.endswith((".one", ".other"))]
+    with messages.speaking(language.built()):
+        before = {id: messages.sentence(id) for id in fixed}
+    labels = {before[id]: messages.sentence(id) for id in fixed if before[id] != messages.sentence(id)}
+    return {"language": messages.language(), "texts": said, "labels": labels}
