@@ -15,7 +15,7 @@ from sd3deploy.deps.options import Options
 from sd3deploy.deps.planning import Change, Plan, plan
 from sd3deploy.deps.proof import has_wheel, prove_bitsandbytes
 from sd3deploy.deps.repairing import diagnose, diagnose_numpy, repair
-from sd3deploy.deps.requirement import Requirement, host_packages, requirements
+from sd3deploy.deps.requirement import Requirement, groups, host_packages, requirements
 from sd3deploy.deps.status import State, Status, check
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "diagnose",
     "diagnose_numpy",
     "ensure",
+    "groups",
     "has_wheel",
     "host_packages",
     "plan",

@@ -8,15 +8,16 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from sd3deploy.deps import stopping
 from sd3deploy.deps.candidate import about, failed, resolve, write_constraints
 from sd3deploy.deps.failure import classify
 from sd3deploy.deps.lock import install_lock
 from sd3deploy.deps.options import Options
 from sd3deploy.deps.pip import Progress, fall_back, run
-from sd3deploy.deps.planning import Plan, constraints_file, plan, with_command
+from sd3deploy.deps.planning import Change, Plan, constraints_file, plan, with_command
 from sd3deploy.deps.quarantine import Quarantine, recover, sweep
 from sd3deploy.deps.requirement import Requirement, normal, requirements
-from sd3deploy.deps.site_folders import installed, writable_site
+from sd3deploy.deps.site_folders import infos, installed, writable_site
 from sd3deploy.deps.status import State, check, same
 from sd3deploy.errors import DependencyError, RestartRequired
 
@@ -52,8 +53,8 @@ def ensure(groups: Iterable[str] = (), options: Options | None = None, progress:
 def apply(plan: Plan, options: Options, progress: Progress | None = None) -> Outcome:
     """Carry out a plan. What another process did meanwhile is seen and not done twice.
 
-    Raises DependencyError: not allowed, offline, no network, no permission, disk full, no wheel, … Then everything that was
-    replaced is back in its place, and no partial package is left.
+    Raises DependencyError: not allowed, offline, no network, no permission, disk full, no wheel, stopped (stopping.stoppable), … Then
+    everything that was replaced is back in its place, and no partial package is left.
     """
     start = time.monotonic()
     if not plan.empty:
@@ -97,7 +98,7 @@ def _install(plan: Plan, options: Options, progress: Progress | None, lock: int)
     write_constraints(plan, constraints_file())
     with ExitStack() as undo:
         for change in plan.changes:
-            if change.replace:
+            if change.replace or (stopping.possible() and _ours(change)):
                 undo.enter_context(Quarantine(change.name))
         code, output = run(plan.command, options, progress, lock)
         other = fall_back(plan.command, options) if code else None
@@ -106,6 +107,14 @@ def _install(plan: Plan, options: Options, progress: Progress | None, lock: int)
             code, output = run(plan.command, options, progress, lock)
         _verify(plan, code, output)
     return output
+
+
+def _ours(change: Change) -> bool:
+    """Whether pip would replace the files of this distribution, not put others before them. Where it may be killed half-way they are moved
+    away as well: pip itself puts them back only where it is left the time for it.
+    """
+    found = infos(change.name)
+    return bool(found) and all(info.path.parent == writable_site() for info in found)
 
 
 def _verify(plan: Plan, code: int, output: str) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sd3deploy.deps import stopping
 from sd3deploy.deps.workspace import workspace
 from sd3deploy.errors import DependencyError
 
@@ -27,7 +28,8 @@ _PATIENCE = 900.0
 def install_lock(patience: float = _PATIENCE) -> Iterator[int]:
     """Hold the lock of this environment; yields the file descriptor, to be inherited by the installer process.
 
-    patience: seconds to wait for another holder. Raises DependencyError when that was not enough, or nothing can be written.
+    patience: seconds to wait for another holder. Raises DependencyError when that was not enough, when it was told to stop (see
+    stopping.stoppable), or when nothing can be written.
     """
     path = workspace() / "install.lock"
     try:
@@ -45,6 +47,7 @@ def install_lock(patience: float = _PATIENCE) -> Iterator[int]:
 def _wait(descriptor: int, path: Path, patience: float) -> None:
     until = time.monotonic() + patience
     while not _try(descriptor):
+        stopping.check()
         if time.monotonic() >= until:
             raise DependencyError("deps.locked", file=path, seconds=round(patience))
         time.sleep(_POLL)

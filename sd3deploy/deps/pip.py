@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import subprocess
 import sys
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from sd3deploy.deps import stopping
 from sd3deploy.deps.options import Options
 
 __all__ = ["Progress", "fall_back", "install_command", "report_command", "run"]
@@ -17,6 +21,8 @@ Progress = Callable[[str], None]
 
 # One retry instead of five: without network the cause is known after half a second instead of eight. With none, pip hides the cause.
 _QUICK = ("--retries", "1", "--no-input", "--disable-pip-version-check")
+
+_POLL = 0.1  # seconds between two looks whether to stop
 
 # Building from source needs a compiler, takes minutes and fails in ways that help nobody.
 _WHEELS_ONLY = ("--only-binary", ":all:")
@@ -53,10 +59,9 @@ def fall_back(command: tuple[str, ...], options: Options) -> Options | None:
 def run(command: tuple[str, ...], options: Options, progress: Progress | None = None, inherit: int | None = None) -> tuple[int, str]:
     """Exit code and the whole output. progress gets each line. inherit: the lock's descriptor, which the child keeps holding.
 
-    A return code of 0 proves nothing: look at the disk afterwards.
+    A return code of 0 proves nothing: look at the disk afterwards. Raises Stopped when it was ended on request (see stopping.stoppable).
     """
-    import subprocess
-
+    stopping.check()
     lines = []
     with subprocess.Popen(
         command,
@@ -70,13 +75,41 @@ def run(command: tuple[str, ...], options: Options, progress: Progress | None = 
         cwd=options.host_root,
         pass_fds=() if inherit is None or os.name == "nt" else (inherit,),
         creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+        start_new_session=stopping.possible(),  # so that its children can be told from ours
     ) as process:
         assert process.stdout is not None
-        for line in process.stdout:
-            lines.append(line)
-            if progress:
-                progress(line.rstrip())
+        with _ended_on_request(process) as was_ended:
+            for line in process.stdout:
+                lines.append(line)
+                if progress:
+                    progress(line.rstrip())
+    if was_ended():
+        raise stopping.Stopped
     return process.returncode, "".join(lines)
+
+
+@contextmanager
+def _ended_on_request(process: subprocess.Popen[str]) -> Iterator[Callable[[], bool]]:
+    """A thread that asks ten times a second whether to end it: pip may be silent for minutes. Gives whether that was done."""
+    if not stopping.possible():
+        yield lambda: False
+        return
+    asked, over, ended = stopping.stopped(), threading.Event(), threading.Event()
+
+    def watch() -> None:
+        while not over.wait(_POLL):
+            if asked() and process.poll() is None:
+                ended.set()
+                stopping.end(process)
+                return
+
+    watcher = threading.Thread(target=watch, name="sd3-install-watch", daemon=True)
+    watcher.start()
+    try:
+        yield ended.is_set
+    finally:
+        over.set()
+        watcher.join()
 
 
 def _pip() -> tuple[str, ...]:

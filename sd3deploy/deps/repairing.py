@@ -17,6 +17,7 @@ from sd3deploy.deps.planning import plan
 from sd3deploy.deps.requirement import Requirement, host_packages, import_name, normal, requirements
 from sd3deploy.deps.site_folders import installed
 from sd3deploy.deps.status import State, Status, check, same
+from sd3deploy.deps.stopping import stoppable
 from sd3deploy.deps.vendored import InvalidRequirement, Specification
 from sd3deploy.errors import DependencyError, RestartRequired
 
@@ -95,7 +96,8 @@ def _only_version(status: Status) -> str:
 
 def _prove_import(name: str, options: Options) -> None:
     """In a process of its own: what is loaded here must not change."""
-    code, output = run((sys.executable, "-c", f"import {import_name(name)}"), options)
+    with stoppable(lambda: False):  # it is done already: too late for a stop
+        code, output = run((sys.executable, "-c", f"import {import_name(name)}"), options)
     if code:
         last = output.strip().splitlines()[-1] if output.strip() else f"exit code {code}"
         raise DependencyError("repair.not_importable", name=name, detail=last, executable=sys.executable)

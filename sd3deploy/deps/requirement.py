@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sd3deploy.deps.vendored import Specification
 
-__all__ = ["Requirement", "host_packages", "import_name", "normal", "requirements"]
+__all__ = ["Requirement", "groups", "host_packages", "import_name", "normal", "requirements"]
 
 _PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
@@ -41,6 +41,11 @@ def requirements(groups: Iterable[str] = ()) -> tuple[Requirement, ...]:
         lines += [(line, group) for line in project["optional-dependencies"][group]]
     parsed = [(Specification(line), group) for line, group in lines]
     return tuple(Requirement(one.name, str(one.specifier), group) for one, group in parsed if one.marker is None or one.marker.evaluate())
+
+
+def groups() -> tuple[str, ...]:
+    """The names of the optional groups: with the core, everything that may ever be installed."""
+    return tuple(_pyproject()["project"]["optional-dependencies"])
 
 
 def host_packages() -> frozenset[str]:

@@ -204,13 +204,13 @@ def test_checks_that_are_cancelled_leave_nothing_behind(host):
     end = time.monotonic() + 120
     while len(host.get("/sdapi/v1/sd3/verify")["results"]) < len(checks.QUICK) and time.monotonic() < end:
         time.sleep(0.1)
-    assert host.post("/sdapi/v1/sd3/cancel") == {"cancelled": True}
+    assert host.post("/sdapi/v1/sd3/cancel") == {"cancelled": True, "jobs": ["verify"]}
     job, _ = finished(host, 30)
     assert job["state"] == "cancelled"
     assert len(job["results"]) == len(checks.STEPS)
     assert {"cancelled"} <= {one["state"] for one in job["results"]}
     assert not [child for child in psutil.Process(host.process.pid).children(recursive=True) if "verify" in " ".join(child.cmdline())]
-    assert host.post("/sdapi/v1/sd3/cancel") == {"cancelled": False}
+    assert host.post("/sdapi/v1/sd3/cancel") == {"cancelled": False, "jobs": []}
 
 
 def test_checks_wait_for_a_job_and_can_be_cancelled_meanwhile(host):

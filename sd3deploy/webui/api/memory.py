@@ -1,0 +1,72 @@
+"""What a picture needs of the memory, what runs have shown, and the recommendation."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import Query
+from pydantic import Field
+
+from sd3deploy.encoders import choices
+from sd3deploy.errors import SettingError
+from sd3deploy.memory.estimate import OFFLOADS
+from sd3deploy.webui.api.models import Done, Memory, Run
+from sd3deploy.webui.api.question import Nothing, Question
+from sd3deploy.webui.api.route import Route
+from sd3deploy.webui.api.services import Services
+from sd3deploy.webui.setup import guided
+
+__all__ = ["Asked", "routes"]
+
+_MOST = 1_000_000
+
+
+class Asked(Question):
+    """A picture."""
+
+    width: int = Field(1024, le=_MOST, description="px; below 1: 1024.", examples=[1024])
+    height: int = Field(1024, le=_MOST, description="px; below 1: 1024.", examples=[1024])
+    batch: int = Field(1, le=_MOST, description="Pictures at a time; below 1: 1.", examples=[1])
+    guidance: float = Field(6.0, description="Above 1 the batch is doubled.", examples=[7.0])
+    model: str = Field("", description="A published model, a folder or a file; empty: the loaded one.", examples=["", "sd3.5-large"])
+    encoder: str = Field("", description="Name or id of a text encoder; empty: the one that is loaded.", examples=["", "T5 FP4"])
+    offload: str = Field("", description=f"One of {', '.join(OFFLOADS)}; empty: as in the settings.", examples=["", "balanced"])
+    tiling: bool | None = Field(None, description="Whether the VAE decodes in tiles; nothing: as in the settings.", examples=[False])
+
+
+def routes(services: Services) -> list[Route]:
+    """GET memory, GET memory/runs, POST memory/apply, DELETE memory/corrections."""
+    forecast, monitor = services.forecast, services.watching.monitor
+
+    def memory(query: Annotated[Asked, Query()]) -> dict[str, Any]:
+        """What a picture would need with the loaded model, or with the one that is named; what there is, whether it fits, what would
+        make it fit, which T5 to take; and the last runs. All in bytes.
+        """
+        width, height = (side if side > 0 else 1024 for side in (query.width, query.height))
+        given: dict[str, Any] = {"width": width, "height": height, "batch": max(1, query.batch), "guided": guided(query.guidance)}
+        if query.offload and query.offload not in OFFLOADS:
+            raise SettingError("memory.offload-unknown", value=repr(query.offload)[:60], known=", ".join(OFFLOADS))
+        given |= {"encoder": choices.find(query.encoder)} if query.encoder else {}
+        given |= {"offload": query.offload} if query.offload else {}
+        given |= {"tiling": query.tiling} if query.tiling is not None else {}
+        return forecast.report(forecast.setup(query.model, **given)) | {"runs": [run.summary() for run in list(monitor.runs)]}
+
+    def runs(query: Annotated[Nothing, Query()]) -> list[dict[str, Any]]:
+        """The last twenty loads and jobs with all their readings: seconds and bytes."""
+        return [run.report() for run in list(monitor.runs)]
+
+    def apply(query: Annotated[Nothing, Query()]) -> dict[str, Any]:
+        """Take the recommended text encoder, or the change that lets the model run at all, as setting it would do."""
+        with services.changing:
+            return {"done": forecast.apply()}
+
+    def forget(query: Annotated[Nothing, Query()]) -> dict[str, Any]:
+        """Drop what runs have shown about this machine: the estimates are as published again."""
+        return {"done": forecast.forget()}
+
+    return [
+        Route("GET", "memory", memory, "What a picture needs, what there is, and what fits", Memory),
+        Route("GET", "memory/runs", runs, "The memory of the last loads and jobs, reading by reading", list[Run]),
+        Route("POST", "memory/apply", apply, "Take the recommendation", Done, (409,)),
+        Route("DELETE", "memory/corrections", forget, "Forget what runs have shown", Done),
+    ]

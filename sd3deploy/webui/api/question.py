@@ -1,0 +1,44 @@
+"""What requests are made of: nothing in them is overlooked."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import pydantic
+from pydantic import BaseModel
+
+from sd3deploy import messages
+
+__all__ = ["Nothing", "Question"]
+
+
+class Question(BaseModel, extra="forbid"):
+    """A body or a query whose every field is known; of one that is not, the answer names the nearest."""
+
+    if hasattr(pydantic, "model_validator"):  # hosts before 2026-02 have pydantic 1, whose own words have to do
+
+        @pydantic.model_validator(mode="wrap")
+        @classmethod
+        def _known(cls, data: Any, handler: Any) -> Any:
+            known = list(cls.model_fields)
+            unknown = [name for name in data if name not in known] if isinstance(data, dict) else []
+            if unknown:
+                errors: list[Any] = [{"type": _error(name, known), "loc": (str(name),), "input": data[name]} for name in unknown]
+                raise pydantic.ValidationError.from_exception_data(cls.__name__, errors)
+            return handler(data)
+
+
+class Nothing(Question):
+    """A query without parameters."""
+
+
+def _error(name: Any, known: list[str]) -> Any:
+    from pydantic_core import PydanticCustomError
+
+    shown = str(name)[:60]
+    id = "api.unknown-field" if known else "api.unknown-field.none"
+    nearest = difflib.get_close_matches(shown.lower(), known, 1, 0.0)[0] if known else ""
+    values = {"name": shown, "nearest": nearest, "known": ", ".join(known)}
+    text: Any = f"{messages.text(id, **values)} {messages.remedy(id, **values)}"  # is taken as it is: there is no context to fill in
+    return PydanticCustomError("unknown_field", text)

@@ -1,0 +1,49 @@
+"""What the routes ask."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+from sd3deploy.deployment import Deployment
+from sd3deploy.webui.diagnosing import Diagnosing
+from sd3deploy.webui.forecast import Forecast
+from sd3deploy.webui.guarding import Guarding
+from sd3deploy.webui.installing import Installing
+from sd3deploy.webui.reporting import Reporting
+from sd3deploy.webui.verifying import Verifying
+from sd3deploy.webui.watching import Watching
+
+__all__ = ["Services"]
+
+
+@dataclass(frozen=True)
+class Services:
+    """Those of the running extension. changing: held while the setting of the encoder is changed, or the setting of the one request would
+    stay with the encoder of the other.
+    """
+
+    deployment: Deployment
+    guarding: Guarding
+    watching: Watching
+    reporting: Reporting
+    installing: Installing
+    changing: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def active(self) -> bool:
+        """Whether something is under way that may soon have something to tell: a load, a job, the checks, an installation."""
+        working = self.verifying.running or self.installing.running
+        return bool(working or self.deployment.phase or self.watching.monitor.running)
+
+    @property
+    def forecast(self) -> Forecast:
+        return self.watching.forecast
+
+    @property
+    def diagnosing(self) -> Diagnosing:
+        return self.watching.diagnosing
+
+    @property
+    def verifying(self) -> Verifying:
+        return self.reporting.verifying

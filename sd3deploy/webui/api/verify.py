@@ -1,0 +1,43 @@
+"""The checks: environment, packages, device, files, and a real run."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import Query
+from pydantic import Field
+
+from sd3deploy.webui.api.models import Begun, Verification
+from sd3deploy.webui.api.question import Nothing, Question
+from sd3deploy.webui.api.route import Route
+from sd3deploy.webui.api.services import Services
+
+__all__ = ["Asked", "routes"]
+
+
+class Asked(Question):
+    """What to check."""
+
+    model: str = Field("", description="A folder or file; empty: the model of the settings, else a tiny one.", examples=[""])
+    encoder: str = Field("", description="With which text encoder; empty: the one of the settings.", examples=["", "T5 FP4"])
+
+
+def routes(services: Services) -> list[Route]:
+    """POST verify, GET verify."""
+    verifying = services.verifying
+
+    def verify(query: Annotated[Nothing, Query()], asked: Asked | None = None) -> dict[str, Any]:
+        """Begin the checks: environment, packages, device, files of the model, and a real run in a process of its own, which leaves the
+        loaded model alone. One at a time: where they run already, those.
+        """
+        job = verifying.start(asked.model, asked.encoder) if asked else verifying.start()
+        return {"job": job.number}
+
+    def progress(query: Annotated[Nothing, Query()]) -> dict[str, Any]:
+        """The last run of the checks: its state, how far it is, and the results so far."""
+        return verifying.job.report() if verifying.job else {"job": 0, "state": "none", "fraction": 0.0, "text": "", "results": []}
+
+    return [
+        Route("POST", "verify", verify, "Begin the checks", Begun, (400,)),
+        Route("GET", "verify", progress, "How far the checks are, and their results", Verification),
+    ]

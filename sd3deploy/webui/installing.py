@@ -1,0 +1,229 @@
+"""Installing and repairing on request, for the page and for scripts: looked at before, one at a time on a thread, to be cancelled."""
+
+from __future__ import annotations
+
+import contextvars
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from modules import shared
+
+from sd3deploy import deps, messages
+from sd3deploy.deployment import Deployment
+from sd3deploy.deps.repairing import pinned
+from sd3deploy.deps.site_folders import installed
+from sd3deploy.deps.stopping import Stopped, stoppable
+from sd3deploy.encoders.choices import CHOICES, Choice, unsuitable
+from sd3deploy.encoders.swap import is_sd3
+from sd3deploy.errors import DependencyError, RestartRequired, Sd3Error, SettingError
+from sd3deploy.redact import Redactor
+from sd3deploy.refresh import refresh
+
+__all__ = ["Installing", "Job"]
+
+
+@dataclass
+class Job:
+    """One installation. state: running, done, failed or cancelled. text: the last line of pip. changed: distribution → version.
+
+    error: why it failed. restart: what a restart is needed for, where one is.
+    """
+
+    number: int
+    started: float = field(default_factory=time.time)
+    state: str = "running"
+    text: str = ""
+    changed: dict[str, str] = field(default_factory=dict)
+    error: dict[str, str] | None = None
+    restart: dict[str, str] | None = None
+
+    def report(self) -> dict[str, Any]:
+        """As JSON-able values. fraction: 0 to 1; None where it can not be told: pip does not say how far it is."""
+        return {
+            "job": self.number,
+            "started": self.started,
+            "state": self.state,
+            "fraction": 1.0 if self.state == "done" else None,
+            "text": self.text,
+            "changed": self.changed,
+            "error": self.error,
+            "restart": self.restart,
+        }
+
+
+class Installing:
+    """One job at a time; the last one is kept. allow: asked before an encoder that was waiting for its packages is loaded.
+    clean: takes passwords out of what is shown.
+    """
+
+    def __init__(self, deployment: Deployment, allow: Callable[[Choice], None] = lambda choice: None) -> None:
+        self.deployment, self.host, self.events = deployment, deployment.host, deployment.events
+        self.job: Job | None = None
+        self._allow = allow
+        self._numbers = itertools.count(1)
+        self._cancelled = threading.Event()
+        self.clean = Redactor(paths=False)  # the address of a package index may have a password in it
+        self._lock = threading.Lock()
+
+    def allowed(self) -> Sd3Error | None:
+        """Why nothing may be installed here, or None: the host's rule for its extensions first, then the settings of this one."""
+        if getattr(shared.cmd_opts, "disable_extension_access", False):
+            return DependencyError("install.forbidden")
+        return None if self.host.install_options().allow else DependencyError("install.switched-off")
+
+    def plan(self, groups: Iterable[str] | None = None, repair: bool = False) -> deps.Plan:
+        """What would be done for the core and those optional groups of pyproject.toml (None: of every encoder that runs here), and for
+        broken packages of the host where `repair`. Looks at the disk alone. Raises SettingError for a group that there is not.
+        """
+        needed = deps.check(deps.requirements(self.groups(groups)))
+        broken = deps.check(self._pin(name) for name in self._broken()) if repair else ()
+        return deps.plan((*broken, *needed), self.host.install_options(), installed())
+
+    def start(self, groups: Iterable[str] | None = None, repair: bool = False) -> Job:
+        """Begin; where a job runs already, that one. Raises Sd3Error where nothing may be installed, and as `plan` does."""
+        chosen = self.groups(groups)
+        if refusal := self.allowed():
+            raise refusal
+        with self._lock:
+            if self.job is None or not self.running:
+                self._cancelled.clear()
+                self.job = Job(next(self._numbers), text=messages.text("install.resolving"))
+                speaking = contextvars.copy_context()  # the job goes on in the language of whoever began it
+                threading.Thread(target=speaking.run, args=(self._run, self.job, chosen, repair), name="sd3-install", daemon=True).start()
+            return self.job
+
+    def cancel(self) -> bool:
+        """End the running job: pip within a second or two, and what it has begun is undone. Whether there was one."""
+        running = self.running
+        self._cancelled.set()
+        return running
+
+    @property
+    def running(self) -> bool:
+        return self.job is not None and self.job.state == "running"
+
+    # As a button does it: the sentence to show
+
+    def preview(self) -> str:
+        """What `begin` would do, as text for the screen."""
+        plan = self.plan(repair=True)
+        if plan.empty:
+            return messages.text("install.nothing")
+        count = len(plan.changes) + len(plan.sweep)
+        return f"{messages.text('install.preview', count=count, size=f'{plan.download / 1e6:.1f}')}\n{self.clean(plan.describe())}"
+
+    def begin(self) -> str:
+        """`start`, with repair. Raises as it does."""
+        self.start(repair=True)
+        return messages.text("install.started")
+
+    def end(self) -> str:
+        """`cancel`."""
+        return messages.text("install.cancelling" if self.cancel() else "install.not-running")
+
+    # The work
+
+    def _run(self, job: Job, groups: tuple[str, ...], repair: bool) -> None:
+        state = "failed"
+        try:
+            try:
+                with stoppable(self._cancelled.is_set):
+                    self._work(job, groups, repair)
+                state = "done"
+            finally:
+                self._refresh(job)  # what was done before a failure is done
+            self._tell(job)
+        except Stopped as error:
+            state, done = "cancelled", self._names(job)
+            told = self.events.tell("info", "install.cancelled-after", names=done) if done else self.events.fail(error, "info")
+            job.text = told.message
+        except Exception as error:
+            state, told = "failed", self.events.fail(error)
+            job.error = {"id": told.id, "message": told.message, "remedy": told.remedy}
+        finally:
+            job.state = state
+        if state == "done" and not job.restart:
+            self._bring()
+
+    def _work(self, job: Job, groups: tuple[str, ...], repair: bool) -> None:
+        """Mend the host's packages first: nothing works on top of a broken NumPy."""
+
+        def progress(line: str) -> None:
+            job.text = self.clean(line.strip()) or job.text
+
+        options = self.host.install_options()
+        for name in self._broken() if repair else ():
+            self.events.tell("info", "packages.installing", names=name)
+            try:
+                job.changed |= deps.repair(name, options.host_root, options, progress).changed
+            except RestartRequired as late:
+                job.changed[name] = installed().get(name, "")
+                self._restart(job, late)
+        todo = deps.plan(deps.check(deps.requirements(groups)), options, installed())
+        if not todo.empty:
+            self.events.tell("info", "packages.installing", names=", ".join([*(one.name for one in todo.changes), *todo.sweep]))
+            job.changed |= deps.apply(todo, options, progress).changed
+        for stale in todo.stale:
+            self._restart(job, RestartRequired("deps.restart", name=stale.name, loaded=stale.loaded, installed=stale.installed))
+
+    def _refresh(self, job: Job) -> None:
+        """Make what is new visible to this process, while it makes no picture."""
+        if not job.changed:
+            return
+        job.text = messages.text("verify.waiting")
+        with self.host.queue():
+            verdict = refresh(job.changed)
+        for one in verdict.restart:
+            self._restart(job, RestartRequired("restart.needed", name=one.name, reason=one.reason))
+
+    def _restart(self, job: Job, late: RestartRequired) -> None:
+        """Say so once: whatever it is for, it is one restart."""
+        if job.restart is None:
+            told = self.events.fail(late, "warning")
+            job.restart = {"id": told.id, "message": told.message, "remedy": told.remedy}
+
+    def _tell(self, job: Job) -> None:
+        if job.restart:
+            job.text = job.restart["message"]
+        elif job.changed:
+            job.text = self.events.tell("success", "packages.installed", names=self._names(job)).message
+        else:
+            job.text = messages.text("install.nothing")
+
+    def _names(self, job: Job) -> str:
+        return ", ".join(f"{name} {version}" for name, version in job.changed.items())
+
+    def _bring(self) -> None:
+        """The encoder of the settings, where it could not be loaded before."""
+        pipeline = self.host.pipeline()
+        try:
+            if is_sd3(pipeline) and self.deployment.placed(pipeline) != self.deployment.wanted():
+                self.deployment.change(self._allow)
+        except Exception:  # told as an event, as every failure of a change is; the packages are there all the same
+            pass
+
+    # What it is about
+
+    def groups(self, groups: Iterable[str] | None) -> tuple[str, ...]:
+        if groups is None:
+            device = self.host.device()
+            suitable = [choice for choice in CHOICES if not unsuitable(choice, device)]
+            return tuple(dict.fromkeys(group for choice in suitable for group in choice.groups))
+        known = deps.groups()
+        for group in (chosen := tuple(dict.fromkeys(groups))):
+            if group not in known:
+                raise SettingError("install.unknown-group", value=repr(group)[:60], known=", ".join(known))
+        return chosen
+
+    def _broken(self) -> list[str]:
+        """The host's packages whose files are damaged, NumPy first."""
+        names = sorted(deps.host_packages(), key=lambda name: (name != "numpy", name))
+        return [name for name in names if deps.diagnose(name).state is deps.State.BROKEN]
+
+    def _pin(self, name: str) -> deps.Requirement:
+        version = pinned(name, self.host.install_options().host_root)
+        return deps.Requirement(name, f"=={version}" if version else "", "host")

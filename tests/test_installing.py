@@ -1,0 +1,232 @@
+"""Installations that are ended half-way, in real environments with the real pip: the environment is as it was, and nothing goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+
+from sd3deploy import deps
+from sd3deploy.deps import pip
+from sd3deploy.deps.stopping import Stopped, stoppable
+from tests.deps_lab import bare, wheel
+from tests.test_deps_execution import tree
+
+# A stop comes after so many seconds. What was asked for has to be over within _AT_ONCE of it: a grace of 2 s, and a slow machine.
+_AFTER, _AT_ONCE = 1.0, 4.0
+
+# Installs the lines as `go` of the laboratory does, and is told to stop after so many seconds.
+STOPPED = """
+import time
+from sd3deploy.deps.stopping import Stopped, stoppable
+def stopped(*lines, after=1.0, **options):
+    start = time.monotonic()
+    try:
+        with stoppable(lambda: time.monotonic() > start + after):
+            changed = go(*lines, **options).changed
+        return {"changed": changed}
+    except Stopped as error:
+        return {"id": error.id, "seconds": time.monotonic() - start - after}
+"""
+
+
+@pytest.fixture
+def lab(tmp_path):
+    made = bare(tmp_path)
+    made.toy("1.0", "2.0")
+    return made
+
+
+@pytest.fixture
+def silence():
+    """Arguments for pip with a package index that takes every connection and never says a word."""
+    with silent() as port:
+        yield f"--no-compile --index-url http://127.0.0.1:{port}/simple --timeout 60"
+
+
+@contextmanager
+def silent():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_a_pip_that_says_nothing_is_ended_at_once(lab, silence):
+    before = tree(lab)
+    found = lab.json(STOPPED + 'print(json.dumps(stopped("sd3toy")))', EXTRA=silence)
+    assert found["id"] == "deps.cancelled"
+    assert found["seconds"] < _AT_ONCE
+    assert tree(lab) == before == {}
+
+
+def test_what_was_moved_away_comes_back(lab, silence):
+    """A broken package is out of the way when the stop comes: its files are back, as broken as they were."""
+    lab.install("sd3toy==1.0")
+    (lab.site / "sd3toy/part.py").unlink()
+    before = tree(lab)
+    found = lab.json(STOPPED + 'print(json.dumps([stopped("sd3toy ==1.0"), states("sd3toy")]))', EXTRA=silence)
+    assert found[0]["id"] == "deps.cancelled"
+    assert found[1] == {"sd3toy": "BROKEN"}
+    assert tree(lab) == before
+    assert not (lab.site.parents[2] / ".sd3deploy/quarantine").exists()
+
+
+def test_a_healthy_package_that_was_to_be_changed_is_as_it_was(lab, silence):
+    lab.install("sd3toy==1.0")
+    before = tree(lab)
+    found = lab.json(STOPPED + 'print(json.dumps([stopped("sd3toy ==2.0"), states("sd3toy ==1.0")]))', EXTRA=silence)
+    assert found[0]["id"] == "deps.cancelled"
+    assert found[1] == {"sd3toy": "OK"}
+    assert tree(lab) == before
+    lab.run("import sd3toy.part; assert sd3toy.part.VALUE == '1.0'")
+
+
+def test_ended_in_the_middle_of_writing(lab):
+    """The stop comes with the first file of a large package on the disk."""
+    wheel(lab.wheels, "sd3big", "1.0", size=100_000_000)
+    code = """
+import pathlib, sysconfig
+half = pathlib.Path(sysconfig.get_path("purelib"), "sd3big")
+seen = []
+def asked():
+    seen.append(half.exists())
+    return seen[-1]
+try:
+    with stoppable(asked):
+        go("sd3big")
+    print(json.dumps("installed"))
+except Stopped as error:
+    print(json.dumps([error.id, half.exists(), states("sd3big")["sd3big"]]))
+"""
+    assert lab.json(STOPPED + code, EXTRA=lab.offline_args) == ["deps.cancelled", False, "MISSING"]
+    assert not [path.name for path in lab.site.iterdir() if "3big" in path.name]
+    assert lab.json('print(json.dumps(attempt("sd3big")))', EXTRA=lab.offline_args) == {"changed": {"sd3big": "1.0"}}
+
+
+def test_ended_in_the_middle_of_replacing(lab):
+    """The stop comes when the old version is gone and the new one is there in part."""
+    lab.install("sd3toy==1.0")
+    wheel(lab.wheels, "sd3toy", "2.0", size=100_000_000)
+    before = tree(lab)
+    code = """
+import pathlib, sysconfig
+new = pathlib.Path(sysconfig.get_path("purelib"), "sd3toy", "data.bin")
+try:
+    with stoppable(new.exists):
+        go("sd3toy ==2.0")
+    print(json.dumps("installed"))
+except Stopped as error:
+    print(json.dumps([error.id, states("sd3toy ==1.0")]))
+"""
+    assert lab.json(STOPPED + code, EXTRA=lab.offline_args) == ["deps.cancelled", {"sd3toy": "OK"}]
+    assert tree(lab) == before
+    lab.run("import sd3toy.part; assert sd3toy.part.VALUE == '1.0'")
+
+
+def test_uv_is_ended_too(lab, silence, monkeypatch):
+    monkeypatch.setenv("PATH", os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]]))
+    code = 'print(json.dumps(stopped("sd3toy ==1.0", uv=True)))'
+    found = lab.json(STOPPED + code, EXTRA=silence.replace("--no-compile ", "").partition(" --timeout")[0])
+    assert found["id"] == "deps.cancelled"
+    assert found["seconds"] < _AT_ONCE
+
+
+def test_waiting_for_another_installation_ends_too(lab):
+    """Another process holds the lock."""
+    code = """
+import subprocess, sys
+holder = subprocess.Popen([sys.executable, "-c", "import time\\nfrom sd3deploy.deps.lock import install_lock\\n"
+                           "with install_lock():\\n print('held', flush=True)\\n time.sleep(60)"], stdout=subprocess.PIPE)
+holder.stdout.readline()
+found = stopped("sd3toy")
+holder.kill()
+print(json.dumps(found))
+"""
+    found = lab.json(STOPPED + code, EXTRA=lab.offline_args)
+    assert found["id"] == "deps.cancelled"
+    assert found["seconds"] < 1
+
+
+def test_a_stop_before_the_start_starts_nothing(lab):
+    code = STOPPED + 'import subprocess\nsubprocess.Popen = None\nprint(json.dumps(stopped("sd3toy", after=-1)))'
+    assert lab.json(code, EXTRA=lab.offline_args)["id"] == "deps.cancelled"
+    assert tree(lab) == {}
+
+
+def test_a_stop_that_comes_too_late_takes_nothing_back(lab):
+    assert lab.json(STOPPED + 'print(json.dumps(stopped("sd3toy", after=60)))', EXTRA=lab.offline_args) == {"changed": {"sd3toy": "2.0"}}
+
+
+# Of any command
+
+CHILD = """
+import subprocess, sys, time
+print(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]).pid, flush=True)
+time.sleep(60)
+"""
+DEAF = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
+
+
+def ended(code: str) -> tuple[list[str], float]:
+    """What a Python process has said before it was ended, and how long that took."""
+    said: list[str] = []
+    first = threading.Event()
+
+    def progress(line: str) -> None:
+        said.append(line)
+        first.set()
+
+    began: list[float] = []
+
+    def asked() -> bool:
+        if first.is_set():
+            began.append(time.monotonic())
+        return first.is_set()
+
+    with stoppable(asked), pytest.raises(Stopped):
+        pip.run((sys.executable, "-c", code), deps.Options(), progress)
+    return said, time.monotonic() - began[0]
+
+
+def test_children_end_with_their_parent():
+    said, seconds = ended(CHILD)
+    assert seconds < _AT_ONCE
+    assert not alive(int(said[0]))
+
+
+def test_who_does_not_listen_is_killed():
+    said, seconds = ended(DEAF)
+    assert said == ["deaf"]
+    assert seconds < _AT_ONCE
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no process groups")
+def test_the_installer_does_not_take_us_with_it():
+    """It runs in a session of its own: the signal that ends it reaches nobody else."""
+    heard: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+    try:
+        ended(CHILD)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert heard == []
+
+
+def test_without_anybody_who_may_stop_it_nothing_is_watched():
+    threads = threading.active_count()
+    code, output = pip.run((sys.executable, "-c", "import os; print(os.getsid(0) if hasattr(os, 'getsid') else 0)"), deps.Options())
+    assert code == 0
+    assert int(output) == (os.getsid(0) if hasattr(os, "getsid") else 0)
+    assert threading.active_count() == threads
+
+
+def alive(pid: int) -> bool:
+    """Whether a process still runs; one that nobody has waited for yet does not."""
+    found = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout.strip()
+    return bool(found) and not found.startswith("Z")
