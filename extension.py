@@ -15,15 +15,17 @@ def start() -> type | None:
 
     from sd3deploy.deployment import Deployment
     from sd3deploy.events import Events
-    from sd3deploy.webui import api, hooks, job, panel, settings
+    from sd3deploy.webui import api, hooks, job, language, panel, settings
     from sd3deploy.webui.diagnosing import Diagnosing
     from sd3deploy.webui.forecast import Forecast
     from sd3deploy.webui.guarding import Guarding
     from sd3deploy.webui.host import SdNext
+    from sd3deploy.webui.installing import Installing
     from sd3deploy.webui.reporting import Reporting
     from sd3deploy.webui.verifying import Verifying
     from sd3deploy.webui.watching import Watching
 
+    language.begin()
     host = SdNext()
     deployment = Deployment(host, Events(host.listen))
     diagnosing = Diagnosing(host, deployment.events)
@@ -32,6 +34,7 @@ def start() -> type | None:
     forecast = Forecast(host, deployment)
     watching = Watching(host, forecast, diagnosing)
     verifying = Verifying(host)
+    installing = Installing(deployment, forecast.allow)
     reporting = Reporting(deployment, watching, diagnosing, verifying)
     host.watch = watching.loading
     points = hooks.Hooks(deployment, guarding, watching, host)
@@ -39,7 +42,7 @@ def start() -> type | None:
         deployment.events.tell("warning", "host.unexpected", name=name)
     panel.allow_in_control()
     script_callbacks.on_ui_settings(lambda: settings.register(deployment, forecast))
-    script_callbacks.on_app_started(lambda demo, app: api.register(deployment, guarding, watching, reporting))
+    script_callbacks.on_app_started(lambda demo, app: api.register(deployment, guarding, watching, reporting, installing))
     script_callbacks.on_after_process(job.restore)
     script_callbacks.on_script_unloaded(points.undo)
     return panel.script_class(deployment, guarding, watching, verifying, reporting)

@@ -179,6 +179,15 @@ class Deployment:
             "pid": os.getpid(),
         }
 
+    def t5_state(self) -> str:
+        """How T5 is in the loaded SD3 model, in a few words that are the same in every language: they go into the metadata of pictures."""
+        encoder = self.host.pipeline().text_encoder_3
+        if encoder is None:
+            return "off"
+        found = self._measured(encoder)
+        narrow = f" with {found.linear4bit} of {found.linears} layers in 4 bit" if found.linear4bit else ""
+        return units.size(found.bytes) + narrow
+
     # The steps
 
     def _bring(self, wanted: Wanted) -> None:

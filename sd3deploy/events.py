@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sd3deploy import messages
+from sd3deploy import deps, messages
 from sd3deploy.diagnosis.finding import Finding
 from sd3deploy.errors import Sd3Error
 
@@ -23,7 +23,7 @@ _KEPT = 100
 class Event:
     """One thing to tell. id: of the sentence in messages/. seq: counts from 1. time: seconds since the epoch.
 
-    job: whether it is about one job and over with it.
+    job: whether it is about one job and over with it. action: what would help, as a finding of the diagnosis names it; "" where none does.
     """
 
     seq: int
@@ -33,6 +33,7 @@ class Event:
     remedy: str
     time: float = field(default_factory=time.time)
     job: bool = False
+    action: str = ""
 
 
 class Events:
@@ -54,8 +55,14 @@ class Events:
         if isinstance(error, Sd3Error):
             return self.add(severity, error.id, error.message, error.remedy)
         if found := self.explain(error):
-            return self.add(severity, f"rule.{found.rule}", found.message, found.remedy)
+            return self.found(found, severity)
         return self.tell(severity, "unexpected", error=f"{type(error).__name__}: {error}")
+
+    def found(self, found: Finding, severity: Severity = "error", *, job: bool = False) -> Event:
+        """Record and announce an error that the diagnosis knows."""
+        ours = {one.name for one in deps.requirements(deps.groups())}
+        action = "" if found.action == "install" and found.package not in ours else found.action  # the host's packages are the host's
+        return self.add(severity, f"rule.{found.rule}", found.message, found.remedy, job=job, action=action)
 
     def since(self, seq: int) -> list[Event]:
         """Events after number `seq`, oldest first."""
@@ -73,11 +80,11 @@ class Events:
                     return event
         return None
 
-    def add(self, severity: Severity, id: str, message: str, remedy: str, *, job: bool = False) -> Event:
+    def add(self, severity: Severity, id: str, message: str, remedy: str, *, job: bool = False, action: str = "") -> Event:
         """Record and announce something that has been put into words already."""
         with self._lock:
             self._count += 1
-            event = Event(self._count, id, severity, message, remedy, job=job)
+            event = Event(self._count, id, severity, message, remedy, job=job, action=action)
             self._ring.append(event)
         self._listen(event)
         return event

@@ -6,11 +6,12 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-__all__ = ["chromium", "opened", "until"]
+__all__ = ["MODERN", "STANDARD", "Ui", "chromium", "opened", "until", "visit"]
 
 
 def chromium() -> str:
@@ -21,23 +22,28 @@ def chromium() -> str:
     return found
 
 
+def visit(browser: Any, host: Any, **words: Any) -> Any:
+    """A page of a browser that shows a host, logged in and ready. words: for playwright's new_page, such as locale="zh-CN"."""
+    page = browser.new_page(**{"viewport": {"width": 1400, "height": 1000}} | words)
+    if host.auth:
+        user, password = host.auth
+        page.request.post(f"{host.url}/login", form={"username": user, "password": password})
+    page.goto(host.url)
+    page.wait_for_selector("#txt2img_generate", state="attached", timeout=120_000)
+    page.wait_for_function("window.gradioApp && window.opts && Object.keys(window.opts).length > 0", timeout=120_000)
+    return page
+
+
 @contextmanager
-def opened(host: Any) -> Iterator[Any]:
-    """The page of a host in a fresh browser, logged in and ready."""
+def opened(host: Any, **words: Any) -> Iterator[Any]:
+    """The page of a host in a fresh browser, as by `visit`."""
     from playwright.sync_api import sync_playwright
 
     flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=flags)
         try:
-            page = browser.new_page(viewport={"width": 1400, "height": 1000})
-            if host.auth:
-                user, password = host.auth
-                page.request.post(f"{host.url}/login", form={"username": user, "password": password})
-            page.goto(host.url)
-            page.wait_for_selector("#txt2img_generate", state="attached", timeout=120_000)
-            page.wait_for_function("window.gradioApp && window.opts && Object.keys(window.opts).length > 0", timeout=120_000)
-            yield page
+            yield visit(browser, host, **words)
         finally:
             browser.close()
 
@@ -50,3 +56,70 @@ def until(done: Callable[[], Any], seconds: float = 20) -> Any:
             return found
         time.sleep(0.1)
     return None
+
+
+@dataclass(frozen=True)
+class Ui:
+    """One of the two pages that SD.Next has, and the way through it.
+
+    name: as a test calls it. theme: the flag. options: settings that go with it. tab: the one in which pictures are made. size: how the
+    fields of its size are called.
+    """
+
+    name: str
+    theme: str
+    tab: str
+    size: str
+    options: tuple[tuple[str, str], ...] = ()
+
+    def ready(self, page: Any) -> None:
+        """Wait until the page has put itself together: ModernUI moves everything to its place when the rest is there."""
+        page.wait_for_selector(f"#{self.tab}_generate", state="attached", timeout=180_000)
+        page.evaluate("window.waitForUiReady ? window.waitForUiReady() : null")
+        page.wait_for_selector(f"#{self.tab}_generate", timeout=60_000)
+
+    def go(self, page: Any, place: str) -> None:
+        """Open a place: "Generate", "Extensions", "System", "Settings" or "Scripts"."""
+        if self.name == "modern":
+            ids = {"Generate": "control_prompts", "Scripts": "control_scripts"}
+            button = page.locator(f"#{ids.get(place, f'btn_{place.lower()}')}")
+            if not page.locator(button.get_attribute("tabitemid").split(",")[-1]).is_visible():  # the button of what is open would close it
+                button.click()
+        else:
+            names = {"Generate": "Text", "Scripts": "Text", "Settings": "System"}
+            page.locator("#tabs > .tab-nav > button").get_by_text(names.get(place, place), exact=True).click()
+        page.mouse.move(700, 990)  # off whatever shows a hint over its neighbours
+
+    def settings(self, page: Any, section: str = "SD3 Deploy") -> None:
+        """Open a section of the settings."""
+        self.go(page, "Settings")
+        place = "#layout-settings" if self.name == "modern" else "#settings"
+        page.locator(f"{place} .tab-nav button").get_by_text(section, exact=True).first.click()
+
+    def choose(self, page: Any, setting: str, value: str) -> None:
+        """Take `value` in the drop-down of a setting whose section is open."""
+        page.locator(f"#setting_{setting} input").click()
+        page.locator(f'#setting_{setting} li[data-value="{value}"]').click()
+
+    def submit(self, page: Any) -> None:
+        """Apply settings."""
+        page.locator("#settings_submit").click()
+
+    def write(self, page: Any, **fields: object) -> None:
+        """Type into the fields of a job: width, height, steps. The size may lie behind a button that has to be opened first."""
+        for name, value in fields.items():
+            prefix = self.size if name in ("width", "height") else self.tab
+            box = page.locator(f"#{prefix}_{name} input[type=number]").first
+            if not box.is_visible():
+                page.get_by_text("Size", exact=True).locator("visible=true").first.click()
+            box.fill("")
+            box.press_sequentially(str(value))
+            box.blur()
+
+    def generate(self, page: Any) -> None:
+        """Press the button."""
+        page.locator(f"#{self.tab}_generate").click()
+
+
+STANDARD = Ui("standard", "standard/black-teal", "txt2img", "txt2img")
+MODERN = Ui("modern", "modern/Default", "control", "control_before_resize", (("theme_type", "Modern"),))

@@ -53,7 +53,7 @@ class Diagnosing:
         noted, self._noted = list(self._noted), deque(maxlen=_NOTED)
         for text in noted:
             if found := self.explain(text):
-                self.events.add("error", f"rule.{found.rule}", found.message, found.remedy, job=job)
+                self.events.found(found, job=job)
                 return
 
     def explain(self, error: BaseException | str) -> Finding | None:
@@ -69,6 +69,10 @@ class Diagnosing:
             self.findings.remove(old)
         self.findings.appendleft(found[0])
         return found[0]
+
+    def read(self, text: str) -> list[Finding]:
+        """What a pasted error or a part of a log tells, as if it were of this machine; of nothing: what has failed last."""
+        return matcher.read([text], self._look) if text.strip() else list(self.findings)[:1]
 
     def _look(self) -> installed.Installed:
         return installed.look(self.host.install_options().host_root, self.host.device().backend)

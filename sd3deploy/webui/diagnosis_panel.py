@@ -1,4 +1,4 @@
-"""The part of the panel that explains: what has failed, the checks with their progress, and the report."""
+"""The part of the panel that mends and explains: what is missing, the checks with their progress, what has failed, and the report."""
 
 from __future__ import annotations
 
@@ -7,28 +7,42 @@ from typing import Any
 import gradio as gr
 
 from sd3deploy import messages
+from sd3deploy.webui.language import spoken
 from sd3deploy.webui.reporting import Reporting
-from sd3deploy.webui.said import said
+from sd3deploy.webui.said import findings, said
 from sd3deploy.webui.verifying import Verifying
 
 __all__ = ["show"]
 
 
 def show(script: Any, verifying: Verifying, reporting: Reporting) -> None:
-    """Add it to the accordion that is being built. The page fills in findings and checks (javascript/sd3_deploy.js)."""
-    gr.HTML('<div class="sd3-findings"></div><div class="sd3-checks"></div>', elem_id=script.elem_id("diagnosis"))
+    """Add it to the accordion that is being built. The page fills in findings, checks and the progress of installs, and wires the buttons
+    of the classes sd3-install, sd3-cancel and sd3-copy (javascript/).
+    """
+
+    def button(name: str, **words: Any) -> Any:
+        return gr.Button(messages.text(f"panel.{name}"), size="sm", elem_id=script.elem_id(name), elem_classes=[f"sd3-{name}"], **words)
+
     with gr.Row():
-        verify = gr.Button(messages.text("panel.verify"), elem_id=script.elem_id("verify"), elem_classes=["sd3-verify"])
-        cancel = gr.Button(messages.text("panel.cancel"), elem_id=script.elem_id("cancel"))
-        report = gr.Button(messages.text("panel.report"), elem_id=script.elem_id("report"))
-        save = gr.Button(messages.text("panel.save"), elem_id=script.elem_id("save"), interactive=False)
+        button("install")
+        verify = button("verify")
+        button("cancel")
+    gr.HTML('<div class="sd3-work"></div><div class="sd3-findings"></div>', elem_id=script.elem_id("diagnosis"))
     done = gr.HTML(elem_id=script.elem_id("diagnosis_done"))
-    text = gr.Textbox(
-        label=messages.text("panel.report.label"), lines=12, max_lines=24, visible=False, interactive=False, show_copy_button=True,
-        autoscroll=False, elem_id=script.elem_id("report_text"), elem_classes=["sd3-report"],
-    )  # fmt: skip
-    file = gr.File(label=messages.text("panel.file"), visible=False, elem_id=script.elem_id("bundle"))
-    verify.click(fn=lambda: said(verifying.begin), inputs=[], outputs=[done])
-    cancel.click(fn=lambda: said(verifying.end), inputs=[], outputs=[done])
-    report.click(fn=lambda: (gr.update(value=reporting.show(), visible=True), gr.update(interactive=True)), inputs=[], outputs=[text, save])
-    save.click(fn=lambda: gr.update(value=str(reporting.save()), visible=True), inputs=[], outputs=[file])
+    with gr.Accordion(messages.text("panel.help"), open=False, elem_id=script.elem_id("help")):
+        pasted = gr.Textbox(label=messages.text("panel.diagnose.label"), lines=3, max_lines=12, elem_id=script.elem_id("pasted"))
+        with gr.Row():
+            diagnose, report, _ = button("diagnose"), button("report"), button("copy")
+            save = button("save", interactive=False)
+        found = gr.HTML(elem_id=script.elem_id("found"))
+        text = gr.Textbox(
+            label=messages.text("panel.report.label"), lines=12, max_lines=24, visible=False, interactive=False, show_copy_button=True,
+            autoscroll=False, elem_id=script.elem_id("report_text"), elem_classes=["sd3-report"],
+        )  # fmt: skip
+        file = gr.File(label=messages.text("panel.file"), visible=False, elem_id=script.elem_id("bundle"))
+    verify.click(fn=spoken(lambda: said(verifying.begin)), inputs=[], outputs=[done])
+    diagnose.click(fn=spoken(lambda text: findings(reporting.diagnosing.read(text))), inputs=[pasted], outputs=[found])
+    report.click(
+        fn=spoken(lambda: (gr.update(value=reporting.show(), visible=True), gr.update(interactive=True))), inputs=[], outputs=[text, save]
+    )
+    save.click(fn=spoken(lambda: gr.update(value=str(reporting.save()), visible=True)), inputs=[], outputs=[file])

@@ -79,13 +79,19 @@ class Forecast:
             "parts": dict(found.parts),
             "total": found.total,
             "phases": {phase: vars(need) | {} for phase, need in found.phases.items()},
-            "verdict": vars(judged) | {"missing": judged.missing},
+            "verdict": vars(judged) | {"missing": judged.missing, "short": judged.short},
             "line": judged.sentence,
             "change": {"fields": dict(change.fields), "sentence": change.sentence} if change else None,
             "recommendation": advice.choice.name if advice.choice else None,
             "advice": _advice(advice),
             "choices": {
-                choice.id: vars(one) | {"sentence": one.sentence, "short": _short(one, choice is advice.choice)}
+                choice.id: vars(one)
+                | {
+                    "name": choice.name,
+                    "sentence": one.sentence,
+                    "short": _short(one, choice is advice.choice),
+                    "recommended": choice is advice.choice,
+                }
                 for choice, one in advice.considered
             },
             "table": [
@@ -95,8 +101,10 @@ class Forecast:
             ],
         }
 
-    def mode(self) -> str:
-        """As in the settings; a job may override it with anything."""
+    def mode(self, p: Any = None) -> str:
+        """As in the settings, which a job may override with anything; else as the panel has it for the job `p`."""
+        if (override := getattr(p, "sd3_override", None)) and "memory" in override.modes:
+            return override.modes["memory"]
         stored = self.host.option("sd3_memory")
         return stored if stored in MODES else DEFAULT_MODE
 
@@ -109,7 +117,7 @@ class Forecast:
             return
         try:
             p.sd3_setup = self.setup(**_job(p))
-            if p.sd3_setup is not None and self.mode() != "off":
+            if p.sd3_setup is not None and self.mode(p) != "off":
                 self._judge(p, p.sd3_setup)
         except JobRefused as error:
             refuse(p, error)
@@ -127,7 +135,7 @@ class Forecast:
         message, remedy = judged.sentence, self.remedy(asked, there)
         if there.spills:
             message += " " + messages.text("memory.spills")
-        if self.mode() == "block":
+        if self.mode(p) == "block":
             self._refuse(message, remedy)
         by_hand = not getattr(p, "sd3_api", False) and not getattr(p, "xyz", False)
         if by_hand and not self._again((asked.width, asked.height, asked.batch, asked.encoder, asked.offload, asked.tiling)):

@@ -91,7 +91,7 @@ class Guarding:
 
     def _decide(self, asked: guards.Job, names: Iterable[str], p: Any = None) -> guards.Outcome:
         """Ask the guards and tell what they say: the only place that shows findings. Raises JobRefused."""
-        outcome = guards.check(asked, self.modes(), names)
+        outcome = guards.check(asked, self.modes() | _overridden(p), names)
         for found, done in outcome.told:
             text = found.told(done)
             if found.severity != "advice" or text not in self._advised:
@@ -107,6 +107,12 @@ class Guarding:
         """Guard → mode, as in the settings; a job may override them with anything."""
         stored = {name: self.host.option(f"sd3_guard_{name}") for name in guards.GUARDS}
         return {name: mode for name, mode in stored.items() if mode in guards.MODES}
+
+
+def _overridden(p: Any) -> dict[str, guards.Mode]:
+    """The modes that the panel has set for this job alone."""
+    override = getattr(p, "sd3_override", None)
+    return {name: mode for name, mode in override.modes.items() if name in guards.GUARDS} if override else {}
 
 
 def _describe(p: Any, asked: guards.Job, now: guards.Job, change: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The panel in txt2img, img2img and Control: what is loaded, and another encoder for the jobs of this page."""
+"""The panel in txt2img, img2img and Control: what is loaded, what will happen to the next job, and what can be done."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from modules import scripts_manager
 from sd3deploy import messages, units
 from sd3deploy.deployment import Deployment
 from sd3deploy.encoders import choices
-from sd3deploy.webui import diagnosis_panel
+from sd3deploy.webui import diagnosis_panel, memory_panel, override
 from sd3deploy.webui.guarding import Guarding
 from sd3deploy.webui.reporting import Reporting
-from sd3deploy.webui.said import said
 from sd3deploy.webui.verifying import Verifying
 from sd3deploy.webui.watching import Watching
 
@@ -42,44 +41,26 @@ def script_class(deployment: Deployment, guarding: Guarding, watching: Watching,
             return scripts_manager.AlwaysVisible
 
         def ui(self, is_img2img: bool) -> list[Any]:
-            as_set = messages.text("panel.as-set")
             with gr.Accordion(TITLE, open=False, elem_id=self.elem_id("panel"), elem_classes=["sd3-panel"]):
                 gr.HTML(
-                    lambda: f'<div class="sd3-state" role="status">{html.escape(state_line(deployment.status()))}</div>',
+                    lambda: f'<div class="sd3-state">{html.escape(state_line(deployment.status()))}</div>',
                     elem_id=self.elem_id("state"),
                 )
-                device = deployment.host.device()
-                choice = gr.Dropdown(
-                    [as_set, *(choice.name for choice in choices.CHOICES)],
-                    value=as_set,
-                    label=messages.text("panel.encoder"),
-                    info=" · ".join(choices.label(choice, device) for choice in choices.CHOICES[2:]),
-                    elem_id=self.elem_id("encoder"),
-                )
-                self.memory()
+                components = override.controls(self, deployment.host.device())
+                memory_panel.show(self, watching)
                 diagnosis_panel.show(self, verifying, reporting)
-            return [choice]
+            self.infotext_fields = override.pasted(components)
+            return components
 
-        def memory(self) -> None:
-            """What a picture needs (filled in by the page, as the job is being described), and where the memory of the last run went."""
-            gr.HTML('<div class="sd3-memory"></div>', elem_id=self.elem_id("memory"))
-            with gr.Row():
-                apply = gr.Button(messages.text("panel.memory.apply"), elem_id=self.elem_id("apply"))
-                forget = gr.Button(messages.text("panel.memory.forget"), elem_id=self.elem_id("forget"))
-            done = gr.HTML(elem_id=self.elem_id("done"))
-            shown = gr.Plot(value=lambda: watching.figure(), show_label=False, elem_id=self.elem_id("plot"), elem_classes=["sd3-plot"])
-            # Pressed by the page when a run has ended: gradio lets nobody else change a plot.
-            show = gr.Button(messages.text("panel.memory.show"), elem_id=self.elem_id("show"), elem_classes=["sd3-show"])
-            apply.click(fn=lambda: said(watching.forecast.apply), inputs=[], outputs=[done])
-            forget.click(fn=lambda: said(watching.forecast.forget), inputs=[], outputs=[done])
-            show.click(fn=lambda: watching.figure(), inputs=[], outputs=[shown])
-
-        def process(self, p: Any, choice: Any = "", *_: Any) -> None:
+        def process(self, p: Any, *values: Any) -> None:
             # The first hook at which the model, the styles and the overridden settings of a job are final; the queue is held.
             # The encoder comes first: some guards depend on it.
-            placed = deployment.reconcile(None if choice in ("", None, messages.text("panel.as-set")) else choice)
+            p.sd3_override = override.read(values, deployment.events.fail)
+            placed = deployment.reconcile(p.sd3_override.encoder)
             if placed and placed.choice is not choices.HOST_DEFAULT:
                 p.extra_generation_params["T5"] = placed.choice.name
+                p.extra_generation_params["T5 state"] = deployment.t5_state()
+            p.extra_generation_params |= p.sd3_override.describe()
             guarding.guard(p)
             watching.forecast.check(p)
 

@@ -1,13 +1,15 @@
-"""What a button has done, or why not, as HTML."""
+"""What a button has done or found, or why not, as HTML; everything in it is escaped."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
+from sd3deploy import messages
+from sd3deploy.diagnosis.finding import Finding
 from sd3deploy.errors import Sd3Error
 
-__all__ = ["said"]
+__all__ = ["findings", "said"]
 
 
 def said(work: Callable[[], str]) -> str:
@@ -17,3 +19,14 @@ def said(work: Callable[[], str]) -> str:
     except Sd3Error as error:
         text = str(error)
     return f'<div role="status">{html.escape(text)}</div>'
+
+
+def findings(found: Iterable[Finding]) -> str:
+    """Each with its remedy, and the lines that show it on demand."""
+    rows = [_finding(one) for one in found] or [f"<p>{html.escape(messages.text('panel.diagnose.nothing'))}</p>"]
+    return f'<div role="status">{"".join(rows)}</div>'
+
+
+def _finding(found: Finding) -> str:
+    message, remedy, lines = (html.escape(text) for text in (found.message, found.remedy, "\n".join(found.evidence)))
+    return f'<details class="sd3-finding" open><summary>{message}</summary><p class="sd3-remedy">{remedy}</p><pre>{lines}</pre></details>'

@@ -125,5 +125,3 @@ def _never(setting: str, pipeline: Any) -> tuple[str, ...]:
     """The parts whose class is in the host's list of modules that balanced offload leaves on the device."""
     classes = {name.strip() for name in setting.replace(";", ",").split(",")}
     return tuple(name for name, part in _parts(pipeline).items() if type(part).__name__ in classes)
-
-

@@ -1,0 +1,77 @@
+"""The page: from a key to the hint beside the size, what the page asks while it is typed, and what each answer takes the server."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+__all__ = ["run"]
+
+# Measured in the page itself: from the event of the key to the hint that has the new size in it.
+WATCH = """
+([selector, hints]) => {
+  window.sd3Times = [];
+  const box = document.querySelector(selector);
+  let asked = 0, wanted = '';
+  box.addEventListener('input', () => { asked = performance.now(); wanted = `${box.value}×`; }, true);
+  new MutationObserver(() => {
+    if (asked && document.querySelector(hints).textContent.startsWith(wanted)) {
+      window.sd3Times.push(performance.now() - asked);
+      asked = 0;
+    }
+  }).observe(document.querySelector(hints), { childList: true, subtree: true, characterData: true });
+}
+"""
+ROUTES = ("events", "check?width=1000&height=1000", "memory?width=1000&height=1000", "status")
+
+
+def run(small: bool = False) -> dict[str, Any]:
+    """ms: median, 90th percentile and most. On the stand-in, with the tiny model; nothing else runs on the machine."""
+    from demo import server
+    from tests.browser import opened
+
+    times = 10 if small else 60
+    with tempfile.TemporaryDirectory() as folder:
+        host = server.start(server.data_folder(Path(folder) / "data", server_rate_limit=0))
+        try:
+            with opened(host) as page:
+                typed = _typed(page, times)
+            return {"key to hint": typed, "answers": {route.partition("?")[0]: _asked(host, route, times) for route in ROUTES}}
+        finally:
+            host.stop()
+
+
+def _typed(page: Any, times: int) -> dict[str, Any]:
+    """Sizes that are no multiple of 16, typed one after the other as by a person: 150 ms between the keys."""
+    page.locator("button").filter(has_text="Text").first.click()
+    height = page.locator("#txt2img_height input[type=number]").first
+    height.fill("1024")
+    page.wait_for_function("document.querySelector('#sd3-hints-txt2img')")
+    page.wait_for_timeout(1500)
+    page.evaluate(WATCH, ["#txt2img_width input[type=number]", "#sd3-hints-txt2img"])
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url) if "/sd3/" in request.url else None)
+    box = page.locator("#txt2img_width input[type=number]").first
+    for number in range(times):
+        box.fill("")
+        box.press_sequentially(str(1001 + 2 * (number % 200)), delay=150)
+        page.wait_for_timeout(300)
+    found = page.evaluate("window.sd3Times")
+    return _summary(found) | {"hints": len(found), "keys": 4 * times, "requests": len(requests)}
+
+
+def _asked(host: Any, route: str, times: int) -> dict[str, float]:
+    taken = []
+    for _ in range(times):
+        started = time.perf_counter()
+        host.get(f"/sdapi/v1/sd3/{route}")
+        taken.append((time.perf_counter() - started) * 1000)
+    return _summary(taken)
+
+
+def _summary(values: list[float]) -> dict[str, float]:
+    ordered = sorted(values)
+    return {"median ms": statistics.median(ordered), "p90 ms": ordered[int(0.9 * (len(ordered) - 1))], "most ms": ordered[-1]}

@@ -1,0 +1,92 @@
+// What the buttons of messages and of the panel do. Those that change an installation say first what they would do, and ask.
+
+(() => {
+  const sd3 = window.sd3deploy = window.sd3deploy || {};
+
+  // A dialog of the browser keeps the focus inside, ends with Escape and gives the focus back.
+  const dialog = (title, ...content) => {
+    const el = sd3.element('dialog', 'sd3-dialog');
+    const head = sd3.element('h2', '', title);
+    head.id = 'sd3-dialog-title';
+    el.setAttribute('aria-labelledby', head.id);
+    el.append(head, ...content);
+    el.addEventListener('close', () => el.remove());
+    document.body.append(el);
+    el.showModal();
+    return el;
+  };
+
+  const buttons = (...those) => {
+    const row = sd3.element('div', 'sd3-buttons');
+    row.append(...those);
+    return row;
+  };
+
+  const install = async () => {
+    const plan = await sd3.post('install', { dry_run: true, repair: true });
+    const close = (text) => sd3.button('sd3-close', text, () => el.close());
+    const text = sd3.element('pre', 'sd3-plan', plan.text);
+    text.tabIndex = 0; // it may have to be scrolled
+    const go = sd3.button('sd3-action', sd3.text('page.install.go'), async () => {
+      el.close();
+      await sd3.post('install', { repair: true }).catch(sd3.fail);
+      sd3.wake();
+    });
+    const el = plan.empty
+      ? dialog(sd3.text('page.install.title'), text, buttons(close(sd3.text('page.close'))))
+      : dialog(sd3.text('page.install.title'), sd3.element('p', '', sd3.text('page.install.ask')), text, buttons(go, close(sd3.text('page.install.not-now'))));
+  };
+
+  const report = async () => {
+    const text = await sd3.readable('report?format=markdown');
+    try {
+      await navigator.clipboard.writeText(text);
+      sd3.say(sd3.text('page.copied'));
+    } catch { // a page without https, or a browser that asks and was told no
+      const area = sd3.element('textarea', 'sd3-plan');
+      area.value = text;
+      area.readOnly = true;
+      area.setAttribute('aria-label', sd3.text('page.not-copied'));
+      const el = dialog(sd3.text('page.not-copied'), area, buttons(sd3.button('sd3-close', sd3.text('page.close'), () => el.close())));
+      area.select();
+    }
+  };
+
+  const ACTIONS = {
+    install,
+    report,
+    apply: async () => {
+      const { done } = await sd3.post('memory/apply');
+      sd3.say(done);
+    },
+    verify: async () => {
+      await sd3.post('verify');
+      sd3.wake();
+    },
+    cancel: async () => {
+      await sd3.post('cancel');
+      sd3.wake();
+    },
+    reload: async () => {
+      sd3.say(sd3.text('page.reloading'), 'info');
+      sd3.wake();
+      await sd3.host('reload-checkpoint');
+      sd3.say(sd3.text('page.reloaded'));
+    },
+    restart: async () => {
+      sd3.say(sd3.text('page.restarting'), 'warning');
+      await sd3.host('restart');
+      if (window.restartReload) window.restartReload();
+    },
+    again: async () => sd3.unquiet(),
+  };
+
+  sd3.act = async (id) => {
+    try {
+      await sd3.language();
+      await ACTIONS[id]();
+    } catch (error) {
+      sd3.fail(error);
+    }
+  };
+})();

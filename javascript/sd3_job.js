@@ -1,0 +1,168 @@
+// What will happen to the job that is being described: short beside the size controls and beside Generate, at length in the panel.
+// Follows each key; the server has the rules.
+
+(() => {
+  const sd3 = window.sd3deploy = window.sd3deploy || {};
+  const TABS = ['txt2img', 'img2img', 'control'];
+  const GAP_MS = 60; // between two questions, while somebody types or drags
+  const MANY = 200; // questions in a minute; the host answers 300 of them
+  const SLOW_MS = 1000;
+  // Parameter of the API → ids after that of the tab, whatever theme has moved the fields where.
+  const FIELDS = {
+    width: ['width', 'before_resize_width'],
+    height: ['height', 'before_resize_height'],
+    batch: ['batch_size'],
+    steps: ['steps'],
+    guidance: ['cfg_scale'],
+    sampler: ['sampling'],
+  };
+  const OVERRIDES = { encoder: 'encoder', size_guard: 'size', vram_check: 'memory', sampler_guard: 'sampling' };
+  const AS_SET = 'As in Settings';
+
+  const field = (tab, names) => names
+    .map((name) => document.querySelector(`#${tab}_${name} input[type=number], #${tab}_${name} input:not([type=range])`))
+    .find((el) => el && el.value !== '');
+
+  const chosen = (tab, name) => {
+    const el = document.querySelector(`#script_${tab}_sd3_deploy_${name} input:checked`);
+    return el && el.value !== AS_SET ? el : null;
+  };
+
+  const question = (tab) => {
+    const values = new URLSearchParams();
+    for (const [name, ids] of Object.entries(FIELDS)) {
+      const el = field(tab, ids);
+      if (el) values.set(name, el.value);
+    }
+    for (const [name, id] of Object.entries(OVERRIDES)) {
+      const el = chosen(tab, id);
+      if (el) values.set(name, el.value);
+    }
+    return values;
+  };
+
+  const MEMORY = ['width', 'height', 'batch', 'guidance', 'encoder']; // what the estimate depends on
+  const only = (values, names) => {
+    const some = new URLSearchParams();
+    for (const name of names) if (values.has(name)) some.set(name, values.get(name));
+    return some.toString();
+  };
+
+  const line = (id, className, place) => { // one of ours, right after something of the host that may be moved at any time
+    if (!place) return null;
+    let el = document.getElementById(id);
+    if (!el) {
+      el = sd3.element('div', className);
+      el.id = id;
+      el.setAttribute('role', 'status');
+    }
+    if (el.previousElementSibling !== place) place.after(el);
+    return el;
+  };
+
+  const beside = (tab) => { // Generate; ModernUI keeps it in a bar of icons
+    const button = document.getElementById(`${tab}_generate`);
+    return line(`sd3-fit-${tab}`, 'sd3-fit', button && (button.closest('[id$="_results_header_panel"]') || button.parentElement));
+  };
+
+  const inRow = (el) => {
+    const style = el && getComputedStyle(el);
+    return Boolean(style && style.display === 'flex' && style.flexDirection === 'row');
+  };
+
+  const hints = (tab) => { // below the row with width and height
+    const [width, height] = ['width', 'height'].map((name) => FIELDS[name].map((id) => document.getElementById(`${tab}_${id}`)).find(Boolean));
+    let row = width;
+    while (row && !row.contains(height)) row = row.parentElement;
+    while (row && inRow(row.parentElement)) row = row.parentElement; // beside each other is where the fields are
+    return height ? line(`sd3-hints-${tab}`, 'sd3-hints', row) : null;
+  };
+
+  const gigabytes = (bytes) => (bytes >= 1e8 ? `${(bytes / 1e9).toFixed(1)} GB` : `${(bytes / 1e6).toFixed(1)} MB`);
+
+  const answers = {}; // tab → what the server said last
+  sd3.answer = (tab) => answers[tab];
+
+  const showCheck = (tab, answer) => {
+    const el = hints(tab);
+    if (el) sd3.fill(el, answer.hints.filter((hint) => hint.severity !== 'ok'), (all) => all.map((hint) => sd3.element('span', `sd3-hint sd3-${hint.severity}`, hint.text)));
+    for (const area of document.querySelectorAll(`#script_${tab}_sd3_deploy_job .sd3-job`)) {
+      sd3.fill(area, answer.findings, (found) => {
+        const list = sd3.element('ul', 'sd3-list');
+        list.append(...found.map((one) => {
+          const row = sd3.element('li', `sd3-will sd3-${one.action}`, one.message);
+          if (one.remedy) row.append(sd3.element('span', 'sd3-remedy', one.remedy));
+          return row;
+        }));
+        return [sd3.element('h3', '', sd3.text('page.job')), found.length > 0 ? list : sd3.element('p', '', sd3.text('page.job.as-asked'))];
+      });
+    }
+  };
+
+  const showMemory = (tab, answer) => {
+    const kind = answer.verdict ? answer.verdict.answer : 'unknown';
+    const el = beside(tab);
+    if (el) {
+      el.textContent = kind === 'unknown' ? '' : [answer.line, answer.change ? answer.change.sentence : ''].join(' ').trim();
+      el.className = `sd3-fit sd3-${kind}`;
+    }
+    for (const panel of document.querySelectorAll(`#script_${tab}_sd3_deploy_memory .sd3-memory`)) {
+      sd3.fill(panel, [answer.line, answer.table || [], answer.advice || ''], ([said, rows, advice]) => [
+        sd3.element('p', '', said),
+        ...(rows.length > 0 ? [sd3.table(rows.map(([name, bytes]) => [name, gigabytes(bytes)]))] : []),
+        ...(advice ? [sd3.element('p', '', advice)] : []),
+      ]);
+    }
+    sd3.showChoices(tab, Object.entries(answer.choices || {}));
+    sd3.showRun((answer.runs || []).slice(-1)[0]);
+  };
+
+  const times = []; // of the questions of the last minute
+  const gap = () => {
+    const now = Date.now();
+    while (times.length > 0 && times[0] < now - 60000) times.shift();
+    return times.length > MANY ? SLOW_MS : GAP_MS;
+  };
+
+  const asked = {}; // tab → the questions whose answers are shown
+  const running = {}; // tab → whether one is under way
+  const ask = async (tab) => {
+    if (running[tab]) return; // it looks again when it is done
+    running[tab] = true;
+    try {
+      for (;;) {
+        const values = question(tab);
+        const job = values.toString();
+        const memory = only(values, MEMORY);
+        const before = asked[tab] || {};
+        if (job === before.job && memory === before.memory) break;
+        asked[tab] = { job, memory };
+        times.push(Date.now());
+        const [checked, estimated] = await Promise.all([
+          job === before.job ? null : sd3.get(`check?${job}`).catch((error) => (error.status === 422 ? null : Promise.reject(error))),
+          memory === before.memory ? null : sd3.get(`memory?${memory}`),
+        ]);
+        if (checked || job !== before.job) showCheck(tab, checked || { hints: [], findings: [] });
+        if (estimated) showMemory(tab, estimated);
+        answers[tab] = { check: checked || (answers[tab] || {}).check, memory: estimated || (answers[tab] || {}).memory };
+        sd3.showHeadline(tab);
+        await new Promise((done) => { setTimeout(done, gap()); });
+      }
+    } catch (error) {
+      delete asked[tab]; // the next key asks again
+      console.debug(String(error));
+    } finally {
+      running[tab] = false;
+    }
+  };
+
+  const shown = (tab) => sd3.visible(document.getElementById(`${tab}_generate`)) || sd3.visible(document.querySelector(`#script_${tab}_sd3_deploy_panel`));
+
+  // anew: something has happened on the server, the same question may have another answer.
+  sd3.follow = (anew = false) => {
+    if (anew) for (const tab of TABS) delete asked[tab];
+    if (!document.hidden) TABS.filter(shown).forEach(ask);
+  };
+
+  sd3.place = () => TABS.forEach((tab) => { beside(tab); hints(tab); });
+})();

@@ -1,0 +1,136 @@
+// The panel: its one-line state while it is closed, what has failed, work under way, and what each text encoder would mean here.
+
+(() => {
+  const sd3 = window.sd3deploy = window.sd3deploy || {};
+  const TABS = ['txt2img', 'img2img', 'control'];
+  const MARKS = { ok: '✓', warning: '!', failed: '✗', skipped: '–', cancelled: '–' };
+
+  let status = null;
+
+  sd3.showState = async () => {
+    if (document.querySelectorAll('.sd3-state').length === 0) return;
+    status = await sd3.get('status');
+    for (const el of document.querySelectorAll('.sd3-state')) el.textContent = status.line;
+    for (const el of document.querySelectorAll('.sd3-findings')) sd3.fill(el, status.findings, (found) => found.map(finding));
+    TABS.forEach(sd3.showHeadline);
+    sd3.showQuieted();
+  };
+
+  // Model, encoder, whether it fits, findings: in the head of the panel, so that it says something while it is closed.
+  sd3.showHeadline = (tab) => {
+    const head = document.querySelector(`#script_${tab}_sd3_deploy_panel > .label-wrap, #script_${tab}_sd3_deploy_panel .label-wrap`);
+    if (!head || !status) return;
+    let el = head.querySelector('.sd3-headline');
+    if (!el) {
+      el = sd3.element('span', 'sd3-headline');
+      head.firstElementChild.after(el);
+    }
+    const { verdict } = (sd3.answer(tab) || {}).memory || {};
+    const found = status.findings.length > 0 ? sd3.text('page.findings', { count: status.findings.length }) : '';
+    const parts = status.busy ? [status.busy] : status.model ? [status.model, status.encoder, (verdict || {}).short, found] : [sd3.text('page.headline.none'), found];
+    el.textContent = parts.filter(Boolean).join(' · ');
+    el.className = `sd3-headline sd3-${status.last_error || found ? 'failed' : (verdict || {}).answer || 'unknown'}`;
+  };
+
+  const finding = (found) => { // the sentence and its remedy, the lines that led to them on demand
+    const box = sd3.element('details', 'sd3-finding');
+    box.append(sd3.element('summary', '', found.message), sd3.element('p', 'sd3-remedy', found.remedy));
+    if (found.evidence.length > 0) box.append(sd3.element('pre', '', found.evidence.join('\n')));
+    return box;
+  };
+
+  const check = (result) => {
+    const row = sd3.element('li', `sd3-check sd3-${result.state}`);
+    row.append(sd3.element('span', 'sd3-mark', MARKS[result.state]), sd3.element('b', '', result.title));
+    row.append(sd3.element('span', 'sd3-seconds', result.seconds > 0 ? `${result.seconds.toFixed(1)} s` : ''));
+    row.append(sd3.element('p', '', result.message));
+    if (result.remedy) row.append(sd3.element('p', 'sd3-remedy', result.remedy));
+    return row;
+  };
+
+  const bar = (job) => {
+    const el = sd3.element('progress');
+    el.max = 1;
+    if (typeof job.fraction === 'number') el.value = job.fraction; // else it only shows that something is under way
+    el.setAttribute('aria-label', job.text || '…');
+    const text = sd3.element('p', '', job.text);
+    text.setAttribute('role', 'status');
+    return [el, text];
+  };
+
+  const rows = (kind, make) => async () => {
+    const job = await sd3.get(kind);
+    for (const work of document.querySelectorAll('.sd3-work')) {
+      let area = work.querySelector(`.sd3-${kind}-work`);
+      if (!area) {
+        area = sd3.element('div', `sd3-${kind}-work sd3-checks`);
+        work.append(area);
+      }
+      sd3.fill(area, job, () => [...make(job), ...(job.state === 'running' ? bar(job) : [])]);
+    }
+  };
+
+  sd3.showWork = {
+    verify: rows('verify', (job) => {
+      const list = sd3.element('ol');
+      list.append(...job.results.map(check));
+      return [list];
+    }),
+    install: rows('install', (job) => {
+      if (job.state === 'none' || job.state === 'running') return [];
+      const list = sd3.element('ol');
+      const state = job.state === 'done' ? 'ok' : job.state;
+      const error = job.error || {};
+      list.append(check({ state, title: sd3.text('page.install.title'), seconds: 0, message: error.message || job.text, remedy: error.remedy }));
+      return [list];
+    }),
+  };
+
+  // What each text encoder would mean here: in the settings' table, and beside the choices of the panel.
+  sd3.showChoices = (tab, choices) => {
+    for (const [id, one] of choices) {
+      document.querySelectorAll(`.sd3-choices tr[data-choice="${id}"] .sd3-verdict`).forEach((el) => {
+        el.textContent = one.short;
+        el.title = one.sentence;
+      });
+      for (const input of document.querySelectorAll(`#script_${tab}_sd3_deploy_encoder input`)) {
+        if (input.value === one.name) badge(input.closest('label'), one);
+      }
+    }
+  };
+
+  const badge = (label, one) => {
+    let el = label.querySelector('.sd3-badge');
+    if (!el) {
+      el = sd3.element('span', 'sd3-badge');
+      label.append(el);
+    }
+    el.textContent = one.short;
+    el.className = `sd3-badge sd3-${one.recommended ? 'recommended' : one.answer}`;
+    label.title = one.sentence;
+  };
+
+  let shownRun = 0;
+  sd3.showRun = (run) => { // only gradio itself can change a plot: its button is pressed
+    if (!run || run.number === shownRun) return;
+    shownRun = run.number;
+    document.querySelectorAll('.sd3-show').forEach((el) => el.click());
+    plotTitle = run.title;
+  };
+
+  let plotTitle = '';
+  sd3.describePlots = () => { // gradio gives its pictures no text
+    for (const el of document.querySelectorAll('.sd3-plot img')) {
+      const text = sd3.text('page.plot', { run: plotTitle });
+      if (el.alt !== text) el.alt = text;
+    }
+  };
+
+  sd3.addAgain = () => { // the way back from "do not show again"
+    for (const el of document.querySelectorAll('.sd3-findings')) {
+      if (el.nextElementSibling && el.nextElementSibling.classList.contains('sd3-again')) continue;
+      el.after(sd3.button('sd3-again', sd3.text('page.again'), () => sd3.act('again')));
+    }
+    sd3.showQuieted();
+  };
+})();

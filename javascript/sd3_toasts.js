@@ -1,0 +1,101 @@
+// Messages on top of the page: gradio's own can not be seen in ModernUI, and know nothing of work that the API or another page has started.
+
+(() => {
+  const sd3 = window.sd3deploy = window.sd3deploy || {};
+  const HIDE_MS = { info: 6000, success: 10000 }; // warnings and errors stay until they are dismissed
+  const KEPT = 20; // that come back when the page is reloaded
+
+  const stored = (store, key) => {
+    try {
+      return JSON.parse(store.getItem(key)) || [];
+    } catch {
+      return []; // something else has written there
+    }
+  };
+  const quieted = () => stored(localStorage, 'sd3-quiet');
+  const open = () => stored(sessionStorage, 'sd3-open');
+  const keep = (events) => sessionStorage.setItem('sd3-open', JSON.stringify(events.slice(-KEPT)));
+  const same = (event) => (other) => other.id === event.id && other.message === event.message;
+
+  const area = () => {
+    let el = document.getElementById('sd3-toasts');
+    if (!el) {
+      el = sd3.element('section');
+      el.id = 'sd3-toasts';
+      el.setAttribute('aria-label', 'SD3 Deploy');
+      el.setAttribute('aria-live', 'polite'); // what a role says is heard only in an element that has been there before
+      document.body.prepend(el); // the first that Tab comes to
+    }
+    return el;
+  };
+
+  const remove = (box) => {
+    const inside = box.contains(document.activeElement);
+    const next = box.nextElementSibling || box.previousElementSibling;
+    keep(open().filter((event) => !same(event)({ id: box.dataset.id, message: box.dataset.message })));
+    box.remove();
+    if (inside && next) next.querySelector('.sd3-dismiss').focus();
+  };
+
+  const hideLater = (box, ms) => { // not while somebody reads it or is about to press something in it
+    let timer = null;
+    const stop = () => clearTimeout(timer);
+    const begin = () => { stop(); timer = setTimeout(() => remove(box), ms); };
+    for (const name of ['mouseenter', 'focusin']) box.addEventListener(name, stop);
+    for (const name of ['mouseleave', 'focusout']) box.addEventListener(name, begin);
+    begin();
+  };
+
+  const quiet = (event) => {
+    localStorage.setItem('sd3-quiet', JSON.stringify([...new Set([...quieted(), event.id])]));
+    for (const box of area().querySelectorAll('.sd3-toast')) if (box.dataset.id === event.id) remove(box);
+    sd3.showQuieted();
+  };
+
+  const toast = (event) => {
+    const box = sd3.element('div', `sd3-toast sd3-${event.severity}`);
+    box.setAttribute('role', event.severity === 'error' ? 'alert' : 'status');
+    box.dataset.id = event.id;
+    box.dataset.message = event.message;
+    const close = sd3.button('sd3-dismiss', '×', () => remove(box));
+    close.setAttribute('aria-label', sd3.text('page.dismiss'));
+    box.append(sd3.element('p', '', event.message), close);
+    if (event.remedy) box.append(sd3.element('p', 'sd3-remedy', event.remedy));
+    const buttons = sd3.element('div', 'sd3-buttons');
+    if (event.action) buttons.append(sd3.button('sd3-action', event.action.label, () => { remove(box); sd3.act(event.action.id); }));
+    if (event.severity === 'warning' || event.severity === 'info') buttons.append(sd3.button('sd3-quiet', sd3.text('page.quiet'), () => quiet(event)));
+    if (buttons.childElementCount > 0) box.append(buttons);
+    box.addEventListener('keydown', (e) => { if (e.key === 'Escape') remove(box); });
+    return box;
+  };
+
+  // An event of the server, as `GET events` has it.
+  sd3.toast = (event) => {
+    if (event.severity !== 'error' && quieted().includes(event.id)) return;
+    const all = area();
+    for (const box of all.querySelectorAll('.sd3-toast')) {
+      if (same(event)({ id: box.dataset.id, message: box.dataset.message })) box.remove(); // the same again, of the next image
+      else if (event.severity !== 'info' && box.classList.contains('sd3-info')) remove(box); // "Loading…" has had its answer
+    }
+    const box = toast(event);
+    all.append(box);
+    if (HIDE_MS[event.severity]) hideLater(box, HIDE_MS[event.severity]);
+    else keep([...open().filter((other) => !same(event)(other)), event]);
+  };
+
+  // What the page itself has to say about something that was pressed.
+  sd3.say = (message, severity = 'success') => sd3.toast({ id: 'page', severity, message, remedy: '', action: null });
+  sd3.fail = (error) => sd3.say(error.message, 'error');
+
+  sd3.restoreToasts = () => open().forEach(sd3.toast);
+
+  sd3.showQuieted = () => {
+    for (const el of document.querySelectorAll('.sd3-again')) el.hidden = quieted().length === 0;
+  };
+
+  sd3.unquiet = () => {
+    localStorage.removeItem('sd3-quiet');
+    sd3.showQuieted();
+    sd3.say(sd3.text('page.shown-again'));
+  };
+})();

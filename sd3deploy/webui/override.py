@@ -1,0 +1,86 @@
+"""What the panel sets for the jobs of its page alone: another encoder, other modes. It goes into the picture's metadata and comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import gradio as gr
+
+from sd3deploy import guards, messages
+from sd3deploy.device import Device
+from sd3deploy.encoders import choices
+from sd3deploy.errors import SettingError
+from sd3deploy.webui.forecast import MODES
+
+__all__ = ["AS_SET", "Override", "controls", "pasted", "read"]
+
+AS_SET = "As in Settings"  # the value, in every language
+
+# What it is about → its possible modes. The order is that of the script's arguments, after the encoder.
+_MODES: dict[str, tuple[str, ...]] = {"size": guards.MODES, "memory": MODES, "sampling": guards.MODES}
+
+
+@dataclass(frozen=True)
+class Override:
+    """encoder: the name of a choice. modes: of the guards "size" and "sampling", and "memory". What is not there is as in the settings."""
+
+    encoder: str | None = None
+    modes: Mapping[str, str] = field(default_factory=dict)
+
+    def describe(self) -> dict[str, str]:
+        """Key → value for the metadata of a picture."""
+        return {_key(name): mode for name, mode in self.modes.items()}
+
+
+def controls(script: Any, device: Device) -> list[Any]:
+    """The components for the accordion that is being built; their values are the arguments of the script, read by `read`."""
+    as_set = (messages.text("panel.as-set"), AS_SET)
+    encoder = gr.Radio(
+        [as_set, *((choices.label(choice, device), choice.name) for choice in choices.CHOICES)],
+        value=AS_SET,
+        label=messages.text("panel.encoder"),
+        elem_id=script.elem_id("encoder"),
+        elem_classes=["sd3-encoders"],
+    )
+    modes = []
+    with gr.Row():
+        for name, values in _MODES.items():
+            named = [as_set, *((messages.text(f"panel.mode.{mode}"), mode) for mode in values)]
+            label, info = messages.text(f"panel.{name}"), messages.text(f"panel.{name}.info")
+            modes.append(gr.Radio(named, value=AS_SET, label=label, info=info, elem_id=script.elem_id(name), elem_classes=["sd3-modes"]))
+    return [encoder, *modes]
+
+
+def pasted(components: list[Any]) -> list[tuple[Any, Callable[[Mapping[str, Any]], Any]]]:
+    """What the host's paste is to do with the components: take what the metadata says, as far as it means something here."""
+    encoder, *modes = components
+    names = [choice.name for choice in choices.CHOICES]
+    fields = [(encoder, lambda found: _known(found.get("T5"), names))]
+    for component, (name, values) in zip(modes, _MODES.items(), strict=True):
+        fields.append((component, lambda found, name=name, values=values: _known(found.get(_key(name)), values)))
+    return fields
+
+
+def read(values: tuple[Any, ...], complain: Callable[[SettingError], object]) -> Override:
+    """The arguments of the script, of the page or of a request that gives fewer or something else: what means nothing is complained about
+    and is as in the settings. What the encoder means is found out where it is loaded.
+    """
+    encoder, *given = values or (None,)
+    modes = {}
+    for (name, known), mode in zip(_MODES.items(), given, strict=False):
+        if mode in known:
+            modes[name] = mode
+        elif mode not in ("", None, AS_SET):
+            complain(SettingError("setting.guard-unknown", value=repr(mode)[:60], known=", ".join(known)))
+    return Override(None if encoder in ("", None, AS_SET) else encoder, modes)
+
+
+def _key(name: str) -> str:
+    return f"SD3 {name} check"
+
+
+def _known(value: Any, values: Any) -> Any:
+    """None where the metadata has nothing to say: the host leaves the component as it is."""
+    return gr.update(value=value) if value in values else None

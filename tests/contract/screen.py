@@ -1,0 +1,112 @@
+"""A server and its page, for the tests that look at the screen."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from demo import server
+from tests.browser import MODERN, STANDARD, Ui, opened, until
+from tests.contract.conftest import AUTH, PROBE, REAL, ProbedHost, start
+
+__all__ = ["UIS", "Screen", "screen"]
+
+# The stand-in has one page; a real SD.Next has two.
+UIS = [pytest.param(STANDARD, id="standard"), pytest.param(MODERN, id="modern", marks=pytest.mark.real)]
+
+
+@dataclass
+class Screen:
+    """`panel` is how the ids of the panel's components begin."""
+
+    ui: Ui
+    host: ProbedHost
+    page: Any
+
+    @property
+    def panel(self) -> str:
+        return f"#script_{self.ui.tab}_sd3_deploy_"
+
+    def part(self, name: str, inside: str = "") -> Any:
+        """A component of the panel, or something inside of it. gradio gives some ids to a frame as well."""
+        return self.page.locator(f"{self.panel}{name} {inside}".strip()).first
+
+    def text(self, selector: str) -> str:
+        found = self.page.locator(selector)
+        return found.first.inner_text() if found.count() else ""
+
+    def open(self) -> None:
+        """The panel, as a person opens it."""
+        self.ui.go(self.page, "Scripts")
+        head = self.part("panel", ".label-wrap")
+        until(head.is_visible)
+        if "open" not in (head.get_attribute("class") or "").split():
+            head.click()
+        self.part("apply").wait_for(state="visible", timeout=20_000)
+
+    def size(self, width: int, height: int) -> None:
+        self.ui.go(self.page, "Generate")
+        self.ui.write(self.page, width=width, height=height)
+
+    def pictures(self) -> list[Path]:
+        return sorted((self.host.data / "outputs").rglob("*.png"), key=lambda path: path.stat().st_mtime_ns)
+
+    def generate(self) -> Path | None:
+        """Press the button and wait for a picture, or for a message that there will be none."""
+        before, shown = self.pictures(), self.page.locator(".sd3-toast.sd3-error").count()
+        self.page.evaluate(f"document.querySelector('#{self.ui.tab}_generate').click()")
+        over = until(lambda: len(self.pictures()) > len(before) or self.page.locator(".sd3-toast.sd3-error").count() > shown, 90)
+        assert over, self.host.log()[-3000:]
+        self.page.wait_for_timeout(1500)  # until the page has the answer: a press before that is lost
+        return self.pictures()[-1] if len(self.pictures()) > len(before) else None
+
+    def tell(self, severity: str, id: str, message: str, remedy: str = "", action: str = "") -> None:
+        """Something that the extension says, through its own events; and the page looks for news."""
+        self.host.run(f"""
+            import gc
+            events = next(one for one in gc.get_objects() if type(one).__name__ == "Events" and type(one).__module__ == "sd3deploy.events")
+            events.add({severity!r}, {id!r}, {message!r}, {remedy!r}, job=True, action={action!r})
+        """)
+        self.page.evaluate("window.sd3deploy.wake()")
+
+    def toast(self, *words: str) -> Any:
+        """The message that has all the words."""
+        found = self.page.locator(".sd3-toast")
+        for word in words:
+            found = found.filter(has_text=word)
+        assert until(found.count), self.page.locator("#sd3-toasts").inner_text()
+        return found.last
+
+    def dismiss(self) -> None:
+        self.page.evaluate("document.querySelectorAll('.sd3-toast .sd3-dismiss').forEach((button) => button.click())")
+
+    def shot(self, name: str) -> None:
+        """A picture, for whoever wants to look: SD3_SCREENSHOTS is a folder."""
+        if folder := os.environ.get("SD3_SCREENSHOTS"):
+            self.page.screenshot(path=str(Path(folder) / f"{self.ui.name}-{name}.png"))
+
+
+@contextmanager
+def screen(ui: Ui, folder: Path, **words: Any) -> Iterator[Screen]:
+    """Start a server with the probe inside and open its page. words: for the browser's page."""
+    modern = Path(os.environ.get("SDNEXT_ROOT", "")) / "extensions-builtin" / "sdnext-modernui"
+    if ui is MODERN and REAL and not (modern.is_dir() and any(modern.iterdir())):
+        pytest.skip("this SD.Next has no ModernUI: fill its submodule extensions-builtin/sdnext-modernui")
+    data = server.data_folder(folder / "data", **{"server_rate_limit": 0} | dict(ui.options))
+    shutil.copytree(PROBE, data / "extensions" / "sd3-probe", ignore=shutil.ignore_patterns("__pycache__"))
+    started = start(folder, "data", "--theme", ui.theme, auth=AUTH)
+    host = ProbedHost(started.data, started.url, started.process, started.auth)
+    try:
+        with opened(host, **words) as page:
+            page.wait_for_selector(f"#{ui.tab}_generate", state="attached", timeout=120_000)
+            assert until(lambda: page.locator(f"#script_{ui.tab}_sd3_deploy_panel .sd3-headline").count(), 60)
+            yield Screen(ui, host, page)
+    finally:
+        started.stop()

@@ -1,0 +1,326 @@
+"""The panel, the live hints and the messages as a person has them: Chromium, the mouse and the keyboard."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+from PIL import Image
+
+from tests.browser import until
+from tests.contract.screen import UIS, Screen, screen
+
+AXE_SERIOUS = ("serious", "critical")
+
+
+@pytest.fixture(scope="module", params=UIS)
+def host(request, tmp_path_factory):
+    with screen(request.param, tmp_path_factory.mktemp("screen")) as found:
+        found.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def clean(host: Screen):
+    """Each test begins with an empty corner, and leaves the settings as they were."""
+    host.page.evaluate("document.querySelectorAll('dialog').forEach((dialog) => dialog.close())")
+    host.dismiss()
+    host.page.evaluate("localStorage.removeItem('sd3-quiet')")
+    yield
+    host.host.set(sd3_guard_size="fix", sd3_guard_sampling="fix", sd3_memory="warn")
+    host.dismiss()
+
+
+def headline(host):
+    return host.part("panel", ".sd3-headline").inner_text()
+
+
+def metadata(path):
+    return Image.open(path).info.get("parameters", "")
+
+
+# The panel
+
+
+def test_while_it_is_closed_its_head_says_model_encoder_and_whether_it_fits(host):
+    host.ui.go(host.page, "Scripts")
+    assert until(lambda: "tiny-sd3" in headline(host) and "fits" in headline(host)), headline(host)
+    assert "Host default" in headline(host)
+
+
+def test_each_encoder_is_there_with_its_size_and_what_it_would_mean_here(host):
+    host.open()
+    rows = host.page.locator(f"{host.panel}encoder label:has(input)")
+    assert until(lambda: host.page.locator(f"{host.panel}encoder .sd3-badge.sd3-recommended").count() == 1)
+    texts = [row.inner_text() for row in rows.all()]
+    assert sum("GB" in text for text in texts) == 6
+    assert sum("fits" in text for text in texts) >= 6
+    assert "recommended" in next(text for text in texts if "T5 BF16" in text)
+    host.shot("panel")
+
+
+def test_what_will_happen_to_the_job_follows_the_fields(host):
+    host.size(1000, 1000)
+    hints = f"#sd3-hints-{host.ui.tab}"
+    assert until(lambda: "1000×1000 → 1008×1008" in host.text(hints)), host.text(hints)
+    field, line = (host.page.locator(where).bounding_box() for where in (f"#{host.ui.size}_width", hints))
+    assert field["y"] < line["y"] < field["y"] + field["height"] + 120
+    assert abs(line["x"] - field["x"]) < 60
+    assert line["height"] < 80
+    host.shot("hint")
+    host.open()
+    assert until(lambda: "1008×1008" in host.text(f"{host.panel}job .sd3-job")), host.text(f"{host.panel}job .sd3-job")
+    host.size(2048, 2048)
+    assert until(lambda: "4.2 MP" in host.text(hints)), host.text(hints)
+    host.size(256, 256)
+    assert until(lambda: "256" not in host.text(hints) or "MP" in host.text(hints))
+    host.size(1024, 1024)
+    assert until(lambda: host.page.locator(f"{hints} .sd3-hint").count() == 0), host.text(hints)
+
+
+def test_the_panels_modes_hold_for_the_jobs_of_the_page_and_are_foreseen(host):
+    host.size(1000, 256)
+    host.open()
+    host.part("size", "input[value=block]").check()
+    assert until(lambda: "1000×256" in host.text(f"{host.panel}job .sd3-refuse")), host.text(f"{host.panel}job")
+    assert host.generate() is None
+    assert "1000×256" in host.toast("Nothing was generated").inner_text()
+    host.dismiss()
+    host.part("size", "input[value=warn]").check()
+    made = host.generate()
+    assert made
+    assert Image.open(made).size == (992, 256)  # as the host itself cuts it
+    assert "SD3 size check: warn" in metadata(made)
+    host.part("size", "input").first.check()
+    made = host.generate()
+    assert made
+    assert Image.open(made).size == (1008, 256)
+    assert host.host.get("/sdapi/v1/options").get("sd3_guard_size", "fix") == "fix"
+
+
+def test_an_encoder_for_the_jobs_of_the_page_is_in_the_metadata(host):
+    host.size(128, 128)
+    host.open()
+    host.part("encoder", "input[value='None (CLIP only)']").check()
+    made = host.generate()
+    assert made
+    assert "T5: None (CLIP only)" in metadata(made)
+    assert "T5 state: off" in metadata(made)
+    assert until(lambda: "None (CLIP only)" in headline(host)), headline(host)
+    host.part("encoder", "input").first.check()
+    assert host.generate()
+    assert host.host.get("/sdapi/v1/sd3/status")["encoder"] == "Host default"
+
+
+def test_install_shows_the_plan_and_asks(host):
+    host.open()
+    host.part("install").click()
+    dialog = host.page.locator("dialog.sd3-dialog")
+    dialog.wait_for(timeout=20_000)
+    assert "bitsandbytes" in dialog.inner_text()  # the environment of the test is without it
+    assert "pip install" in dialog.inner_text()
+    host.shot("install")
+    host.page.keyboard.press("Escape")
+    assert until(lambda: dialog.count() == 0)
+    assert host.host.get("/sdapi/v1/sd3/status")["packages"]["bitsandbytes"] is None
+    host.part("install").click()
+    dialog.locator(".sd3-action").click()
+    assert until(lambda: host.page.locator(f"{host.panel}diagnosis .sd3-install-work progress").count(), 20)
+    assert until(lambda: host.page.locator(f"{host.panel}diagnosis .sd3-install-work .sd3-ok").count(), 180)
+    assert host.host.get("/sdapi/v1/sd3/status")["packages"]["bitsandbytes"]
+    host.part("install").click()
+    assert until(lambda: "Everything that is needed is installed" in dialog.inner_text())
+    dialog.locator(".sd3-close").click()
+
+
+def test_a_pasted_error_is_explained_and_nothing_of_it_is_html(host):
+    host.open()
+    host.part("help", ".label-wrap").click()
+    host.part("pasted", "textarea").fill(
+        "<img src=x onerror=window.sd3hacked=1> RuntimeError: too many values to unpack (expected 2)\n"
+        'File "diffusers/models/attention_processor.py"\nValueError: too many values to unpack (expected 2) StableDiffusion3'
+    )
+    host.part("diagnose").click()
+    found = host.page.locator(f"{host.panel}found .sd3-finding")
+    assert until(lambda: found.count() >= 1), host.text(f"{host.panel}found")
+    assert found.first.locator(".sd3-remedy").inner_text()
+    assert host.page.locator(f"{host.panel}found img").count() == 0
+    assert host.page.evaluate("window.sd3hacked") is None
+    host.part("pasted", "textarea").fill("")
+    host.part("diagnose").click()
+    assert until(lambda: "Verify" in host.text(f"{host.panel}found")), host.text(f"{host.panel}found")
+
+
+def test_the_report_goes_to_the_clipboard(host):
+    host.open()
+    host.page.evaluate(f"document.querySelector('{host.panel}copy').click()")
+    host.toast("clipboard")
+    assert "transformers" in host.page.evaluate("navigator.clipboard.readText()")
+
+
+# Messages
+
+
+def test_messages_are_stacked_with_their_severity_and_stay_until_they_are_dismissed(host):
+    host.tell("warning", "size.snapped", "The first thing.", "What to do.")
+    host.tell("error", "memory.exhausted", "The second thing.", "Something else.")
+    first, second = host.toast("The first thing."), host.toast("The second thing.")
+    assert (first.get_attribute("role"), second.get_attribute("role")) == ("status", "alert")
+    assert first.bounding_box()["y"] + first.bounding_box()["height"] <= second.bounding_box()["y"]
+    assert "What to do." in first.inner_text()
+    host.shot("toasts")
+    host.page.clock.install()
+    host.page.clock.run_for(60_000)
+    assert host.page.locator(".sd3-toast").count() == 2
+    first.locator(".sd3-dismiss").click()
+    assert host.page.locator(".sd3-toast").count() == 1
+
+
+def test_an_advice_goes_by_itself_but_not_while_it_is_being_read(host):
+    host.tell("info", "memory.verdict.tight", "Only an advice.")
+    toast = host.toast("Only an advice.")
+    toast.hover()
+    host.page.wait_for_timeout(7000)
+    assert toast.count() == 1
+    host.page.mouse.move(5, 5)
+    assert until(lambda: host.page.locator(".sd3-toast").count() == 0, 15)
+
+
+def test_what_was_not_dismissed_survives_a_reload(host):
+    host.tell("warning", "size.snapped", "Still there.")
+    host.tell("error", "memory.exhausted", "Dismissed.")
+    host.toast("Dismissed.").locator(".sd3-dismiss").click()
+    host.toast("Still there.")
+    host.page.reload()
+    host.toast("Still there.")
+    assert host.page.locator(".sd3-toast").count() == 1
+    assert until(lambda: host.page.locator(f"{host.panel}panel .sd3-headline").count(), 90)
+
+
+def test_a_kind_of_message_can_be_switched_off_and_on_again(host):
+    host.tell("warning", "size.snapped", "Once.")
+    host.toast("Once.").get_by_role("button", name="Do not show again").click()
+    assert host.page.locator(".sd3-toast").count() == 0
+    host.tell("warning", "size.snapped", "Not seen.")
+    host.tell("warning", "memory.verdict.no", "Another kind.")
+    host.toast("Another kind.")
+    assert host.page.locator(".sd3-toast", has_text="Not seen.").count() == 0
+    host.open()
+    host.page.locator(f"{host.panel}diagnosis .sd3-again").click()
+    host.tell("warning", "size.snapped", "Seen again.")
+    host.toast("Seen again.")
+
+
+def test_the_button_of_a_message_does_what_it_says(host):
+    host.tell("error", "memory.verdict.no", "Does not fit.")
+    host.toast("Does not fit.").locator(".sd3-action").click()
+    assert until(lambda: host.host.get("/sdapi/v1/sd3/status")["encoder"] == "T5 BF16", 60)
+    host.toast("T5 BF16")
+    host.host.set(sd3_text_encoder="Host default")
+    host.dismiss()
+    host.tell("error", "rule.stale-availability", "It was not seen.", action="refresh")
+    toast = host.toast("It was not seen.")
+    assert toast.locator(".sd3-action").inner_text() == "Reload the model"
+    toast.locator(".sd3-action").click()
+    host.toast("The model is loaded again.")
+    assert until(lambda: host.host.get("/sdapi/v1/sd3/status")["model"], 60)
+
+
+PAYLOADS = ["<img src=x onerror=window.sd3hacked=1>", "<script>window.sd3hacked=1</script>", "\"><svg onload=window.sd3hacked=1>"]
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_nothing_in_a_message_is_html(host, payload):
+    host.tell("error", "unexpected", f"A name: {payload}", f"A file: {payload}")
+    assert payload in host.toast("A name").inner_text()
+    host.page.evaluate("(text) => { document.querySelector('.sd3-toast').dataset.shown = text; }", payload)
+    host.page.reload()
+    assert payload in host.toast("A name").inner_text()
+    assert host.page.evaluate("window.sd3hacked") is None
+    assert host.page.locator("#sd3-toasts img, #sd3-toasts script, #sd3-toasts svg").count() == 0
+    assert until(lambda: host.page.locator(f"{host.panel}panel .sd3-headline").count(), 90)
+
+
+def test_nothing_in_a_prompt_is_html(host):
+    """A prompt that is cut is quoted where that is said."""
+    host.ui.go(host.page, "Generate")
+    host.size(128, 128)
+    box = host.page.locator(f"#{host.ui.tab}_prompt textarea").first
+    before = box.input_value()
+    box.fill("a word " * 300 + " ".join(PAYLOADS))
+    try:
+        assert host.generate()
+        host.toast("token")
+        assert host.page.evaluate("window.sd3hacked") is None
+        assert host.page.locator("#sd3-toasts img, #sd3-toasts svg, .sd3-panel img:not([alt^='Memory'])").count() == 0
+    finally:
+        box.fill(before)
+
+
+# The keyboard
+
+
+def test_a_message_can_be_reached_and_dismissed_by_keys_alone(host):
+    host.tell("warning", "size.snapped", "The first.")
+    host.tell("error", "memory.exhausted", "The second.")
+    host.toast("The second.")
+    host.page.reload()
+    host.toast("The second.")
+    host.page.keyboard.press("Tab")
+    assert host.page.evaluate("document.activeElement.closest('.sd3-toast').textContent").startswith("The first.")
+    outline = host.page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    assert outline != "none"
+    host.page.keyboard.press("Escape")
+    assert until(lambda: host.page.locator(".sd3-toast").count() == 1)
+    assert host.page.evaluate("document.activeElement.closest('.sd3-toast').textContent").startswith("The second.")
+    host.page.keyboard.press("Enter")  # it stands on Dismiss
+    assert until(lambda: host.page.locator(".sd3-toast").count() == 0)
+
+
+def test_the_panel_can_be_used_by_keys_alone(host):
+    host.open()
+    first = host.part("size", "input")
+    first.focus()
+    host.page.keyboard.press("ArrowRight")
+    assert until(lambda: host.page.evaluate("document.activeElement.value") == "off")
+    assert host.part("size", "input[value=off]").is_checked()
+    host.page.keyboard.press("ArrowLeft")
+    assert until(lambda: host.part("size", "input").is_checked())
+    host.part("install").focus()
+    host.page.keyboard.press("Enter")
+    dialog = host.page.locator("dialog.sd3-dialog")
+    dialog.wait_for(timeout=20_000)
+    for _ in range(6):
+        host.page.keyboard.press("Tab")
+        assert host.page.evaluate("document.activeElement === document.body || Boolean(document.activeElement.closest('dialog'))")
+    host.page.keyboard.press("Escape")
+    assert until(lambda: dialog.count() == 0)
+    assert host.page.evaluate("document.activeElement.id") == f"{host.panel[1:]}install"
+
+
+# What a machine can say about it
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_axe_finds_nothing_serious(host, dark):
+    from axe_playwright_python.sync_playwright import Axe
+
+    if host.ui.name == "standard":
+        host.page.evaluate("(dark) => document.body.classList.toggle('dark', dark)", dark)
+    host.size(1000, 1000)
+    host.open()
+    host.tell("warning", "size.snapped", "A message.", "Its remedy.")
+    host.tell("error", "memory.exhausted", "Another one.", "Its remedy.")
+    host.toast("Another one.")
+    host.page.evaluate("document.querySelectorAll('.sd3-panel .label-wrap:not(.open)').forEach((head) => head.click())")
+    host.page.wait_for_timeout(500)
+    result = Axe().run(host.page, context={"include": [[f"{host.panel}panel"], ["#sd3-toasts"], [f"#sd3-hints-{host.ui.tab}"]]})
+    serious = [one for one in result.response["violations"] if one["impact"] in AXE_SERIOUS]
+    ours = [(one["id"], node["html"][:200], node.get("failureSummary", "")[:300]) for one in serious for node in one["nodes"]]
+    if folder := os.environ.get("SD3_SCREENSHOTS"):
+        host.shot(f"axe-{'dark' if dark else 'light'}")
+        with open(os.path.join(folder, f"axe-{host.ui.name}-{dark}.json"), "w") as file:
+            json.dump(serious, file, indent=1)
+    assert result.response["passes"]
+    assert ours == []

@@ -1,0 +1,109 @@
+"""The page in Chinese, because the browser or the host says so; and in a small window."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.browser import until, visit
+from tests.contract.screen import UIS, screen
+
+HAN = re.compile(r"[一-鿿]")
+
+
+@pytest.fixture(scope="module", params=UIS)
+def host(request, tmp_path_factory):
+    with screen(request.param, tmp_path_factory.mktemp("languages"), locale="zh-CN") as found:
+        yield found
+
+
+def test_a_chinese_browser_has_a_chinese_panel(host):
+    host.open()
+    assert until(lambda: HAN.search(host.part("apply").inner_text())), host.part("apply").inner_text()
+    for name in ("encoder", "size", "memory", "sampling", "install", "verify"):
+        text = host.part(name).inner_text()
+        assert HAN.search(text), text
+    assert until(lambda: HAN.search(host.text(f"{host.panel}memory .sd3-memory")))
+    assert until(lambda: HAN.search(host.part("panel", ".sd3-headline").inner_text()))
+    assert "T5 FP4" in host.part("encoder").inner_text()
+    host.shot("zh-panel")
+
+
+def test_hints_and_messages_are_chinese_too(host):
+    host.size(2048, 2048)
+    hints = f"#sd3-hints-{host.ui.tab}"
+    assert until(lambda: HAN.search(host.text(hints))), host.text(hints)
+    host.size(1000, 256)
+    assert host.generate()
+    toast = host.toast("1008×256")
+    assert HAN.search(toast.inner_text())
+    assert HAN.search(toast.get_by_role("button").first.get_attribute("aria-label"))
+    host.shot("zh-toast")
+    host.dismiss()
+
+
+def test_the_answer_of_a_button_is_chinese(host):
+    host.open()
+    host.part("install").click()
+    dialog = host.page.locator("dialog.sd3-dialog")
+    dialog.wait_for(timeout=20_000)
+    assert HAN.search(dialog.inner_text())
+    host.page.keyboard.press("Escape")
+    host.page.locator(f"{host.panel}forget").first.evaluate("(el) => el.click()")
+    assert until(lambda: HAN.search(host.text(f"{host.panel}done"))), host.text(f"{host.panel}done")
+
+
+def test_the_settings_are_chinese(host):
+    host.ui.go(host.page, "Settings")
+    host.ui.settings(host.page)
+    label = host.page.locator("#setting_sd3_text_encoder label, #setting_sd3_text_encoder span").first
+    assert until(lambda: HAN.search(label.inner_text())), label.inner_text()
+    assert HAN.search(host.text("#setting_sd3_choices") or host.text(".sd3-choices"))
+
+
+def test_another_browser_of_the_same_server_is_english(host):
+    chinese, english = (host.host.get("/sdapi/v1/sd3/status", headers={"Accept-Language": one})["line"] for one in ("zh-CN,zh;q=0.9", "en"))
+    assert HAN.search(chinese)
+    assert not HAN.search(english)
+
+
+@pytest.mark.parametrize(("setting", "browser", "chinese"), [("zh: Chinese", "en-US", True), ("en: English", "zh-CN", False)])
+def test_the_setting_of_the_host_comes_before_the_browser(host, setting, browser, chinese):
+    host.host.set(ui_locale=setting)
+    page = visit(host.page.context.browser, host.host, locale=browser)
+    try:
+        line = page.locator(f"{host.panel}panel .sd3-headline")
+        assert until(line.count, 60)
+        label = page.locator(f"{host.panel}apply").first
+        assert until(lambda: bool(HAN.search(label.text_content())) is chinese), label.text_content()
+        assert bool(HAN.search(host.host.get("/sdapi/v1/sd3/status", headers={"Accept-Language": browser})["line"])) is chinese
+    finally:
+        page.context.close()
+        host.host.set(ui_locale="Auto")
+
+
+@pytest.mark.parametrize("size", [(390, 844), (1920, 1080)], ids=["phone", "desktop"])
+def test_it_fits_into_the_window(host, size):
+    if host.ui.name == "modern" and size[0] < 400:
+        pytest.skip("ModernUI has a page of its own for phones, which shows no panels of scripts")
+    host.size(1000, 1000)
+    host.open()
+    host.page.set_viewport_size({"width": size[0], "height": size[1]})
+    host.tell("error", "unexpected", "A long word: " + "x" * 200, "C:\\" + "folder\\" * 40)
+    toast = host.toast("A long word").bounding_box()
+    assert toast["x"] >= 0
+    assert toast["x"] + toast["width"] <= size[0]
+    assert toast["y"] >= 0
+    assert toast["y"] + toast["height"] <= size[1]
+    panel = host.part("panel").bounding_box()
+    rights = host.page.evaluate(
+        """(panel) => [...document.querySelectorAll(`${panel} *`)].filter((el) => el.offsetParent && !el.closest('pre, table'))
+             .map((el) => el.getBoundingClientRect()).filter((box) => box.width > 0).map((box) => box.right)""",
+        f"{host.panel}panel",
+    )
+    assert panel["x"] + panel["width"] <= size[0] + 1
+    assert max(rights) <= panel["x"] + panel["width"] + 2
+    host.shot(f"viewport-{size[0]}")
+    host.page.set_viewport_size({"width": 1400, "height": 1000})
+    host.dismiss()
