@@ -38,6 +38,7 @@
     if (news || answer.run !== lastRun) sd3.follow(true);
     lastRun = answer.run;
     for (const el of document.querySelectorAll('button.sd3-cancel')) el.hidden = !(answer.verifying || answer.installing);
+    sd3.showBusy(answer.busy);
     await work('verify', answer.verifying);
     await work('install', answer.installing);
     return answer.active;

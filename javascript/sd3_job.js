@@ -83,9 +83,26 @@
   const answers = {}; // tab → what the server said last
   sd3.answer = (tab) => answers[tab];
 
+  const write = (tab, values) => { // into the fields, as if typed
+    for (const [name, value] of Object.entries(values)) {
+      const el = field(tab, FIELDS[name]);
+      el.value = value;
+      for (const event of ['input', 'change']) el.dispatchEvent(new Event(event, { bubbles: true }));
+    }
+  };
+
+  const short = (tab, { width, height }) => (hint) => { // the size that it will be can be taken at once
+    const className = `sd3-hint sd3-${hint.severity}`;
+    if (hint.kind !== 'size' || hint.severity !== 'change') return sd3.element('span', className, hint.text);
+    const el = sd3.button(className, hint.text, () => write(tab, { width, height }));
+    el.title = sd3.text('page.use-size', { width, height });
+    return el;
+  };
+
   const showCheck = (tab, answer) => {
     const el = hints(tab);
-    if (el) sd3.fill(el, answer.hints.filter((hint) => hint.severity !== 'ok'), (all) => all.map((hint) => sd3.element('span', `sd3-hint sd3-${hint.severity}`, hint.text)));
+    const worth = answer.hints.filter((hint) => hint.severity !== 'ok');
+    if (el) sd3.fill(el, [worth, answer.width, answer.height], () => worth.map(short(tab, answer)));
     for (const area of document.querySelectorAll(`#script_${tab}_sd3_deploy_job .sd3-job`)) {
       sd3.fill(area, answer.findings, (found) => {
         const list = sd3.element('ul', 'sd3-list');
@@ -161,7 +178,10 @@
   // anew: something has happened on the server, the same question may have another answer.
   sd3.follow = (anew = false) => {
     if (anew) for (const tab of TABS) delete asked[tab];
-    if (!document.hidden) TABS.filter(shown).forEach(ask);
+    if (document.hidden) return;
+    const open = TABS.filter(shown);
+    if (open.length === 0 && sd3.visible(document.querySelector('.sd3-choices'))) open.push(TABS[0]); // the settings show it, too
+    open.forEach(ask);
   };
 
   sd3.place = () => TABS.forEach((tab) => { beside(tab); hints(tab); });

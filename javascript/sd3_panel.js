@@ -27,7 +27,7 @@
     }
     const { verdict } = (sd3.answer(tab) || {}).memory || {};
     const found = status.findings.length > 0 ? sd3.text('page.findings', { count: status.findings.length }) : '';
-    const parts = status.busy ? [status.busy] : status.model ? [status.model, status.encoder, (verdict || {}).short, found] : [sd3.text('page.headline.none'), found];
+    const parts = status.busy ? [status.busy] : status.model ? [status.model.split('/').pop(), status.encoder, (verdict || {}).short, found] : [sd3.text('page.headline.none'), found];
     el.textContent = parts.filter(Boolean).join(' · ');
     el.className = `sd3-headline sd3-${status.last_error || found ? 'failed' : (verdict || {}).answer || 'unknown'}`;
   };
@@ -58,8 +58,7 @@
     return [el, text];
   };
 
-  const rows = (kind, make) => async () => {
-    const job = await sd3.get(kind);
+  const show = (kind, job, make) => {
     for (const work of document.querySelectorAll('.sd3-work')) {
       let area = work.querySelector(`.sd3-${kind}-work`);
       if (!area) {
@@ -69,6 +68,9 @@
       sd3.fill(area, job, () => [...make(job), ...(job.state === 'running' ? bar(job) : [])]);
     }
   };
+  const rows = (kind, make) => async () => show(kind, await sd3.get(kind), make);
+
+  sd3.showBusy = (text) => show('load', { state: text ? 'running' : 'none', text: text || '' }, () => []); // an encoder is being loaded
 
   sd3.showWork = {
     verify: rows('verify', (job) => {
@@ -103,7 +105,7 @@
     let el = label.querySelector('.sd3-badge');
     if (!el) {
       el = sd3.element('span', 'sd3-badge');
-      label.append(el);
+      (label.querySelector('span') || label).append(el);
     }
     el.textContent = one.short;
     el.className = `sd3-badge sd3-${one.recommended ? 'recommended' : one.answer}`;

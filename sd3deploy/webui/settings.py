@@ -17,9 +17,10 @@ from sd3deploy.errors import SettingError
 from sd3deploy.webui.forecast import DEFAULT_MODE, MODES, Forecast
 from sd3deploy.webui.host import rejection
 
-__all__ = ["SECTION", "mend", "register", "table"]
+__all__ = ["SECTION", "STATE", "mend", "register", "table"]
 
 SECTION = ("sd3_deploy", "SD3 Deploy")
+STATE = '<div class="sd3-state"></div>'  # filled in by the page, as in the panel
 
 
 def register(deployment: Deployment, forecast: Forecast) -> None:
@@ -50,7 +51,7 @@ def register(deployment: Deployment, forecast: Forecast) -> None:
             deployment.events.fail(error, "warning")
             raise rejection(error) from error
 
-    option("sd3_choices", table(deployment.host.device()), gr.HTML)
+    option("sd3_choices", STATE + table(deployment.host.device()), gr.HTML)
     option("sd3_auto_install", True, gr.Checkbox)
     for name in guards.GUARDS:
         option(f"sd3_guard_{name}", guards.DEFAULT_MODE, gr.Radio, {"choices": list(guards.MODES)}, modes)

@@ -67,6 +67,15 @@ class Screen:
         self.page.wait_for_timeout(1500)  # until the page has the answer: a press before that is lost
         return self.pictures()[-1] if len(self.pictures()) > len(before) else None
 
+    def reload(self) -> None:
+        """The page anew, until ours is there again: a real SD.Next needs half a minute."""
+        self.page.reload()
+        self.ready()
+
+    def ready(self) -> None:
+        self.ui.ready(self.page)
+        assert until(self.page.locator(f"{self.panel}panel .sd3-headline").count, 90)
+
     def tell(self, severity: str, id: str, message: str, remedy: str = "", action: str = "") -> None:
         """Something that the extension says, through its own events; and the page looks for news."""
         self.host.run(f"""
@@ -105,8 +114,8 @@ def screen(ui: Ui, folder: Path, **words: Any) -> Iterator[Screen]:
     host = ProbedHost(started.data, started.url, started.process, started.auth)
     try:
         with opened(host, **words) as page:
-            page.wait_for_selector(f"#{ui.tab}_generate", state="attached", timeout=120_000)
-            assert until(lambda: page.locator(f"#script_{ui.tab}_sd3_deploy_panel .sd3-headline").count(), 60)
-            yield Screen(ui, host, page)
+            found = Screen(ui, host, page)
+            found.ready()
+            yield found
     finally:
         started.stop()

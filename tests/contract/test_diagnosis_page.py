@@ -68,7 +68,7 @@ def test_a_failed_job_is_explained_in_a_toast_and_in_the_panel(host, page):
         shot(page, "finding")
     finally:
         host.run(MEND)
-        page.evaluate("document.querySelectorAll('.sd3-toast button').forEach((button) => button.click())")
+        page.evaluate("document.querySelectorAll('.sd3-toast .sd3-dismiss').forEach((button) => button.click())")
 
 
 def test_the_checks_are_shown_one_by_one_with_a_bar(page):

@@ -73,7 +73,7 @@ def dismiss(host, page):
     """Close every message, once the page has all that there are."""
     told = host.get("/sdapi/v1/sd3/events")["events"]
     until(lambda: not told or page.evaluate("Number(sessionStorage.getItem('sd3-seen'))") >= told[-1]["seq"], 5)
-    page.evaluate("document.querySelectorAll('.sd3-toast button').forEach((button) => button.click())")
+    page.evaluate("document.querySelectorAll('.sd3-toast .sd3-dismiss').forEach((button) => button.click())")
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def errors(page):
 
 
 def dismiss(page):
-    page.evaluate("document.querySelectorAll('.sd3-toast button').forEach((button) => button.click())")
+    page.evaluate("document.querySelectorAll('.sd3-toast .sd3-dismiss').forEach((button) => button.click())")
 
 
 def opened_panel(page):

@@ -71,6 +71,11 @@ def test_what_will_happen_to_the_job_follows_the_fields(host):
     host.shot("hint")
     host.open()
     assert until(lambda: "1008×1008" in host.text(f"{host.panel}job .sd3-job")), host.text(f"{host.panel}job .sd3-job")
+    host.ui.go(host.page, "Generate")
+    host.page.locator(hints).get_by_role("button").click()  # the size that it will be is taken
+    fields = [host.page.locator(f"#{host.ui.size}_{side} input[type=number]").first for side in ("width", "height")]
+    assert until(lambda: [field.input_value() for field in fields] == ["1008", "1008"])
+    assert until(lambda: host.page.locator(f"{hints} .sd3-hint").count() == 0), host.text(hints)
     host.size(2048, 2048)
     assert until(lambda: "4.2 MP" in host.text(hints)), host.text(hints)
     host.size(256, 256)
@@ -113,6 +118,41 @@ def test_an_encoder_for_the_jobs_of_the_page_is_in_the_metadata(host):
     assert host.host.get("/sdapi/v1/sd3/status")["encoder"] == "Host default"
 
 
+def test_the_text_of_a_picture_brings_the_panel_back_as_it_was(host):
+    host.ui.go(host.page, "Generate")
+    box = host.page.locator(f"#{host.ui.tab}_prompt textarea").first
+    before = box.input_value()
+    box.fill(
+        "a cat\nSteps: 2, Size: 128x128, Seed: 1, App: SD.Next, T5: T5 NF4, T5 state: 2.7 GB, SD3 size check: block, "
+        "SD3 memory check: nonsense, SD3 sampling check: off"
+    )
+    host.page.evaluate(f"document.querySelector('#{host.ui.tab}_paste').click()")
+    host.open()
+    assert until(host.part("encoder", "input[value='T5 NF4']").is_checked)
+    assert host.part("size", "input[value=block]").is_checked()
+    assert host.part("sampling", "input[value=off]").is_checked()
+    assert host.part("memory", "input").first.is_checked()  # what means nothing changes nothing
+    for name in ("encoder", "size", "sampling"):
+        host.part(name, "input").first.check()
+    host.ui.go(host.page, "Generate")
+    box.fill(before)
+
+
+def test_the_settings_have_a_sentence_for_every_option_and_the_same_line_of_state(host):
+    host.ui.go(host.page, "Settings")
+    host.ui.settings(host.page)
+    options = host.page.locator("[id^='setting_sd3_']")
+    names = {one.get_attribute("id").removeprefix("setting_") for one in options.all()}
+    assert {"sd3_text_encoder", "sd3_weights", "sd3_guard_size", "sd3_memory", "sd3_memory_retry", "sd3_auto_install"} <= names
+    for name in names - {"sd3_choices"}:
+        assert host.page.locator(f"#setting_{name}").last.inner_text().strip(), name
+    line = host.text("#setting_sd3_choices .sd3-state")
+    assert "tiny-sd3" in line
+    assert "Host default" in line
+    assert until(lambda: "recommended" in host.text("#setting_sd3_choices .sd3-choices"))
+    host.shot("settings")
+
+
 def test_install_shows_the_plan_and_asks(host):
     host.open()
     host.part("install").click()
@@ -126,8 +166,9 @@ def test_install_shows_the_plan_and_asks(host):
     assert host.host.get("/sdapi/v1/sd3/status")["packages"]["bitsandbytes"] is None
     host.part("install").click()
     dialog.locator(".sd3-action").click()
-    assert until(lambda: host.page.locator(f"{host.panel}diagnosis .sd3-install-work progress").count(), 20)
-    assert until(lambda: host.page.locator(f"{host.panel}diagnosis .sd3-install-work .sd3-ok").count(), 180)
+    work = f"{host.panel}diagnosis .sd3-install-work"
+    assert until(lambda: host.page.locator(f"{work} progress, {work} .sd3-ok").count(), 20)  # a bar, unless it is over already
+    assert until(lambda: host.page.locator(f"{work} .sd3-ok").count(), 180)
     assert host.host.get("/sdapi/v1/sd3/status")["packages"]["bitsandbytes"]
     host.part("install").click()
     assert until(lambda: "Everything that is needed is installed" in dialog.inner_text())
@@ -192,10 +233,9 @@ def test_what_was_not_dismissed_survives_a_reload(host):
     host.tell("error", "memory.exhausted", "Dismissed.")
     host.toast("Dismissed.").locator(".sd3-dismiss").click()
     host.toast("Still there.")
-    host.page.reload()
+    host.reload()
     host.toast("Still there.")
     assert host.page.locator(".sd3-toast").count() == 1
-    assert until(lambda: host.page.locator(f"{host.panel}panel .sd3-headline").count(), 90)
 
 
 def test_a_kind_of_message_can_be_switched_off_and_on_again(host):
@@ -234,16 +274,14 @@ PAYLOADS = ["<img src=x onerror=window.sd3hacked=1>", "<script>window.sd3hacked=
 def test_nothing_in_a_message_is_html(host, payload):
     host.tell("error", "unexpected", f"A name: {payload}", f"A file: {payload}")
     assert payload in host.toast("A name").inner_text()
-    host.page.evaluate("(text) => { document.querySelector('.sd3-toast').dataset.shown = text; }", payload)
-    host.page.reload()
+    host.reload()
     assert payload in host.toast("A name").inner_text()
     assert host.page.evaluate("window.sd3hacked") is None
     assert host.page.locator("#sd3-toasts img, #sd3-toasts script, #sd3-toasts svg").count() == 0
-    assert until(lambda: host.page.locator(f"{host.panel}panel .sd3-headline").count(), 90)
 
 
 def test_nothing_in_a_prompt_is_html(host):
-    """A prompt that is cut is quoted where that is said."""
+    """A prompt that is cut is spoken about in messages and in the panel."""
     host.ui.go(host.page, "Generate")
     host.size(128, 128)
     box = host.page.locator(f"#{host.ui.tab}_prompt textarea").first
@@ -252,10 +290,35 @@ def test_nothing_in_a_prompt_is_html(host):
     try:
         assert host.generate()
         host.toast("token")
-        assert host.page.evaluate("window.sd3hacked") is None
-        assert host.page.locator("#sd3-toasts img, #sd3-toasts svg, .sd3-panel img:not([alt^='Memory'])").count() == 0
+        # What the host itself makes of a prompt is its own affair: a real SD.Next does take some of it for HTML.
+        made = host.page.locator("img[src='x'], svg[onload]")
+        assert not [one for one in made.all() if one.evaluate("(el) => Boolean(el.closest('[id^=sd3-], .sd3-panel'))")]
     finally:
         box.fill(before)
+
+
+def test_nothing_in_the_name_of_a_model_or_in_a_line_of_a_log_is_html(host):
+    host.host.run(f"""
+        import gc
+        from modules import modeldata
+        info = modeldata.model_data.sd_model.sd_checkpoint_info
+        sd3probe.name, info.name = info.name, {PAYLOADS[0]!r}
+        diagnosing = next(one for one in gc.get_objects() if type(one).__name__ == "Diagnosing")
+        result = diagnosing.explain({PAYLOADS[0]!r} + " ModuleNotFoundError: No module named 'bitsandbytes'").rule
+    """)
+    try:
+        host.tell("warning", "size.snapped", "Something has happened.")
+        host.toast("Something has happened.")
+        host.open()
+        assert until(lambda: PAYLOADS[0] in headline(host)), headline(host)  # it has no slash
+        assert PAYLOADS[0] in host.part("state").inner_text()
+        found = host.page.locator(f"{host.panel}diagnosis .sd3-finding").first
+        found.locator("summary").click()
+        assert until(lambda: PAYLOADS[0] in found.inner_text())
+        assert host.page.evaluate("window.sd3hacked") is None
+        assert host.page.locator(".sd3-panel .sd3-finding img, .sd3-panel .sd3-headline img, .sd3-panel .sd3-state img").count() == 0
+    finally:
+        host.host.run("from modules import modeldata; modeldata.model_data.sd_model.sd_checkpoint_info.name = sd3probe.name")
 
 
 # The keyboard
@@ -265,7 +328,7 @@ def test_a_message_can_be_reached_and_dismissed_by_keys_alone(host):
     host.tell("warning", "size.snapped", "The first.")
     host.tell("error", "memory.exhausted", "The second.")
     host.toast("The second.")
-    host.page.reload()
+    host.reload()
     host.toast("The second.")
     host.page.keyboard.press("Tab")
     assert host.page.evaluate("document.activeElement.closest('.sd3-toast').textContent").startswith("The first.")
