@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Everything that a developer runs: `python3 dev.py demo | test | bench | lint`, on a fresh machine too.
+"""Everything that a developer runs: `python3 dev.py demo | test | bench | pictures | lint`, on a fresh machine too.
 
 The first call makes a virtual environment in `.venv` and fills it from demo/requirements.txt; later calls find it ready.
 Standard library only.
@@ -31,10 +31,11 @@ def main() -> int:
     commands.add_parser("demo", add_help=False, help="the stand-in host, from nothing to an image with a 4-bit T5: demo --help")
     commands.add_parser("test", add_help=False, help="all tests; what follows goes to pytest")
     commands.add_parser("bench", add_help=False, help="the numbers of the README: bench [NAME] [--small] [--json FILE] | --list")
+    commands.add_parser("pictures", add_help=False, help="the pictures of the README, taken anew from the demo: pictures [--docs DIR]")
     commands.add_parser("lint", add_help=False, help="ruff and pyright")
     args, rest = parser.parse_known_args()
     prepare()
-    return {"demo": demo, "test": test, "bench": bench, "lint": lint}[args.command](rest)
+    return {"demo": demo, "test": test, "bench": bench, "pictures": pictures, "lint": lint}[args.command](rest)
 
 
 def demo(rest: list[str]) -> int:
@@ -60,6 +61,10 @@ def browser() -> None:
 
 def bench(rest: list[str]) -> int:
     return run("-m", "bench", *rest)
+
+
+def pictures(rest: list[str]) -> int:
+    return run("-m", "demo.pictures", *rest)
 
 
 def lint(rest: list[str]) -> int:

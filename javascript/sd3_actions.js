@@ -3,7 +3,7 @@
 (() => {
   const sd3 = window.sd3deploy = window.sd3deploy || {};
 
-  // A dialog of the browser keeps the focus inside, ends with Escape and gives the focus back.
+  // A dialog of the browser keeps the focus inside and gives it back. Escape would end it, but SD.Next takes that key for itself.
   const dialog = (title, ...content) => {
     const el = sd3.element('dialog', 'sd3-dialog');
     const head = sd3.element('h2', '', title);
@@ -11,6 +11,7 @@
     el.setAttribute('aria-labelledby', head.id);
     el.append(head, ...content);
     el.addEventListener('close', () => el.remove());
+    el.addEventListener('keydown', (e) => { if (e.key === 'Escape') el.close(); });
     document.body.append(el);
     el.showModal();
     return el;
@@ -58,10 +59,6 @@
     apply: async () => {
       const { done } = await sd3.post('memory/apply');
       sd3.say(done);
-    },
-    verify: async () => {
-      await sd3.post('verify');
-      sd3.wake();
     },
     cancel: async () => {
       await sd3.post('cancel');

@@ -5,13 +5,18 @@
   const base = () => window.api || '/sdapi/v1';
   const send = (path, options) => (window.authFetch || fetch)(`${base()}/${path}`, options);
 
-  // The JSON of an answer. Throws an Error with what the server says, which names the remedy.
-  const read = async (res, path) => {
-    if (res && res.ok) return res.status === 204 ? null : res.json();
+  // The answer, if it is none of an error. Throws an Error with what the server says, which names the remedy.
+  const checked = async (res, path) => {
+    if (res && res.ok) return res;
     const body = res ? await res.json().catch(() => ({})) : {};
     const error = new Error(typeof body.detail === 'string' ? body.detail : sd3.text('page.failed', { error: `${path}: ${res ? res.status : '–'}` }));
     error.status = res ? res.status : 0;
     throw error;
+  };
+
+  const read = async (res, path) => {
+    const found = await checked(res, path);
+    return found.status === 204 ? null : found.json();
   };
 
   const json = (method, body) => ({ method, headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(body || {}) });
@@ -19,7 +24,7 @@
   sd3.get = async (path) => read(await send(`sd3/${path}`), path);
   sd3.post = async (path, body) => read(await send(`sd3/${path}`, json('POST', body)), path);
   sd3.host = async (path) => read(await send(path, json('POST')), path); // a route of the host itself
-  sd3.readable = async (path) => (await send(`sd3/${path}`)).text();
+  sd3.readable = async (path) => (await checked(await send(`sd3/${path}`), path)).text();
 
   let texts = {};
   let labels = {};

@@ -87,7 +87,9 @@ class Ui:
                 button.click()
         else:
             names = {"Generate": "Text", "Scripts": "Text", "Settings": "System"}
-            page.locator("#tabs > .tab-nav > button").get_by_text(names.get(place, place), exact=True).click()
+            name = names.get(place, place)
+            tabs = page.locator("#tabs > .tab-nav > button")
+            tabs.get_by_text(name, exact=True).or_(tabs.and_(page.locator(f"[data-original*='{name}']"))).first.click()  # SD.Next translates
         page.mouse.move(700, 990)  # off whatever shows a hint over its neighbours
 
     def settings(self, page: Any, section: str = "SD3 Deploy") -> None:

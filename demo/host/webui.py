@@ -64,6 +64,7 @@ def start_ui():
             show_api=False,
             quiet=True,
             allowed_paths=[paths.script_path, paths.data_path, paths.models_path],
+            app_kwargs={"openapi_url": "/openapi.json" if shared.cmd_opts.docs else None},
         )
     log.info(f"Local URL: {local_url}")
     shared.demo.server.wants_restart = False

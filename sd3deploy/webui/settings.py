@@ -26,8 +26,7 @@ STATE = '<div class="sd3-state"></div>'  # filled in by the page, as in the pane
 def register(deployment: Deployment, forecast: Forecast) -> None:
     """Add the options; called by the host when it builds the settings page.
 
-    The encoder comes last because the host applies changed settings in this order: the source of weights has to be known
-    before the encoder is loaded from it.
+    The host applies changed settings in this order: what the load of an encoder depends on comes before the encoder.
     """
 
     def option(key: str, default: Any, component: Any, arguments: Any = None, onchange: Callable[[], None] | None = None) -> None:
@@ -51,10 +50,7 @@ def register(deployment: Deployment, forecast: Forecast) -> None:
             deployment.events.fail(error, "warning")
             raise rejection(error) from error
 
-    option("sd3_choices", STATE + table(deployment.host.device()), gr.HTML)
     option("sd3_auto_install", True, gr.Checkbox)
-    for name in guards.GUARDS:
-        option(f"sd3_guard_{name}", guards.DEFAULT_MODE, gr.Radio, {"choices": list(guards.MODES)}, modes)
     option("sd3_memory", DEFAULT_MODE, gr.Radio, {"choices": list(MODES)}, modes)
     option("sd3_memory_retry", False, gr.Checkbox)
     option("sd3_weights", source.KINDS[0], gr.Dropdown, lambda: {"choices": list(source.KINDS)})
@@ -66,6 +62,9 @@ def register(deployment: Deployment, forecast: Forecast) -> None:
         lambda: {"choices": [choice.name for choice in choices.CHOICES]},
         change,
     )
+    option("sd3_choices", STATE + table(deployment.host.device()), gr.HTML)
+    for name in guards.GUARDS:
+        option(f"sd3_guard_{name}", guards.DEFAULT_MODE, gr.Radio, {"choices": list(guards.MODES)}, modes)
     mend(deployment)
 
 

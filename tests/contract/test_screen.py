@@ -26,7 +26,7 @@ def clean(host: Screen):
     """Each test begins with an empty corner, and leaves the settings as they were."""
     host.page.evaluate("document.querySelectorAll('dialog').forEach((dialog) => dialog.close())")
     host.dismiss()
-    host.page.evaluate("localStorage.removeItem('sd3-quiet')")
+    host.page.evaluate("localStorage.removeItem('sd3-quiet'); delete window.sd3hacked")
     yield
     host.host.set(sd3_guard_size="fix", sd3_guard_sampling="fix", sd3_memory="warn")
     host.dismiss()

@@ -1,6 +1,7 @@
 """The extensions on disk."""
 
 import os
+import subprocess
 
 from modules import paths, shared
 from modules.logger import log
@@ -11,6 +12,16 @@ extensions = []
 class Extension:
     def __init__(self, name, path, enabled=True, is_builtin=False):
         self.name, self.path, self.enabled, self.is_builtin = name, path, enabled, is_builtin
+        self.remote, self.commit_hash = None, ""
+
+    def read_info(self):
+        """The address that it was cloned from and what is checked out; nothing of a folder that is no repository itself."""
+        if os.path.exists(os.path.join(self.path, ".git")):
+            self.remote = self._git("config", "--get", "remote.origin.url") or None
+            self.commit_hash = self._git("rev-parse", "HEAD") if self.remote else ""
+
+    def _git(self, *words):
+        return subprocess.run(["git", *words], cwd=self.path, capture_output=True, text=True).stdout.strip()
 
     def list_files(self, subdir, extension):
         """Files at the top of a folder of the extension; `.priority` in its root orders them among other extensions."""

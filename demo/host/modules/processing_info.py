@@ -1,13 +1,7 @@
 """The text that goes into the image and into the API's answer."""
 
-import json
-
 from modules import shared
-
-
-def quote(value):
-    text = str(value)
-    return json.dumps(text, ensure_ascii=False) if any(letter in text for letter in ",\n:") else text
+from modules.infotext import quote
 
 
 def create_infotext(p, all_prompts=None, all_seeds=None, index=0, **ignored):

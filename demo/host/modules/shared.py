@@ -13,6 +13,8 @@ from modules.options_handler import Options
 cmd_opts = cmd_args.parse_args()
 state = shared_state.State()
 opts = Options(ui_definitions.create_settings(cmd_opts))
+if cmd_opts.locale is not None:
+    opts.data["ui_locale"] = cmd_opts.locale
 demo = None
 api = None
 native = True

@@ -1,11 +1,23 @@
 """The page: Text, Image and Control tabs with the panels of scripts, and the settings."""
 
 import html
+import os
 
 import gradio as gr
 import gradio.utils
 
-from modules import call_queue, processing, script_callbacks, scripts_manager, sd_samplers, shared, ui_javascript, ui_settings
+from modules import (
+    call_queue,
+    processing,
+    script_callbacks,
+    scripts_manager,
+    sd_samplers,
+    shared,
+    ui_extensions,
+    ui_javascript,
+    ui_settings,
+)
+from modules.generation_parameters_copypaste import connect_paste
 
 gradio.utils.version_check = lambda: None  # it would ask the network
 gradio.utils.get_local_ip_address = lambda: "127.0.0.1"
@@ -29,6 +41,9 @@ def _generate(kind, runner):
         p.close()
         if processed is None:
             return [], "", "Error: processing failed"
+        if processed.images:
+            with open(os.path.join(shared.data_path, "params.txt"), "w", encoding="utf-8") as file:
+                file.write(processed.infotexts[-1])  # Restore takes it where the prompt is empty
         if runner.name == "control":  # this tab shows no comments
             return processed.images, processed.info, f"Ready | Images {len(processed.images) or None}"
         return processed.images, processed.info, plaintext_to_html(processed.comments)
@@ -45,6 +60,7 @@ def _tab(name, kind, runner, with_image=False):
             prompt = gr.Textbox("a cat holding a sign", label="Prompt", elem_id=f"{name}_prompt", lines=2, elem_classes="main-prompts")
             negative = gr.Textbox(label="Negative prompt", elem_id=f"{name}_neg_prompt", lines=2)
             submit = gr.Button("Generate", variant="primary", elem_id=f"{name}_generate")
+            restore = gr.Button("Restore", elem_id=f"{name}_paste", scale=0, min_width=100)
         with gr.Row(elem_id=f"{name}_interface"):
             with gr.Column(elem_id=f"{name}_settings"):
                 image = gr.Image(label="Image", type="pil", elem_id=f"{name}_image", visible=with_image)
@@ -66,6 +82,10 @@ def _tab(name, kind, runner, with_image=False):
         inputs = [prompt, negative, width, height, steps, cfg_scale, seed, sampler, image, strength, *scripts]
         run = call_queue.wrap_gradio_gpu_call(_generate(kind, runner), extra_outputs=[None, ""], name=name)
         submit.click(fn=run, inputs=inputs, outputs=[gallery, infotext, message])
+        fields = {"Prompt": prompt, "Negative prompt": negative, "Size-1": width, "Size-2": height, "Steps": steps, "Seed": seed,
+                  "CFG scale": cfg_scale, "Sampler": sampler}  # fmt: skip
+        pairs = [(component, key) for key, component in fields.items()] + runner.infotext_fields
+        connect_paste(restore, pairs, prompt, name)
     return interface
 
 
@@ -81,5 +101,8 @@ def create_ui(startup_timer=None):
         ui_settings.create_ui()
     interfaces.append((settings, "System", "system"))
     interfaces += script_callbacks.ui_tabs_callback()
+    with gr.Blocks(analytics_enabled=False) as installed:
+        ui_extensions.create_ui()
+    interfaces.append((installed, "Extensions", "extensions"))
     shared.tab_names = [label for _, label, _ in interfaces]
     return ui_settings.create_quicksettings(interfaces)

@@ -4,7 +4,7 @@ import os
 
 import gradio as gr
 
-from modules import devices, paths, shared_items
+from modules import devices, paths, shared_items, theme
 from modules.memstats import memory_stats
 from modules.options import OptionInfo, options_section
 from modules.ui_components import DropdownEditable
@@ -101,7 +101,7 @@ def create_settings(cmd_opts):
             "quicksettings_list": OptionInfo(["sd_model_checkpoint"], "Quicksettings list", gr.Dropdown,
                                             {"multiselect": True, "choices": []}),
             "theme_type": OptionInfo("Standard", "Theme type", gr.Radio, {"choices": ["Modern", "Standard", "None"]}),
-            "ui_locale": OptionInfo("Auto", "UI locale"),
+            "ui_locale": OptionInfo("Auto", "UI locale", gr.Dropdown, lambda: {"choices": theme.list_locales()}),
             "subpath": OptionInfo("", "Mount URL subpath"),
             "server_rate_limit": OptionInfo(300, "Server rate limit", gr.Slider, {"minimum": 0, "maximum": 10000, "step": 1}),
         }),

@@ -36,8 +36,19 @@ window.onOptionsChanged = register(queues.options);
 window.updateInput = (target) => target.dispatchEvent(new Event('input', { bubbles: true }));
 window.markIfModified = () => {};
 window.timer = () => {};
-window.restartReload = () => {
-  setTimeout(() => fetch('/sdapi/v1/version').then(() => window.location.reload()).catch(() => window.restartReload()), 2000);
+
+// The page is gone as soon as a restart is asked for; it comes back when the server answers again, which first has to go.
+window.restartReload = async (first = true) => {
+  document.body.innerHTML = `<h1>Server ${first ? 'shutdown' : 'restart'} in progress...</h1>`;
+  await new Promise((done) => { setTimeout(done, first ? 4000 : 1000); });
+  const res = await window.authFetch('/sdapi/v1/progress').catch(() => null);
+  if (res?.ok) window.location.reload();
+  else window.restartReload(false);
+};
+window.extensions_apply = (_disabled, _update, disableAll) => {
+  const off = [...document.querySelectorAll('#extensions input[name^="enable_"]')].filter((box) => !box.checked);
+  window.restartReload();
+  return [JSON.stringify(off.map((box) => box.name.substring(7))), '[]', disableAll];
 };
 
 let session;

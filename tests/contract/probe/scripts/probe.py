@@ -77,6 +77,15 @@ def on_ui_settings():
 script_callbacks.on_ui_settings(on_ui_settings)
 
 
+def restored(found):
+    """A field that is restored by a function of all that the text of a picture says."""
+    value = found.get("Probe number")
+    return value if value is None or sd3probe.switches.get("plain") else gr.update(value=value * 2)
+
+
+script_callbacks.on_infotext_pasted(lambda text, found: sd3probe.note("on_infotext_pasted", text=text, found=dict(found)))
+
+
 class Probe(scripts.Script):
     def title(self):
         return "SD3 probe"
@@ -86,7 +95,11 @@ class Probe(scripts.Script):
 
     def ui(self, is_img2img):
         sd3probe.note("ui", parent=self.parent)
-        return [gr.Textbox("from the panel", label="Probe text", elem_id=self.elem_id("text"))]
+        text = gr.Textbox("from the panel", label="Probe text", elem_id=self.elem_id("text"))
+        tick = gr.Checkbox(False, label="Probe tick", elem_id=self.elem_id("tick"))
+        number = gr.Number(1, label="Probe number", elem_id=self.elem_id("number"))
+        self.infotext_fields = [(text, "Probe text"), (tick, "Probe tick"), (number, restored)]
+        return [text, tick, number]
 
     def _hook(self, name, p, *args):
         sd3probe.note(name, args=[arg for arg in args if isinstance(arg, str)], size=[p.width, p.height], api=shared.state.api)
