@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-__all__ = ["MODERN", "STANDARD", "Ui", "chromium", "opened", "until", "visit"]
+__all__ = ["MODERN", "STANDARD", "UIS", "Ui", "chromium", "opened", "until", "usable", "visit"]
 
 
 def chromium() -> str:
@@ -87,9 +89,9 @@ class Ui:
                 button.click()
         else:
             names = {"Generate": "Text", "Scripts": "Text", "Settings": "System"}
-            name = names.get(place, place)
-            tabs = page.locator("#tabs > .tab-nav > button")
-            tabs.get_by_text(name, exact=True).or_(tabs.and_(page.locator(f"[data-original*='{name}']"))).first.click()  # SD.Next translates
+            name, tabs = names.get(place, place), page.locator("#tabs > .tab-nav > button")
+            translated = tabs.and_(page.locator(f"[data-original*='{name}']"))  # SD.Next keeps the English word there
+            tabs.get_by_text(name, exact=True).or_(translated).first.click()
         page.mouse.move(700, 990)  # off whatever shows a hint over its neighbours
 
     def settings(self, page: Any, section: str = "SD3 Deploy") -> None:
@@ -123,5 +125,16 @@ class Ui:
         page.locator(f"#{self.tab}_generate").click()
 
 
+def usable(ui: Ui) -> Ui:
+    """The page, where the SD.Next under test has it. Skips the test else."""
+    modern = Path(os.environ.get("SDNEXT_ROOT", "")) / "extensions-builtin" / "sdnext-modernui"
+    if ui is MODERN and not (modern.is_dir() and any(modern.iterdir())):
+        pytest.skip("this SD.Next has no ModernUI: fill its submodule extensions-builtin/sdnext-modernui")
+    return ui
+
+
 STANDARD = Ui("standard", "standard/black-teal", "txt2img", "txt2img")
 MODERN = Ui("modern", "modern/Default", "control", "control_before_resize", (("theme_type", "Modern"),))
+
+# The stand-in has one page; a real SD.Next has two.
+UIS = [pytest.param(STANDARD, id="standard"), pytest.param(MODERN, id="modern", marks=pytest.mark.real)]

@@ -10,17 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from demo import server
-from tests.browser import MODERN, STANDARD, Ui, opened, until
-from tests.contract.conftest import AUTH, PROBE, REAL, ProbedHost, start
+from tests.browser import Ui, opened, until, usable
+from tests.contract.conftest import AUTH, PROBE, ProbedHost, start
 
-__all__ = ["UIS", "Screen", "screen"]
-
-# The stand-in has one page; a real SD.Next has two.
-UIS = [pytest.param(STANDARD, id="standard"), pytest.param(MODERN, id="modern", marks=pytest.mark.real)]
-
+__all__ = ["Screen", "screen"]
 
 @dataclass
 class Screen:
@@ -105,10 +99,7 @@ class Screen:
 @contextmanager
 def screen(ui: Ui, folder: Path, **words: Any) -> Iterator[Screen]:
     """Start a server with the probe inside and open its page. words: for the browser's page."""
-    modern = Path(os.environ.get("SDNEXT_ROOT", "")) / "extensions-builtin" / "sdnext-modernui"
-    if ui is MODERN and REAL and not (modern.is_dir() and any(modern.iterdir())):
-        pytest.skip("this SD.Next has no ModernUI: fill its submodule extensions-builtin/sdnext-modernui")
-    data = server.data_folder(folder / "data", **{"server_rate_limit": 0} | dict(ui.options))
+    data = server.data_folder(folder / "data", **{"server_rate_limit": 0} | dict(usable(ui).options))
     shutil.copytree(PROBE, data / "extensions" / "sd3-probe", ignore=shutil.ignore_patterns("__pycache__"))
     started = start(folder, "data", "--theme", ui.theme, auth=AUTH)
     host = ProbedHost(started.data, started.url, started.process, started.auth)

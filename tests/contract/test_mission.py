@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from demo import environment, server
-from tests.browser import MODERN, STANDARD, Ui, opened, until
-from tests.contract.conftest import REAL, start
+from tests.browser import UIS, Ui, opened, until, usable
+from tests.contract.conftest import start
 from tests.contract.repository import served, work_tree
 
 NAME = "sd-extension-sd3"
@@ -78,13 +78,10 @@ class Site:
         return found
 
 
-@pytest.fixture(scope="module", params=[pytest.param(STANDARD, id="standard"), pytest.param(MODERN, id="modern", marks=pytest.mark.real)])
+@pytest.fixture(scope="module", params=UIS)
 def host(request, tmp_path_factory):
     """A server as it is before anybody has heard of this extension, with its page open."""
-    ui = request.param
-    modern = Path(os.environ.get("SDNEXT_ROOT", "")) / "extensions-builtin" / "sdnext-modernui"
-    if ui is MODERN and REAL and not (modern.is_dir() and any(modern.iterdir())):
-        pytest.skip("this SD.Next has no ModernUI: fill its submodule extensions-builtin/sdnext-modernui")
+    ui = usable(request.param)
     folder = tmp_path_factory.mktemp("mission")
     server.data_folder(folder / "data", extension=None, **dict(ui.options))
     started = start(folder, "data", "--theme", ui.theme)

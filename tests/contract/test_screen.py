@@ -8,8 +8,8 @@ import os
 import pytest
 from PIL import Image
 
-from tests.browser import until
-from tests.contract.screen import UIS, Screen, screen
+from tests.browser import UIS, until
+from tests.contract.screen import Screen, screen
 
 AXE_SERIOUS = ("serious", "critical")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.browser import until
-from tests.contract.screen import UIS, screen
+from tests.browser import UIS, until
+from tests.contract.screen import screen
 
 MINUTES = 10
 

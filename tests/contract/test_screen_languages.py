@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from tests.browser import until, visit
-from tests.contract.screen import UIS, screen
+from tests.browser import UIS, until, visit
+from tests.contract.screen import screen
 
 HAN = re.compile(r"[一-鿿]")
 
