@@ -80,8 +80,8 @@
 
   const gigabytes = (bytes) => (bytes >= 1e8 ? `${(bytes / 1e9).toFixed(1)} GB` : `${(bytes / 1e6).toFixed(1)} MB`);
 
-  const answers = {}; // tab → what the server said last
-  sd3.answer = (tab) => answers[tab];
+  const estimates = {}; // tab → what the server said last about its memory
+  sd3.estimate = (tab) => estimates[tab] || {};
 
   const write = (tab, values) => { // into the fields, as if typed
     for (const [name, value] of Object.entries(values)) {
@@ -99,20 +99,23 @@
     return el;
   };
 
-  const showCheck = (tab, answer) => {
+  const will = (found) => {
+    if (found.length === 0) return sd3.element('p', '', sd3.text('page.job.as-asked'));
+    const list = sd3.element('ul', 'sd3-list');
+    for (const one of found) {
+      const row = sd3.element('li', `sd3-will sd3-${one.action}`, one.message);
+      if (one.remedy) row.append(sd3.element('span', 'sd3-remedy', one.remedy));
+      list.append(row);
+    }
+    return list;
+  };
+
+  const showCheck = (tab, answer) => { // null where there is no Stable Diffusion 3 to talk about
     const el = hints(tab);
-    const worth = answer.hints.filter((hint) => hint.severity !== 'ok');
-    if (el) sd3.fill(el, [worth, answer.width, answer.height], () => worth.map(short(tab, answer)));
+    const worth = answer ? answer.hints.filter((hint) => hint.severity !== 'ok') : [];
+    if (el) sd3.fill(el, [worth, answer && answer.width, answer && answer.height], () => worth.map(short(tab, answer)));
     for (const area of document.querySelectorAll(`#script_${tab}_sd3_deploy_job .sd3-job`)) {
-      sd3.fill(area, answer.findings, (found) => {
-        const list = sd3.element('ul', 'sd3-list');
-        list.append(...found.map((one) => {
-          const row = sd3.element('li', `sd3-will sd3-${one.action}`, one.message);
-          if (one.remedy) row.append(sd3.element('span', 'sd3-remedy', one.remedy));
-          return row;
-        }));
-        return [sd3.element('h3', '', sd3.text('page.job')), found.length > 0 ? list : sd3.element('p', '', sd3.text('page.job.as-asked'))];
-      });
+      sd3.fill(area, answer && answer.findings, (found) => (found ? [sd3.element('h3', '', sd3.text('page.job')), will(found)] : []));
     }
   };
 
@@ -159,9 +162,11 @@
           job === before.job ? null : sd3.get(`check?${job}`).catch((error) => (error.status === 422 ? null : Promise.reject(error))),
           memory === before.memory ? null : sd3.get(`memory?${memory}`),
         ]);
-        if (checked || job !== before.job) showCheck(tab, checked || { hints: [], findings: [] });
-        if (estimated) showMemory(tab, estimated);
-        answers[tab] = { check: checked || (answers[tab] || {}).check, memory: estimated || (answers[tab] || {}).memory };
+        if (job !== before.job) showCheck(tab, checked);
+        if (estimated) {
+          estimates[tab] = estimated;
+          showMemory(tab, estimated);
+        }
         sd3.showHeadline(tab);
         await new Promise((done) => { setTimeout(done, gap()); });
       }

@@ -18,18 +18,19 @@
 
   // Model, encoder, whether it fits, findings: in the head of the panel, so that it says something while it is closed.
   sd3.showHeadline = (tab) => {
-    const head = document.querySelector(`#script_${tab}_sd3_deploy_panel > .label-wrap, #script_${tab}_sd3_deploy_panel .label-wrap`);
+    const head = document.querySelector(`#script_${tab}_sd3_deploy_panel .label-wrap`);
     if (!head || !status) return;
     let el = head.querySelector('.sd3-headline');
     if (!el) {
       el = sd3.element('span', 'sd3-headline');
       head.firstElementChild.after(el);
     }
-    const { verdict } = (sd3.answer(tab) || {}).memory || {};
+    const verdict = sd3.estimate(tab).verdict || {};
     const found = status.findings.length > 0 ? sd3.text('page.findings', { count: status.findings.length }) : '';
-    const parts = status.busy ? [status.busy] : status.model ? [status.model.split('/').pop(), status.encoder, (verdict || {}).short, found] : [sd3.text('page.headline.none'), found];
+    const model = status.model ? [status.model.split('/').pop(), status.encoder, verdict.short] : [sd3.text('page.headline.none')];
+    const parts = status.busy ? [status.busy] : [...model, found];
     el.textContent = parts.filter(Boolean).join(' · ');
-    el.className = `sd3-headline sd3-${status.last_error || found ? 'failed' : (verdict || {}).answer || 'unknown'}`;
+    el.className = `sd3-headline sd3-${status.last_error || found ? 'failed' : verdict.answer || 'unknown'}`;
   };
 
   const finding = (found) => { // the sentence and its remedy, the lines that led to them on demand

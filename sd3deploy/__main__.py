@@ -12,11 +12,13 @@ from sd3deploy.errors import HostError, Sd3Error
 
 __all__ = ["main"]
 
+_LANGUAGE = ("SD3DEPLOY_LANGUAGE", "LC_ALL", "LC_MESSAGES", "LANG")  # a parent of ours, then as POSIX orders them
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command. Returns its exit code; 2 with a sentence on stderr for an error that is expected."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    messages.set_language(next(filter(None, map(os.environ.get, ("LC_ALL", "LC_MESSAGES", "LANG"))), ""))  # as POSIX orders them
+    messages.set_language(next(filter(None, map(os.environ.get, _LANGUAGE)), ""))
     try:
         code = inside.elsewhere(arguments)
         return _here(arguments) if code is None else code

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextvars
-import itertools
-import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -22,6 +19,7 @@ from sd3deploy.encoders.swap import is_sd3
 from sd3deploy.errors import DependencyError, RestartRequired, Sd3Error, SettingError
 from sd3deploy.redact import Redactor
 from sd3deploy.refresh import refresh
+from sd3deploy.webui.background import Background
 
 __all__ = ["Installing", "Job"]
 
@@ -55,19 +53,17 @@ class Job:
         }
 
 
-class Installing:
-    """One job at a time; the last one is kept. allow: asked before an encoder that was waiting for its packages is loaded.
-    clean: takes passwords out of what is shown.
+class Installing(Background[Job]):
+    """Installations as background work; a cancelled one is undone.
+
+    allow: asked before an encoder that was waiting for its packages is loaded. clean: takes passwords out of what is shown.
     """
 
     def __init__(self, deployment: Deployment, allow: Callable[[Choice], None] = lambda choice: None) -> None:
+        super().__init__()
         self.deployment, self.host, self.events = deployment, deployment.host, deployment.events
-        self.job: Job | None = None
         self._allow = allow
-        self._numbers = itertools.count(1)
-        self._cancelled = threading.Event()
         self.clean = Redactor(paths=False)  # the address of a package index may have a password in it
-        self._lock = threading.Lock()
 
     def allowed(self) -> Sd3Error | None:
         """Why nothing may be installed here, or None: the host's rule for its extensions first, then the settings of this one."""
@@ -88,42 +84,8 @@ class Installing:
         chosen = self.groups(groups)
         if refusal := self.allowed():
             raise refusal
-        with self._lock:
-            if self.job is None or not self.running:
-                self._cancelled.clear()
-                self.job = Job(next(self._numbers), text=messages.text("install.resolving"))
-                speaking = contextvars.copy_context()  # the job goes on in the language of whoever began it
-                threading.Thread(target=speaking.run, args=(self._run, self.job, chosen, repair), name="sd3-install", daemon=True).start()
-            return self.job
-
-    def cancel(self) -> bool:
-        """End the running job: pip within a second or two, and what it has begun is undone. Whether there was one."""
-        running = self.running
-        self._cancelled.set()
-        return running
-
-    @property
-    def running(self) -> bool:
-        return self.job is not None and self.job.state == "running"
-
-    # As a button does it: the sentence to show
-
-    def preview(self) -> str:
-        """What `begin` would do, as text for the screen."""
-        plan = self.plan(repair=True)
-        if plan.empty:
-            return messages.text("install.nothing")
-        count = len(plan.changes) + len(plan.sweep)
-        return f"{messages.text('install.preview', count=count, size=f'{plan.download / 1e6:.1f}')}\n{self.clean(plan.describe())}"
-
-    def begin(self) -> str:
-        """`start`, with repair. Raises as it does."""
-        self.start(repair=True)
-        return messages.text("install.started")
-
-    def end(self) -> str:
-        """`cancel`."""
-        return messages.text("install.cancelling" if self.cancel() else "install.not-running")
+        text = messages.text("install.resolving")
+        return self._begin(lambda number: Job(number, text=text), lambda job: self._run(job, chosen, repair))
 
     # The work
 

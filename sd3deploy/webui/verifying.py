@@ -6,8 +6,6 @@ its own: the model that the user has loaded stays as it is.
 
 from __future__ import annotations
 
-import itertools
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +19,7 @@ from sd3deploy import messages
 from sd3deploy.diagnosis import checks
 from sd3deploy.encoders import choices
 from sd3deploy.errors import SettingError
+from sd3deploy.webui.background import Background
 from sd3deploy.webui.host import SdNext
 
 __all__ = ["Job", "Verifying"]
@@ -50,44 +49,22 @@ class Job:
         }
 
 
-class Verifying:
-    """One job at a time; the last one is kept."""
+class Verifying(Background[Job]):
+    """The checks as background work."""
 
     def __init__(self, host: SdNext) -> None:
+        super().__init__()
         self.host = host
-        self.job: Job | None = None
-        self._numbers = itertools.count(1)
-        self._cancelled = threading.Event()
-        self._lock = threading.Lock()
 
     def start(self, model: str = "", encoder: str = "") -> Job:
         """Begin; where a job runs already, that one. Raises SettingError for an encoder or a model that there is not."""
         context = self._context(model, encoder)
-        with self._lock:
-            if self.job is None or not self.running:
-                self._cancelled.clear()
-                self.job = Job(next(self._numbers))
-                threading.Thread(target=self._run, args=(self.job, context), name="sd3-verify", daemon=True).start()
-            return self.job
-
-    def cancel(self) -> bool:
-        """End the running job at once. Whether there was one."""
-        running = self.running
-        self._cancelled.set()
-        return running
-
-    @property
-    def running(self) -> bool:
-        return self.job is not None and self.job.state == "running"
+        return self._begin(Job, lambda job: self._run(job, context))
 
     def begin(self) -> str:
         """`start`, as a button does it: the sentence to show."""
         self.start()
         return messages.text("verify.started")
-
-    def end(self) -> str:
-        """`cancel`, as a button does it: the sentence to show."""
-        return messages.text("verify.cancelling" if self.cancel() else "verify.not-running")
 
     def _run(self, job: Job, context: checks.Context) -> None:
         def progress(now: checks.Progress) -> None:

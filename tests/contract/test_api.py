@@ -407,18 +407,6 @@ def test_what_any_encoder_needs_that_runs_here_is_the_default(host):
     assert (core["groups"], core["empty"], core["command"]) == ([], True, [])
     plan = ask(host, "POST", "install", body={"dry_run": True, "repair": True}).json()
     assert (plan["groups"], plan["empty"]) == (["bitsandbytes"], False)
-    host.run("from modules import shared; shared.opts.data['sd3_text_encoder'] = 'T5 NF4'")
-    preview, not_running = host.run(
-        """
-        import gc
-        installing = next(one for one in gc.get_objects() if type(one).__name__ == "Installing")  # as the panel's buttons use it
-        result = [installing.preview(), installing.end()]
-        """
-    )
-    assert preview.splitlines()[0] == "1 package would be changed, 43.1 MB downloaded:"
-    assert "Install bitsandbytes >=0.48" in preview
-    assert not_running == "No installation is running."
-    host.run("from modules import shared; shared.opts.data['sd3_text_encoder'] = 'Host default'")
 
 
 def test_an_installation_is_ended_and_leaves_no_trace(host):

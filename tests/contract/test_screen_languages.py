@@ -62,6 +62,14 @@ def test_the_settings_are_chinese(host):
     assert HAN.search(host.text("#setting_sd3_choices") or host.text(".sd3-choices"))
 
 
+def test_checks_speak_the_language_of_whoever_began_them_in_their_own_processes_too(host):
+    host.host.post("/sdapi/v1/sd3/verify", headers={"Accept-Language": "zh-CN"})
+    assert until(lambda: host.host.get("/sdapi/v1/sd3/verify")["state"] == "done", 240)
+    results = host.host.get("/sdapi/v1/sd3/verify")["results"]
+    assert len(results) == 8
+    assert [one for one in results if not HAN.search(one["title"] + one["message"])] == []
+
+
 def test_another_browser_of_the_same_server_is_english(host):
     chinese, english = (host.host.get("/sdapi/v1/sd3/status", headers={"Accept-Language": one})["line"] for one in ("zh-CN,zh;q=0.9", "en"))
     assert HAN.search(chinese)

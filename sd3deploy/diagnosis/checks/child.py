@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from sd3deploy import messages
+
 __all__ = ["Child", "answer", "follow_parent"]
 
 _OURS = Path(__file__).parents[3]
@@ -37,6 +39,7 @@ class Child:
             "PYTHONIOENCODING": "utf-8",
             "PYTHONFAULTHANDLER": "1",  # a crash in a native library says where
             _PARENT: "1",
+            "SD3DEPLOY_LANGUAGE": messages.language(),
             **(environment or {}),
         }
 
