@@ -69,7 +69,7 @@ class Site:
                     image = Image.open(path)
                     image.load()
                     return image
-                except OSError:  # it is still being written
+                except (OSError, SyntaxError):  # it is still being written: Pillow has a word of its own for half a chunk
                     return None
             return None
 
