@@ -47,4 +47,8 @@ def _here(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    # CPython notes that Ctrl-C fell into an eval or exec (dataclasses and namedtuples are made so) and ends with SIGINT in place of the
+    # exit code, though somebody caught it; the next exec clears the note.
+    exec("")
+    sys.exit(code)
