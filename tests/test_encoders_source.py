@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
-from sd3deploy.encoders import source
+from sd3deploy.encoders import source, weights
 from sd3deploy.errors import EncoderError, SettingError
 from tests import t5
 
@@ -85,7 +86,8 @@ def test_a_file_without_t5(tmp_path):
 
 
 def test_the_shapes_give_the_configuration(model):
-    config, state = source.read_file(model / "t5.safetensors")
+    found = weights.open_weights(source.find("Local file", facts(model), str(model / "t5.safetensors")))
+    config, state = transformers.T5Config(**found.config), weights.mapped(found)
     assert (config.d_model, config.d_kv, config.d_ff, config.num_layers, config.num_heads) == (128, 32, 256, 3, 4)
     assert config.is_gated_act
     assert config.dense_act_fn == "gelu_new"
@@ -97,8 +99,9 @@ def test_t5_inside_a_whole_model_file(model, tmp_path):
     whole = {f"text_encoders.t5xxl.transformer.{name}": tensor for name, tensor in tensors.items()}
     save_file({**whole, "model.diffusion_model.x": torch.zeros(1)}, tmp_path / "sd3_incl_t5.safetensors")
     found = source.find("Automatic", facts(tmp_path / "sd3_incl_t5.safetensors", SHARED))
-    config, state = source.read_file(found.file)
-    assert config.num_layers == 3
+    opened = weights.open_weights(found)
+    state = weights.mapped(opened)
+    assert opened.config["num_layers"] == 3
     assert torch.equal(state["shared.weight"], tensors["shared.weight"])
 
 
@@ -113,7 +116,8 @@ def test_float8_files_are_widened_with_their_scale(model, tmp_path):
     scale = (tensors[name].abs().max() / 448).clone()
     scaled = {name: (tensors[name] / scale).to(torch.float8_e4m3fn), name.replace("weight", "scale_weight"): scale}
     save_file({**tensors, **scaled, "scaled_fp8": torch.zeros(1)}, tmp_path / "t5xxl_fp8_scaled.safetensors")
-    _, state = source.read_file(tmp_path / "t5xxl_fp8_scaled.safetensors")
+    file = tmp_path / "t5xxl_fp8_scaled.safetensors"
+    state = weights.mapped(weights.open_weights(source.find("Local file", facts(tmp_path), str(file))))
     assert state[name].dtype is torch.bfloat16
     assert torch.allclose(state[name].float(), tensors[name], rtol=0.1, atol=1e-4)
 

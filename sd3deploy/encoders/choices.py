@@ -1,6 +1,6 @@
 """The table of text encoder choices: what each costs, what it needs, and whether this device can run it.
 
-A new choice is a row here and a loader in `load.py`.
+A new choice is a row here; a new way to store a layer is a class in `storage.py`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ class Choice:
     bytes: resident size of T5-XXL's encoder with bfloat16 as compute type, None where the host decides; measured
     by bench/encoders.py on full shapes. error: of its output, relative to float32, with random weights on the same shapes, mean
     of three prompts; it ranks the choices and promises nothing about pictures. groups: the optional dependencies of
-    pyproject.toml that it needs.
+    pyproject.toml that it needs. stored, stored_wo: how linear layers and the second halves of the feed-forwards are stored, as storage.py
+    names it; "" where that is not ours.
     backends: the stacks on which it runs. capability: the least CUDA compute capability.
     """
 
@@ -31,11 +32,18 @@ class Choice:
     name: str
     bytes: int | None
     error: float | None = None
+    stored: str = ""
+    stored_wo: str = ""
     groups: tuple[str, ...] = ()
     backends: frozenset[str] = frozenset()
     capability: tuple[int, int] | None = None
     fp8: bool = False
     bf16: bool = False
+
+    @property
+    def quantized(self) -> bool:
+        """Whether it is quantized by this extension, and so can be kept on disk."""
+        return self.stored not in ("", "sdnq", "wide")
 
     @property
     def sentence(self) -> str:
@@ -53,12 +61,13 @@ CHOICES = (
     HOST_DEFAULT,
     NONE,
     # SM60 for 4 bit, SM75 for INT8: the hardware table of bitsandbytes 0.50.
-    Choice("fp4", "T5 FP4", 2_652_519_584, 0.395, ("bitsandbytes",), _BITSANDBYTES, (6, 0)),
-    Choice("nf4", "T5 NF4", 2_652_519_584, 0.296, ("bitsandbytes",), _BITSANDBYTES, (6, 0)),
-    Choice("uint4", "T5 UINT4 (SDNQ)", 4_541_788_160, 0.260, backends=_EVERYWHERE),
-    Choice("fp8", "T5 FP8", 4_898_041_856, 0.086, backends=_EVERYWHERE - {"mps", "directml"}, fp8=True),
-    Choice("int8", "T5 INT8", 5_904_281_600, 0.040, ("bitsandbytes",), _BITSANDBYTES, (7, 5)),
-    Choice("bf16", "T5 BF16", 9_524_621_312, 0.016, backends=_EVERYWHERE, bf16=True),
+    Choice("fp4", "T5 FP4", 2_652_519_584, 0.395, "fp4", "fp4", ("bitsandbytes",), _BITSANDBYTES, (6, 0)),
+    Choice("nf4", "T5 NF4", 2_652_519_584, 0.296, "nf4", "nf4", ("bitsandbytes",), _BITSANDBYTES, (6, 0)),
+    Choice("nf4-int8", "T5 NF4 + INT8", 3_140_228_672, 0.25, "nf4", "int8-rows", ("bitsandbytes",), _BITSANDBYTES, (6, 0)),
+    Choice("uint4", "T5 UINT4 (SDNQ)", 4_541_788_160, 0.260, "sdnq", "wide", backends=_EVERYWHERE),
+    Choice("fp8", "T5 FP8", 4_898_041_856, 0.086, "fp8-rows", "fp8-rows", backends=_EVERYWHERE - {"mps", "directml"}, fp8=True),
+    Choice("int8", "T5 INT8", 5_904_281_600, 0.040, "int8", "wide", ("bitsandbytes",), _BITSANDBYTES, (7, 5)),
+    Choice("bf16", "T5 BF16", 9_524_621_312, 0.016, "wide", "wide", backends=_EVERYWHERE, bf16=True),
 )
 
 

@@ -1,118 +1,139 @@
-"""One loader for each kind of choice: from a source to an encoder that is ready to go into a pipeline."""
+"""From a source of weights to an encoder that is ready to go into a pipeline."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sd3deploy.device import Device
+from sd3deploy.encoders.assemble import assemble
 from sd3deploy.encoders.choices import Choice, require
-from sd3deploy.encoders.source import Source, read_file
-from sd3deploy.encoders.t5 import feed_forwards, scaled_fp8_linear, t5_encoder_class
+from sd3deploy.encoders.quantize import Encoded, quantize
+from sd3deploy.encoders.recipe import Recipe
+from sd3deploy.encoders.source import Source
+from sd3deploy.encoders.weights import Weights, mapped, open_weights
 from sd3deploy.errors import EncoderError
 from sd3deploy.memory import exhausted
 
 if TYPE_CHECKING:
     import transformers
 
-__all__ = ["load", "too_large"]
+    from sd3deploy.encoders.cache import Cache
+
+__all__ = ["Read", "load", "read", "too_large", "writing"]
+
+_writing: threading.Thread | None = None
 
 
-def load(choice: Choice, source: Source, device: Device, sdnq_config: Callable[[], Any] | None = None) -> transformers.T5EncoderModel:
-    """Read T5 from `source` and quantize it as `choice` says, in evaluation mode.
+@dataclass(frozen=True)
+class Read:
+    """An encoder in RAM that waits to be put where it is computed. cached: it comes from the disk's cache, and is memory-mapped."""
 
-    sdnq_config: makes the configuration of the host's own quantizer. Raises EncoderError with a remedy when the device
-    can not run the choice, the weights can not be read, or do not fit into memory.
+    choice: Choice
+    device: Device
+    cached: bool
+    _make: Callable[[], Any]
+
+    def place(self) -> transformers.T5EncoderModel:
+        """The encoder, in evaluation mode: with bitsandbytes' layers on the device, else on the CPU. Raises EncoderError with a remedy."""
+        with _explained(self.choice, ""):
+            return self._make()
+
+
+def read(
+    choice: Choice,
+    source: Source,
+    device: Device,
+    sdnq_config: Callable[[], Any] | None = None,
+    cache: Cache | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Read:
+    """Read T5 from the cache, else from `source`, and quantize it as `choice` says; then it is written to the cache in the background.
+
+    sdnq_config: makes the configuration of the host's own quantizer. progress, cancelled: as for quantize. Raises Stopped, and EncoderError
+    with a remedy when the device can not run the choice, the weights can not be read, or do not fit into memory.
     """
     require(choice, device)
     _quiet()
-    try:
-        encoder = _LOADERS[choice.id](choice, source, device, sdnq_config)
-    except EncoderError:
-        raise
-    except OSError as error:  # what transformers raises for a missing folder, file or repository, and the network's own errors
-        if exhausted.read(error):  # Windows has one of its own for that
-            raise too_large(choice) from error
-        raise EncoderError("encoder.unreadable", source=source.name, error=_first_line(error)) from error
-    except Exception as error:
-        if exhausted.read(error):
-            raise too_large(choice) from error
-        raise EncoderError("encoder.failed", name=choice.name, error=f"{type(error).__name__}: {_first_line(error)}") from error
-    return encoder.eval().requires_grad_(False)
+    with _explained(choice, source.name):
+        weights = open_weights(source)
+        if choice.id == "uint4":
+            made = _sdnq(choice, weights, device, sdnq_config)
+            return Read(choice, device, False, lambda: made)
+        recipe = Recipe(choice, device.compute_dtype)
+        place = device.torch if "bitsandbytes" in choice.groups else "cpu"
+        cache = cache if choice.quantized else None
+        found = cache.find(weights, recipe) if cache else None
+        if found is not None:
+            progress(weights.size, weights.size)
+            return Read(choice, device, True, lambda: assemble(found, place))
+        encoded = quantize(weights, recipe, device, progress, cancelled)
+    if cache:
+        _keep(cache, weights, recipe, encoded)
+    return Read(choice, device, False, lambda: assemble(encoded, place))
 
 
-def _read(cls: type, source: Source, device: Device, **arguments: Any) -> Any:
-    """from_pretrained of `cls` with the device's compute type, from a file's tensors or a folder or repository."""
+def load(
+    choice: Choice,
+    source: Source,
+    device: Device,
+    sdnq_config: Callable[[], Any] | None = None,
+    cache: Cache | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> transformers.T5EncoderModel:
+    """`read`, and put where it is computed."""
+    return read(choice, source, device, sdnq_config, cache, progress, cancelled).place()
+
+
+def writing() -> threading.Thread | None:
+    """The thread that writes the last encoder to the cache, for whoever wants to wait for it."""
+    return _writing
+
+
+def _keep(cache: Cache, weights: Weights, recipe: Recipe, encoded: Encoded) -> None:
+    """Write to the cache while the encoder is used already. The tensors are the encoder's own, of which none is changed in place."""
+    global _writing
+
+    _writing = threading.Thread(target=cache.keep, args=(weights, recipe, encoded), name="sd3-cache", daemon=True)
+    _writing.start()
+
+
+def _sdnq(choice: Choice, weights: Weights, device: Device, sdnq_config: Callable[[], Any] | None) -> Any:
+    """The host's own quantizer, by transformers' loader."""
     import torch
-
-    arguments["dtype"] = getattr(torch, device.compute_dtype)
-    if source.file is None:
-        return cls.from_pretrained(source.place, use_safetensors=True, **source.arguments, **arguments)
-    config, state = read_file(source.file)
-    return cls.from_pretrained(None, config=config, state_dict=state, **arguments)
-
-
-def _four_bit(choice: Choice, source: Source, device: Device, _sdnq: Any) -> Any:
-    import torch
-    import transformers
-
-    compute = getattr(torch, device.compute_dtype)
-    config = transformers.BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type=choice.id,
-        bnb_4bit_use_double_quant=True,  # costs nothing measurable, saves 8 % (bench/encoders.py)
-        bnb_4bit_compute_dtype=compute,
-    )
-    encoder = _read(t5_encoder_class(), source, device, quantization_config=config, device_map={"": device.torch})
-    if compute is torch.float16:  # T5-XXL leaves float16's range in wo (huggingface/diffusers#8604)
-        for module in feed_forwards(encoder):
-            module.wo.compute_dtype = torch.float32
-    return encoder
-
-
-def _eight_bit(_choice: Choice, source: Source, device: Device, _sdnq: Any) -> Any:
-    # The stock class keeps wo in 16 or 32 bit: bitsandbytes computes INT8 through float16, whose range wo's input can leave.
-    import transformers
-
-    config = transformers.BitsAndBytesConfig(load_in_8bit=True)
-    return _read(transformers.T5EncoderModel, source, device, quantization_config=config, device_map={"": device.torch})
-
-
-def _fp8(_choice: Choice, source: Source, device: Device, _sdnq: Any) -> Any:
-    import torch
-
-    encoder = _read(t5_encoder_class(), source, device)
-    # Names alone: a list of the layers would keep each of them in 16 bit until all are done.
-    for name in [name for name, module in encoder.named_modules() if isinstance(module, torch.nn.Linear)]:
-        parent, _, attribute = name.rpartition(".")
-        setattr(encoder.get_submodule(parent), attribute, scaled_fp8_linear()(encoder.get_submodule(name)))
-    return encoder
-
-
-def _sixteen_bit(_choice: Choice, source: Source, device: Device, _sdnq: Any) -> Any:
-    import transformers
-
-    return _read(transformers.T5EncoderModel, source, device)
-
-
-def _sdnq(choice: Choice, source: Source, device: Device, sdnq_config: Callable[[], Any] | None) -> Any:
     import transformers
 
     config = sdnq_config() if sdnq_config else None
     if config is None:
         raise EncoderError("encoder.no-sdnq", name=choice.name)
-    return _read(transformers.T5EncoderModel, source, device, quantization_config=config)
+    known = transformers.T5Config(**weights.config)
+    encoder = transformers.T5EncoderModel.from_pretrained(
+        None, config=known, state_dict=mapped(weights), dtype=getattr(torch, device.compute_dtype), quantization_config=config
+    )
+    return encoder.eval().requires_grad_(False)
 
 
-_LOADERS: dict[str, Callable[..., Any]] = {
-    "fp4": _four_bit,
-    "nf4": _four_bit,
-    "uint4": _sdnq,
-    "fp8": _fp8,
-    "int8": _eight_bit,
-    "bf16": _sixteen_bit,
-}
+@contextmanager
+def _explained(choice: Choice, source: str) -> Iterator[None]:
+    """Whatever goes wrong inside, as an EncoderError."""
+    try:
+        yield
+    except EncoderError:
+        raise
+    except OSError as error:  # what transformers raises for a missing folder, file or repository, and the network's own errors
+        if exhausted.read(error):  # Windows has one of its own for that
+            raise too_large(choice) from error
+        raise EncoderError("encoder.unreadable", source=source, error=_first_line(error)) from error
+    except Exception as error:
+        if exhausted.read(error):
+            raise too_large(choice) from error
+        raise EncoderError("encoder.failed", name=choice.name, error=f"{type(error).__name__}: {_first_line(error)}") from error
 
 
 def _quiet() -> None:

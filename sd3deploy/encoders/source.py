@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from sd3deploy import messages
+from sd3deploy.encoders.weights import has_t5
 from sd3deploy.errors import EncoderError, SettingError
 
-__all__ = ["KINDS", "Facts", "Source", "find", "kind_of", "read_file"]
+__all__ = ["KINDS", "Facts", "Source", "find", "kind_of"]
 
 KINDS = ("Automatic", "Model", "Shared repository", "Local file")
 _SUBFOLDER = "text_encoder_3"
-# T5 tensors inside a whole-model file, and nothing before them in a file of its own (comfyanonymous/ComfyUI, sd3 "incl_clips_t5xxl").
-_PREFIXES = ("", "text_encoders.t5xxl.transformer.", "transformer.")
-_ANCHOR = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ def find(kind: str, facts: Facts, file: str = "") -> Source:
             raise EncoderError("source.shared-off")
         return _shared(facts)
     if facts.model.endswith(".safetensors"):
-        return _inside(Path(facts.model)) if kind == "Model" or facts.shared is None or _has_t5(Path(facts.model)) else _shared(facts)
+        return _inside(Path(facts.model)) if kind == "Model" or facts.shared is None or has_t5(Path(facts.model)) else _shared(facts)
     folder = Path(facts.model)
     if folder.is_dir():
         if (folder / _SUBFOLDER / "config.json").is_file():
@@ -113,63 +111,6 @@ def _local_file(name: str) -> Source:
 
 
 def _inside(file: Path) -> Source:
-    if not _has_t5(file):
+    if not has_t5(file):
         raise EncoderError("source.file-no-t5", file=file.name)
     return Source(file.name, file=file)
-
-
-def _has_t5(file: Path) -> bool:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, "pt") as tensors:
-            return _prefix(tensors.keys()) is not None
-    except (SafetensorError, OSError) as error:
-        raise EncoderError("source.file-damaged", file=file.name, error=error) from error
-
-
-def _prefix(keys: Any) -> str | None:
-    known = set(keys)
-    return next((prefix for prefix in _PREFIXES if prefix + _ANCHOR in known), None)
-
-
-def read_file(file: Path) -> tuple[Any, dict[str, Any]]:
-    """The T5 of a safetensors file: a transformers T5Config read off the tensors' shapes, and the tensors, memory-mapped.
-
-    float8 tensors, plain or with a `scale_weight`, come back as bfloat16. Raises EncoderError when there is no T5 in the file.
-    """
-    import torch
-    import transformers
-    from safetensors import safe_open
-
-    with safe_open(file, "pt") as tensors:
-        keys = list(tensors.keys())
-        prefix = _prefix(keys)
-        if prefix is None:
-            raise EncoderError("source.file-no-t5", file=file.name)
-        state = {key[len(prefix) :]: tensors.get_tensor(key) for key in keys if key.startswith(prefix)}
-    scales = {key[: -len("scale_weight")]: state.pop(key) for key in list(state) if key.endswith(".scale_weight")}
-    for key, tensor in state.items():
-        if tensor.dtype.itemsize == 1 and tensor.is_floating_point():
-            scale = scales.get(key[: -len("weight")])
-            wide = tensor.to(torch.bfloat16)
-            state[key] = wide if scale is None else wide * scale.to(torch.bfloat16)
-    embedding = state.get("shared.weight", state.get("encoder.embed_tokens.weight"))
-    if embedding is None:
-        raise EncoderError("source.file-no-t5", file=file.name)
-    state = {key: tensor for key, tensor in state.items() if key.startswith("encoder.block.") or key == "encoder.final_layer_norm.weight"}
-    state["shared.weight"] = embedding
-    buckets, heads = state[_ANCHOR].shape
-    query = state["encoder.block.0.layer.0.SelfAttention.q.weight"]
-    gated = "encoder.block.0.layer.1.DenseReluDense.wi_0.weight" in state
-    config = transformers.T5Config(
-        vocab_size=embedding.shape[0],
-        d_model=embedding.shape[1],
-        d_kv=query.shape[0] // heads,
-        d_ff=state["encoder.block.0.layer.1.DenseReluDense.wo.weight"].shape[1],
-        num_layers=1 + max(int(key.split(".")[2]) for key in state if key.startswith("encoder.block.")),
-        num_heads=heads,
-        relative_attention_num_buckets=buckets,
-        feed_forward_proj="gated-gelu" if gated else "relu",
-    )
-    return config, state

@@ -22,9 +22,10 @@ ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 _TEXT_TOKENS = 77 + 256  # of CLIP and of T5; without T5 the pipeline fills its place with zeros (diffusers, pipeline_stable_diffusion_3.py)
 _T5_TOKENS = 256
 
-# What a choice takes in RAM while it is made, beyond what is left, as a part of T5 in 16 bit: shared measurements of peak private memory
-# on T5-XXL's shapes (bench/encoders.py). FP8 holds all of T5 in 16 bit before it begins.
-_TRANSIENT = {"fp4": 0.20, "nf4": 0.20, "int8": 0.03, "uint4": 0.08}
+# What is in RAM while T5 is quantized, beyond what is left: bytes of the pieces in which it is read (bench/RESULTS.md, load), and for SDNQ,
+# which reads it whole, a part of T5 in 16 bit.
+_PIECES = 160_000_000
+_SDNQ = 0.08
 
 
 @dataclass(frozen=True)
@@ -144,10 +145,9 @@ def _placed(setup: Setup, parts: Mapping[str, int], phase: str, activation: int)
     """Bytes on the device and in RAM, by offload mode."""
     total = sum(parts.values())
     if phase == "load":
-        # The host loads each part into RAM and moves it; bitsandbytes quantizes T5 on the device (encoders/load.py).
-        on_device = parts["text_encoder_3"] + _temporary(setup) if _by_bitsandbytes(setup) else 0
-        in_ram = total - (parts["text_encoder_3"] if _by_bitsandbytes(setup) else 0) + activation
-        return (total + (on_device and _temporary(setup)), in_ram) if setup.offload == "none" else (on_device, total + activation)
+        # Each part is loaded into RAM and moved; bitsandbytes' layers go to the device at once (encoders/load.py).
+        on_device = parts["text_encoder_3"] if _by_bitsandbytes(setup) else 0
+        return total if setup.offload == "none" else on_device, total + activation
     if setup.offload == "none":
         return total + activation, 0
     active = {"encode": ENCODERS, "denoise": ("transformer",), "decode": ("vae",)}[phase]
@@ -180,9 +180,9 @@ def _leaf(setup: Setup, parts: Mapping[str, int], name: str) -> int:
 
 
 def _temporary(setup: Setup) -> int:
-    """A weight of T5 as it is made wide again for one product, or as it comes in before it is quantized: the largest linear layer."""
+    """A weight of T5 as it is made wide again for one product: the largest linear layer."""
     shape = setup.weights.t5
-    return shape.d_ff * shape.d_model * DTYPES[setup.compute] if shape and setup.encoder.id in ("fp4", "nf4", "int8", "uint4", "fp8") else 0
+    return shape.d_ff * shape.d_model * DTYPES[setup.compute] if shape and setup.encoder.stored not in ("", "wide") else 0
 
 
 def _load(setup: Setup, _: Constants) -> float:
@@ -190,9 +190,9 @@ def _load(setup: Setup, _: Constants) -> float:
     shape = setup.weights.t5
     if shape is None or setup.encoder in (NONE, HOST_DEFAULT):
         return 0
-    if setup.encoder.id == "fp8":
-        return max(0, 2 * shape.numbers - shape.bytes(setup.encoder, setup.compute))
-    return _TRANSIENT.get(setup.encoder.id, 0) * 2 * shape.numbers
+    if setup.encoder.stored == "sdnq":
+        return _SDNQ * 2 * shape.numbers
+    return min(_PIECES, 2 * shape.numbers) if setup.encoder.quantized else 0
 
 
 def _encode(setup: Setup, known: Constants) -> float:

@@ -50,15 +50,14 @@ class T5Shape:
         """Resident bytes of a choice, with `compute` as the type of what is not quantized. Exact: tests compare real modules."""
         if choice is NONE:
             return 0
-        stored = _STORED.get(choice.id)
         wide = DTYPES[compute]
-        keeps_wo = choice.id in _KEEPS_WO
         wo_wide = 4 if compute == "float16" else wide  # T5 keeps `wo` in float32 where it would overflow (_keep_in_fp32_modules)
+        linear, second = _STORED.get(choice.stored), _STORED.get(choice.stored_wo)
         size = self.rest * wide
         for rows, columns in self.linears:
-            size += self.num_layers * (stored(rows, columns) if stored else rows * columns * wide)
+            size += self.num_layers * (linear(rows, columns) if linear else rows * columns * wide)
         rows, columns = self.wo
-        return size + self.num_layers * (stored(rows, columns) if stored and not keeps_wo else rows * columns * wo_wide)
+        return size + self.num_layers * (second(rows, columns) if second else rows * columns * wo_wide)
 
 
 def _four_bit(rows: int, columns: int) -> int:
@@ -71,7 +70,7 @@ def _four_bit(rows: int, columns: int) -> int:
 
 
 def _eight_bit(rows: int, columns: int) -> int:
-    """One byte for each number, one float32 scale for each row: bitsandbytes' INT8, and our FP8."""
+    """One byte for each number, one float32 scale for each row: bitsandbytes' INT8, and our FP8 and INT8."""
     return rows * columns + 4 * rows
 
 
@@ -89,10 +88,10 @@ def _uint4(rows: int, columns: int) -> int:
 _STORED: Mapping[str, Callable[[int, int], int]] = {
     "fp4": _four_bit,
     "nf4": _four_bit,
-    "uint4": _uint4,
-    "fp8": _eight_bit,
+    "sdnq": _uint4,
+    "fp8-rows": _eight_bit,
+    "int8-rows": _eight_bit,
     "int8": _eight_bit,
 }
-_KEEPS_WO = {"int8", "uint4"}  # loaded with the stock class: encoders/load.py says why
 
 T5_XXL = T5Shape()

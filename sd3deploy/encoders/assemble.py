@@ -1,0 +1,116 @@
+"""A T5 encoder around tensors that are quantized already, whether they were just made or come from the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from sd3deploy.encoders.recipe import Recipe
+from sd3deploy.encoders.storage import BITSANDBYTES, STORAGES
+from sd3deploy.encoders.t5 import feed_forwards, scaled_linear, t5_encoder_class
+
+if TYPE_CHECKING:
+    import torch
+    import transformers
+
+    from sd3deploy.encoders.quantize import Encoded
+
+__all__ = ["assemble", "linears", "quantization_config", "shapes"]
+
+
+def assemble(encoded: Encoded, device: str = "cpu") -> transformers.T5EncoderModel:
+    """The encoder, in evaluation mode. The tensors go to `device` one by one; on the CPU they are used as they are, mapped or not."""
+    import torch
+
+    recipe = encoded.recipe
+    encoder, quantizer = _skeleton(recipe, encoded.config)
+    parts: dict[str, dict[str, torch.Tensor]] = {}
+    ways = linears(encoder, recipe)
+    for name, tensor in encoded.tensors.items():
+        layer, _, rest = name.partition(".weight")
+        if layer not in ways and not rest:
+            layer, _, rest = name.rpartition(".")
+        parts.setdefault(layer, {})[name[len(layer) + 1 :]] = tensor.to(device)
+    for layer, tensors in parts.items():
+        STORAGES[ways.get(layer, "wide")].put(encoder.get_submodule(layer), tensors)  # type: ignore[attr-defined]
+    encoder.set_input_embeddings(encoder.shared)  # the stack's own is the same
+    if quantizer is not None:
+        quantizer.postprocess_model(encoder)
+        encoder.hf_quantizer = quantizer
+    if recipe.compute == "float16":
+        for module in feed_forwards(encoder):
+            if hasattr(module.wo, "compute_dtype"):
+                module.wo.compute_dtype = torch.float32  # T5-XXL leaves float16's range there (huggingface/diffusers#8604)
+    return encoder.eval().requires_grad_(False)
+
+
+def linears(encoder: torch.nn.Module, recipe: Recipe) -> dict[str, str]:
+    """Name of each linear layer → how it is stored."""
+    layers = [name for name, module in encoder.named_modules() if hasattr(module, "in_features")]
+    return {name: recipe.stored(name) for name in layers}
+
+
+def shapes(config: Mapping[str, Any]) -> tuple[dict[str, tuple[int, ...]], torch.nn.Module]:
+    """Name of each tensor of such an encoder → its shape; and the encoder, without memory."""
+    import torch
+    import transformers
+
+    with torch.device("meta"):
+        encoder = transformers.T5EncoderModel(_t5_config(config))
+    found = {name: tuple(parameter.shape) for name, parameter in encoder.named_parameters()}
+    found.pop("encoder.embed_tokens.weight", None)
+    return found, encoder
+
+
+def quantization_config(recipe: Recipe) -> transformers.BitsAndBytesConfig | None:
+    """What transformers has to know of it, where bitsandbytes' modules are in it."""
+    import transformers
+
+    kind = recipe.choice.stored
+    if kind not in BITSANDBYTES:
+        return None
+    skipped = ["wo"] if recipe.stored_wo != kind else None
+    if kind == "int8":
+        return transformers.BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped)
+    return transformers.BitsAndBytesConfig(
+        load_in_4bit=True,
+        llm_int8_skip_modules=skipped,
+        bnb_4bit_quant_type=kind,
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=recipe.compute,
+    )
+
+
+def _skeleton(recipe: Recipe, config: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The encoder with modules of the right kinds and no memory, and transformers' quantizer for it."""
+    import torch
+    import transformers
+
+    cls = transformers.T5EncoderModel if recipe.stored_wo == "wide" else t5_encoder_class()
+    with torch.device("meta"):
+        encoder = cls(_t5_config(config))
+    for layer, way in linears(encoder, recipe).items():
+        if way.endswith("-rows"):
+            parent, _, attribute = layer.rpartition(".")
+            linear = encoder.get_submodule(layer)
+            setattr(encoder.get_submodule(parent), attribute, scaled_linear()(linear.in_features, linear.out_features))
+    found = quantization_config(recipe)
+    if found is None:
+        return encoder, None
+    from transformers.quantizers import AutoHfQuantizer
+
+    quantizer = AutoHfQuantizer.from_config(found, pre_quantized=True)
+    kept = list(getattr(encoder, "_keep_in_fp32_modules", None) or [])
+    quantizer.preprocess_model(
+        model=encoder,
+        dtype=getattr(torch, recipe.compute),
+        device_map={"": "cpu"},
+        keep_in_fp32_modules=kept,  # asked for by transformers 4; 5 asks the model
+    )
+    return encoder, quantizer
+
+
+def _t5_config(config: Mapping[str, Any]) -> transformers.T5Config:
+    import transformers
+
+    return transformers.T5Config(**{key: value for key, value in config.items() if key != "quantization_config"})

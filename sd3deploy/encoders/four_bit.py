@@ -1,0 +1,187 @@
+"""4-bit codes of bitsandbytes (FP4, NF4) for blocks of 64 weights, with the scale of each block chosen for the least squared error.
+
+Storage and kernels stay those of bitsandbytes: a code for each weight, a scale for each block. Its own scale is the block's largest
+magnitude. A somewhat smaller one lets the largest weight saturate and spends the codes on the others, which is better for most blocks.
+With `best` the better of four is taken, block by block; without it the result is bit for bit what bitsandbytes gives.
+
+bitsandbytes' own quantizer for the CPU searches for each weight among the bounds between two codes (60 ns a weight on one core). This one
+scales a block to integers and looks the code up: 2.4 ns, 3.9 ns with the search (bench/RESULTS.md, load). Where one integer lies on both
+sides of a bound, the table says so, and the weight is compared exactly, as bitsandbytes does it. Arrays are looked at in other types for
+speed, which takes little-endian numbers: those of every machine that torch runs on.
+"""
+
+from __future__ import annotations
+
+import threading
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from sd3deploy.errors import EncoderError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["BLOCK", "FACTORS", "FourBit", "four_bit"]
+
+BLOCK = 64  # weights that share a scale: what transformers takes, and bitsandbytes by default
+# Of the largest magnitude. Four, because their errors fit into one 64-bit number; these, because they were better than six other sets on
+# normal, outlier, heavy-tailed and uniform weights (bench/encoders.py compares both scales).
+FACTORS = (0.8, 0.88, 0.95, 1.0)
+
+_CHUNK = 4096 * BLOCK  # weights at a time: some megabytes, which stay in the cache of the processor
+_RANGE = 1.25  # of the integers, in scales: 1 / 0.8
+_UNSURE = 16  # in place of a code
+_UNEQUAL = 0.02  # integers; float32 rounds less than that
+_SMALLEST = 1e-30  # a scale below it does not fit into the integers' arithmetic
+_PARALLEL = 32768  # numbers; torch makes an operation on more of them parallel by itself (its GRAIN_SIZE), and we are that already
+
+
+@lru_cache
+def four_bit(kind: str) -> FourBit:
+    """The quantizer for `kind`, fp4 or nf4; its tables are made once."""
+    return FourBit(kind)
+
+
+class FourBit:
+    """Codes and scales on the CPU with numpy, on another device with torch. It may be used by several threads."""
+
+    def __init__(self, kind: str) -> None:
+        import numpy
+        from bitsandbytes.functional import get_4bit_type
+
+        self.kind = kind
+        code = get_4bit_type(kind, device="cpu")
+        order = code.argsort()
+        self._bounds = (code[order[:-1]] + code[order[1:]]) / 2  # as bitsandbytes' backends/default/ops.py
+        self._order, self._values = order, code[order]
+        bounds, names = self._bounds.numpy().astype("float64"), order.numpy().astype("uint8")
+        self._sixteen = numpy.float32(32766 / _RANGE)
+        low, high = _cells(numpy, numpy.arange(65536).astype("uint16").view("int16"))
+        first = numpy.searchsorted(bounds * self._sixteen, low - _UNEQUAL)
+        last = numpy.searchsorted(bounds * self._sixteen, high + _UNEQUAL)
+        self._codes = numpy.where(first == last, names[first], _UNSURE).astype("uint8")
+        self._exact = self._bounds.numpy(), names
+        self._eight = numpy.float32(127 / _RANGE)
+        self._errors = self._error_table(numpy)
+        self._factors = numpy.array(FACTORS, "float32")
+        self._own = threading.local()
+
+    def _error_table(self, numpy: Any) -> Any:
+        """For two weights as 8-bit integers, side by side in 16 bits: the sum of their squared errors with each factor, 16 bits each.
+        32 such sums, those of a block, fit into the 16 bits again.
+        """
+        low, high = _cells(numpy, numpy.arange(256).astype("uint8").view("int8"))
+        weights = (low[:, None] + (high - low)[:, None] * (numpy.arange(32) + 0.5) / 32) / self._eight
+        values, bounds = self._values.numpy().astype("float64"), self._bounds.numpy().astype("float64")
+        errors = numpy.stack(
+            [((f * values[numpy.searchsorted(bounds, (weights / f).clip(-1, 1))] - weights) ** 2).mean(1) for f in FACTORS]
+        )
+        errors = (errors / errors.max() * 1023).round().astype("uint64")
+        one = numpy.bitwise_or.reduce([error << numpy.uint64(16 * place) for place, error in enumerate(errors)])
+        return (one[None, :] + one[:, None]).reshape(-1)
+
+    def quantize(self, weights: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor, *, best: bool) -> None:
+        """Write the codes, two in a byte, and the scales (float32) of `weights`: flat, float, a multiple of BLOCK of them.
+
+        codes, scales: on the CPU, wherever the weights are. Raises EncoderError for weights that are no numbers.
+        """
+        if weights.device.type != "cpu":
+            found, largest = self._on_device(weights, best)
+            codes.copy_(found)
+            scales.copy_(largest)
+            return
+        for start in range(0, weights.numel(), _CHUNK):
+            part = slice(start, min(start + _CHUNK, weights.numel()))
+            blocks = slice(part.start // BLOCK, part.stop // BLOCK)
+            self._on_cpu(weights[part], codes.numpy()[part.start // 2 : part.stop // 2], scales.numpy()[blocks], best)
+
+    def _on_cpu(self, weights: torch.Tensor, codes: Any, scales: Any, best: bool) -> None:
+        import numpy
+
+        room = self._room(weights.numel())
+        wide = room.weights[: weights.numel()]
+        for start in range(0, weights.numel(), _PARALLEL):
+            wide[start : start + _PARALLEL].copy_(weights[start : start + _PARALLEL])  # numpy is 40 times slower for float16
+        flat = wide.numpy()
+        blocks = flat.reshape(-1, BLOCK)
+        scaled, eights, sixteens, found, pairs, unsure = (array[: size * len(blocks)] for array, size in room.arrays)
+        # The bits of magnitudes are ordered as the magnitudes are, and integers are compared in half the time.
+        numpy.bitwise_and(flat.view("uint32"), numpy.uint32(0x7FFFFFFF), out=scaled.view("uint32"))
+        scale = numpy.maximum.reduce(scaled.view("uint32").reshape(-1, BLOCK), axis=1).view("float32")
+        if not numpy.isfinite(scale).all():
+            raise EncoderError("encoder.not-finite")
+        safe = numpy.maximum(scale, numpy.float32(_SMALLEST))
+        if best:
+            numpy.multiply(blocks, (self._eight / safe)[:, None], out=scaled.reshape(-1, BLOCK))
+            numpy.copyto(eights, scaled, casting="unsafe")
+            self._errors.take(eights.view("uint16"), out=pairs, mode="wrap")
+            sums = numpy.add.reduce(pairs.reshape(-1, BLOCK // 2), axis=1)
+            factors = self._factors[sums.view("uint16").reshape(-1, len(FACTORS)).argmin(1)]
+            scale, safe = scale * factors, safe * factors
+        numpy.multiply(blocks, (self._sixteen / safe)[:, None], out=scaled.reshape(-1, BLOCK))
+        numpy.copyto(sixteens, scaled, casting="unsafe")
+        self._codes.take(sixteens.view("uint16"), out=found, mode="wrap")
+        numpy.greater_equal(found, _UNSURE, out=unsure)
+        if scale.min() < _SMALLEST:
+            unsure.reshape(-1, BLOCK)[scale < _SMALLEST] = True
+        places = numpy.flatnonzero(unsure)
+        if len(places):
+            bounds, names = self._exact
+            inverse = numpy.float32(1) / numpy.maximum(scale, numpy.float32(1e-38))[places // BLOCK]  # 1e-38: bitsandbytes' own
+            found[places] = names[numpy.searchsorted(bounds, (flat[places] * inverse).clip(-1, 1))]
+        both, packed = found.view("uint16"), sixteens.view("uint16")[: len(codes)]
+        numpy.left_shift(both, 4, out=packed)
+        numpy.copyto(codes, numpy.bitwise_or(packed, numpy.right_shift(both, 8, out=both), out=packed), casting="unsafe")
+        scales[:] = scale
+
+    def _on_device(self, weights: torch.Tensor, best: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """With torch, exact: there is room for all four factors and no need for tables."""
+        import torch
+
+        if not best:
+            codes, scale = torch.ops.bitsandbytes.quantize_4bit.default(weights, BLOCK, self.kind, torch.uint8)
+            if not scale.isfinite().all():
+                raise EncoderError("encoder.not-finite")
+            return codes.reshape(-1), scale
+        bounds, values, order = (tensor.to(weights.device) for tensor in (self._bounds, self._values, self._order.to(torch.uint8)))
+        blocks = weights.reshape(-1, BLOCK).float()
+        largest = blocks.abs().amax(1, keepdim=True)
+        if not largest.isfinite().all():
+            raise EncoderError("encoder.not-finite")
+        least = scale = found = None
+        for factor in FACTORS:
+            candidate = largest * factor
+            ranks = torch.bucketize((blocks / candidate.clamp(min=1e-38)).clamp(-1, 1), bounds, out_int32=True)
+            error = (values[ranks] * candidate - blocks).square().sum(1, keepdim=True)
+            better = torch.ones_like(error, dtype=torch.bool) if least is None else error < least
+            least = error if least is None else torch.where(better, error, least)
+            scale = candidate if scale is None else torch.where(better, candidate, scale)
+            found = ranks if found is None else torch.where(better, ranks, found)
+        assert found is not None
+        assert scale is not None
+        codes = order[found].reshape(-1)
+        return (codes[::2] << 4) | codes[1::2], scale.reshape(-1)
+
+    def _room(self, size: int) -> Any:
+        """Arrays of this thread, at least for so many weights; to ask for them anew each time costs more than to fill them."""
+        room = getattr(self._own, "room", None)
+        if room is None or room.size < size:
+            room = self._own.room = _Room(max(size, _CHUNK))
+        return room
+
+
+class _Room:
+    def __init__(self, size: int) -> None:
+        import numpy
+        import torch
+
+        self.size = size
+        self.weights = torch.empty(size)
+        kinds = (("float32", 1), ("int8", 1), ("int16", 1), ("uint8", 1), ("uint64", 2), ("bool", 1))
+        self.arrays = [(numpy.empty(size // per, kind), BLOCK // per) for kind, per in kinds]
+
+
+def _cells(numpy: Any, integers: Any) -> tuple[Any, Any]:
+    """From where to where the numbers go that become each integer: the fraction is cut off, so around 0 it is twice as much."""
+    wide = integers.astype("float64")
+    return numpy.where(wide > 0, wide, wide - 1), numpy.where(wide < 0, wide, wide + 1)

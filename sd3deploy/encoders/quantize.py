@@ -1,0 +1,211 @@
+"""From the files of T5 to tensors that are quantized: piece by piece, so that nothing is in memory twice.
+
+One thread reads, the others quantize what was read; on a GPU the pieces go there and come back. What they make is the library's own
+serialization: the same that is kept on disk, and that an encoder is put together from.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sd3deploy.device import Device
+from sd3deploy.encoders.assemble import linears, quantization_config, shapes
+from sd3deploy.encoders.recipe import Recipe
+from sd3deploy.encoders.storage import Storage, storage
+from sd3deploy.encoders.weights import Stored, Weights, dtype, mapped
+from sd3deploy.errors import EncoderError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Encoded", "Stopped", "quantize"]
+
+_PIECE = 4 * 2**20  # bytes read at a time
+_WORKERS = 8  # threads at most: from there on a disk is slower
+_ROOM = 2**30  # bytes free on a GPU for quantizing there: pieces of 16-bit weights, in float32 with four candidates
+
+
+class Stopped(EncoderError):
+    """Somebody cancelled."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A T5 encoder as tensors on the CPU. config: of transformers' T5Config, with quantization_config where bitsandbytes has one. tensors:
+    as the state_dict of the encoder has them.
+    """
+
+    recipe: Recipe
+    config: Mapping[str, Any]
+    tensors: Mapping[str, torch.Tensor]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
+
+
+@dataclass
+class _Target:
+    """A tensor that is being made. missing: pieces."""
+
+    storage: Storage
+    missing: int
+
+
+@dataclass(frozen=True)
+class _Piece:
+    name: str
+    stored: Stored
+    first: int
+    rows: int
+    offset: int
+    size: int
+
+
+def quantize(
+    weights: Weights,
+    recipe: Recipe,
+    device: Device,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Encoded:
+    """Read and quantize. progress: called with the bytes read and those to read.
+
+    Raises Stopped soon after `cancelled` says yes, EncoderError for files that lack a part of T5 or hold no numbers.
+    """
+    import torch
+
+    config = dict(weights.config) | {"architectures": ["T5EncoderModel"], "dtype": recipe.compute}
+    if (known := quantization_config(recipe)) is not None:
+        config["quantization_config"] = known.to_dict()
+    needed, skeleton = shapes(weights.config)
+    _check(weights, needed)
+    ways = linears(skeleton, recipe)
+    found: dict[str, torch.Tensor] = {}
+    targets, pieces = {}, []
+    straight = mapped(weights) if recipe.choice.stored == "wide" else {}  # what is as wanted needs no copy
+    for name, stored in sorted(weights.tensors.items(), key=lambda item: (item[1].file, item[1].offset)):  # as they lie on the disk
+        kind = ways.get(name.removesuffix(".weight"), "wide")
+        made = storage(kind)(name, stored.shape, recipe, kind)
+        if name in straight and straight[name].dtype is made.dtype:
+            found[name] = straight[name]
+            continue
+        parts = list(_split(name, stored, made.step))
+        targets[name] = _Target(made, len(parts))
+        pieces += parts
+    place = _place(device)
+    lock = threading.Lock()
+
+    def work(piece: _Piece, buffer: torch.Tensor) -> None:
+        rows = buffer[: piece.size].view(dtype(piece.stored)).reshape(piece.rows, *piece.stored.shape[1:])
+        rows = rows if place is None else rows.to(place)
+        if piece.stored.dtype.startswith("F8"):
+            rows = rows.to(torch.bfloat16) * (1 if piece.stored.scale is None else piece.stored.scale)
+        target = targets[piece.name]
+        target.storage.add(piece.first, rows)
+        with lock:
+            target.missing -= 1
+            if target.missing:
+                return
+        done = target.storage.tensors()
+        with lock:
+            del targets[piece.name]
+            found.update(done)
+
+    _run(pieces, work, progress, cancelled)
+    return Encoded(recipe, config, found)
+
+
+def _run(
+    pieces: list[_Piece],
+    work: Callable[[_Piece, Any], None],
+    progress: Callable[[int, int], None],
+    cancelled: Callable[[], bool],
+) -> None:
+    """Read in this thread, ahead of those that work. The number of buffers is how far ahead."""
+    import torch
+
+    workers = min(_WORKERS, os.cpu_count() or 1)
+    total, done = sum(piece.size for piece in pieces), 0
+    largest = max((piece.size for piece in pieces), default=0)
+    free: queue.SimpleQueue[torch.Tensor] = queue.SimpleQueue()
+    for _ in range(workers + 2):
+        free.put(torch.empty(largest, dtype=torch.uint8))
+    failed: list[BaseException] = []
+
+    def one(piece: _Piece, buffer: torch.Tensor) -> None:
+        try:
+            if not failed:
+                work(piece, buffer)
+        except BaseException as error:
+            failed.append(error)
+        finally:
+            free.put(buffer)
+
+    with ThreadPoolExecutor(workers, "sd3-quantize") as pool, ExitStack() as opened:
+        files = {file: opened.enter_context(open(file, "rb", buffering=0)) for file in {piece.stored.file for piece in pieces}}
+        try:
+            for piece in pieces:
+                if cancelled():
+                    raise Stopped("encoder.stopped")
+                buffer = free.get()
+                if failed:
+                    break
+                _read(files[piece.stored.file], piece, buffer)
+                pool.submit(one, piece, buffer)
+                done += piece.size
+                progress(done, total)
+        except BaseException as error:
+            failed.append(error)  # so that what waits is not done any more
+    if failed:
+        raise failed[0]
+
+
+def _read(file: Any, piece: _Piece, buffer: torch.Tensor) -> None:
+    file.seek(piece.offset)
+    view = memoryview(buffer.numpy())[: piece.size]  # pyright: ignore[reportArgumentType]
+    while len(view):
+        count = file.readinto(view)
+        if not count:
+            raise EncoderError("source.file-damaged", file=piece.stored.file.name, error="it became shorter while it was read")
+        view = view[count:]
+
+
+def _split(name: str, stored: Stored, step: int) -> Iterator[_Piece]:
+    """Pieces of whole rows, in multiples of `step`."""
+    rows = stored.shape[0]
+    width = stored.size // rows
+    many = max(1, _PIECE // (width * step)) * step
+    for first in range(0, rows, many):
+        count = min(many, rows - first)
+        yield _Piece(name, stored, first, count, stored.offset + first * width, count * width)
+
+
+def _check(weights: Weights, needed: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise EncoderError unless every tensor is there, in its shape."""
+    for name, shape in needed.items():
+        stored = weights.tensors.get(name)
+        if stored is None or stored.shape != shape:
+            raise EncoderError("source.incomplete", source=weights.name, part=name)
+
+
+def _place(device: Device) -> str | None:
+    """The GPU to quantize on, None for the CPU: where there is none, bitsandbytes does not know it, or it has no room."""
+    import torch
+
+    kind = device.torch.partition(":")[0]
+    if kind not in ("cuda", "xpu"):
+        return None
+    try:
+        free, _ = getattr(torch, kind).mem_get_info(device.torch)
+    except (AttributeError, RuntimeError):  # older than torch 2.6 for xpu
+        return None
+    return device.torch if free > _ROOM else None

@@ -1,0 +1,216 @@
+"""The ways to store a layer's weight. Each takes the rows of the weight piece by piece, gives the tensors that stand for it (named as the
+library's own state_dict names them), and puts such tensors into the layer's module.
+
+A new way is a class here and its name in STORAGES.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from sd3deploy.encoders.four_bit import BLOCK, four_bit
+from sd3deploy.errors import EncoderError
+
+if TYPE_CHECKING:
+    import torch
+
+    from sd3deploy.encoders.recipe import Recipe
+
+__all__ = ["BITSANDBYTES", "STORAGES", "Storage", "storage"]
+
+_AT_ONCE = 2**18  # numbers: a megabyte in float32, which is asked for anew each time
+BITSANDBYTES = ("fp4", "nf4", "int8")  # the ways whose modules are bitsandbytes'
+
+
+class Storage(Protocol):
+    """One weight on its way. step: rows come in multiples of it, all but the last."""
+
+    step: int
+
+    def __init__(self, name: str, shape: tuple[int, ...], recipe: Recipe, kind: str) -> None: ...
+
+    def add(self, first: int, rows: torch.Tensor) -> None:
+        """Rows of the weight, from number `first` on, in the type and on the device in which they come. Several threads may do that."""
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """On the CPU, when all rows were added."""
+        ...
+
+    @staticmethod
+    def put(module: Any, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Put tensors into a module; their names without the module's."""
+
+
+class Wide:
+    """Not quantized: in the type in which is computed."""
+
+    def __init__(self, name: str, shape: tuple[int, ...], recipe: Recipe, kind: str) -> None:
+        import torch
+
+        # T5 leaves float16's range in `wo`, for which transformers' own class keeps it in float32 (huggingface/diffusers#8604).
+        keeps = name.endswith(".wo.weight") and recipe.compute == "float16"
+        self.step, self._name = 1, name
+        self.dtype = torch.float32 if keeps else getattr(torch, recipe.compute)
+        self._shape = shape
+        self._all: torch.Tensor | None = None
+
+    def add(self, first: int, rows: torch.Tensor) -> None:
+        self._rows()[first : first + len(rows)].copy_(rows)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return {self._name: self._rows()}
+
+    def _rows(self) -> torch.Tensor:
+        import torch
+
+        if self._all is None:
+            self._all = torch.empty(self._shape, dtype=self.dtype)
+        return self._all
+
+    @staticmethod
+    def put(module: Any, tensors: Mapping[str, torch.Tensor]) -> None:
+        import torch
+
+        for name, tensor in tensors.items():
+            setattr(module, name, torch.nn.Parameter(tensor, requires_grad=False))
+
+
+class FourBitStorage:
+    """bitsandbytes' FP4 or NF4 with double quantization, which costs nothing measurable and saves 8 % (bench/encoders.py)."""
+
+    def __init__(self, name: str, shape: tuple[int, ...], recipe: Recipe, kind: str) -> None:
+        import torch
+
+        self._name, self._shape, self._compute, self._best = name, shape, recipe.compute, recipe.scale == "best"
+        self._quantizer = four_bit(kind)
+        self._numbers = math.prod(shape)
+        self.step = BLOCK // math.gcd(BLOCK, self._numbers // shape[0])
+        blocks = -(-self._numbers // BLOCK)
+        # A rest that is no whole block is filled with zeros, which change neither its scale nor the codes of the others. What stays is
+        # asked for before what goes again, or the heap keeps the room between.
+        self._codes = torch.empty(blocks * BLOCK // 2, dtype=torch.uint8)
+        self._nested = torch.empty(blocks, dtype=torch.uint8)
+        self._scales = torch.empty(blocks)
+
+    def add(self, first: int, rows: torch.Tensor) -> None:
+        import torch
+
+        flat = rows.reshape(-1)
+        if rest := -flat.numel() % BLOCK:
+            flat = torch.nn.functional.pad(flat, (0, rest))
+        start = first * self._numbers // self._shape[0]
+        codes = self._codes[start // 2 : (start + flat.numel()) // 2]
+        self._quantizer.quantize(flat, codes, self._scales[start // BLOCK : (start + flat.numel()) // BLOCK], best=self._best)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        import torch
+        from bitsandbytes import functional
+
+        offset = self._scales.mean()  # as bitsandbytes.functional.quantize_4bit with compress_statistics
+        scales, nested = functional.quantize_blockwise(self._scales.sub_(offset), blocksize=256)
+        state = functional.QuantState(
+            absmax=self._nested.copy_(scales),
+            shape=torch.Size(self._shape),
+            dtype=getattr(torch, self._compute),
+            blocksize=BLOCK,
+            code=functional.get_4bit_type(self._quantizer.kind, device="cpu"),
+            quant_type=self._quantizer.kind,
+            offset=offset,
+            state2=nested,
+        )
+        codes = self._codes[: -(-self._numbers // 2)].unsqueeze(1)
+        return {self._name: codes, **{f"{self._name}.{key}": value for key, value in state.as_dict(packed=True).items()}}
+
+    @staticmethod
+    def put(module: Any, tensors: Mapping[str, torch.Tensor]) -> None:
+        from bitsandbytes.nn import Params4bit
+
+        weight = tensors["weight"]
+        state = {name.removeprefix("weight."): tensor for name, tensor in tensors.items() if name != "weight"}
+        place: Any = weight.device  # annotated as a string there
+        module.weight = Params4bit.from_prequantized(weight, state, requires_grad=False, device=place, module=module)
+
+
+class Int8:
+    """bitsandbytes' INT8 (LLM.int8): a scale per row, and the inputs' outliers computed in float16."""
+
+    def __init__(self, name: str, shape: tuple[int, ...], recipe: Recipe, kind: str) -> None:
+        import torch
+
+        self.step, self._layer = 1, name.removesuffix("weight")
+        self._codes, self._scales = torch.empty(shape, dtype=torch.int8), torch.empty(shape[0])
+
+    def add(self, first: int, rows: torch.Tensor) -> None:
+        import torch
+        from bitsandbytes.functional import int8_vectorwise_quant
+
+        codes, scales, _ = int8_vectorwise_quant(rows.to(torch.float16))  # as bitsandbytes.nn.Int8Params
+        if not scales.isfinite().all():
+            raise EncoderError("encoder.not-finite")
+        self._codes[first : first + len(rows)].copy_(codes)
+        self._scales[first : first + len(rows)].copy_(scales)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        import torch
+
+        # The format is that of bitsandbytes.utils.LINEAR_8BIT_WEIGHTS_FORMAT_MAPPING: 0 is row by row, the only one that is left.
+        found = {"weight": self._codes, "SCB": self._scales, "weight_format": torch.tensor(0, dtype=torch.uint8)}
+        return {self._layer + key: value for key, value in found.items()}
+
+    @staticmethod
+    def put(module: Any, tensors: Mapping[str, torch.Tensor]) -> None:
+        from bitsandbytes import nn
+
+        codes = tensors["weight"]
+        parameter: Any = nn.Int8Params
+        module.weight = parameter(codes, requires_grad=False, has_fp16_weights=False, CB=codes, SCB=tensors["SCB"])
+
+
+class Rows:
+    """Eight bits, float or integer, with a float32 scale per row; ours (t5.scaled_linear)."""
+
+    def __init__(self, name: str, shape: tuple[int, ...], recipe: Recipe, kind: str) -> None:
+        import torch
+
+        self.step, self._layer = 1, name.removesuffix("weight")
+        self._dtype = torch.int8 if kind == "int8-rows" else torch.float8_e4m3fn
+        self._largest = 127.0 if kind == "int8-rows" else torch.finfo(torch.float8_e4m3fn).max
+        self._codes, self._scales = torch.empty(shape, dtype=self._dtype), torch.empty(shape[0], 1)
+
+    def add(self, first: int, rows: torch.Tensor) -> None:
+        import torch
+
+        many = max(1, _AT_ONCE // rows.shape[1])
+        for start in range(0, len(rows), many):
+            wide = rows[start : start + many].float()
+            scales = wide.abs().amax(1, keepdim=True).clamp_(min=torch.finfo(torch.float32).tiny).div_(self._largest)
+            if not scales.isfinite().all():
+                raise EncoderError("encoder.not-finite")
+            codes = wide.div_(scales) if self._dtype.is_floating_point else wide.div_(scales).round_()
+            part = slice(first + start, first + start + len(wide))
+            self._codes[part].copy_(codes)
+            self._scales[part].copy_(scales)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return {f"{self._layer}weight": self._codes, f"{self._layer}scale": self._scales}
+
+    @staticmethod
+    def put(module: Any, tensors: Mapping[str, torch.Tensor]) -> None:
+        module.weight, module.scale = tensors["weight"], tensors["scale"]
+
+
+STORAGES: Mapping[str, Callable[..., Storage]] = {
+    "fp4": FourBitStorage,
+    "nf4": FourBitStorage,
+    "int8": Int8,
+    "int8-rows": Rows,
+    "fp8-rows": Rows,
+    "wide": Wide,
+}
+
+
+def storage(kind: str) -> Any:
+    """The class of a way to store, by its name."""
+    return STORAGES[kind]
