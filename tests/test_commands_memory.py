@@ -170,7 +170,7 @@ def test_16_gb_get_a_t5_with_reasons(capsys):
     first, _, *reasons = out.splitlines()
     taken = find(first.removeprefix("Take ").removesuffix("."))
     assert taken.error <= find("fp4").error
-    best_first = ["bf16", "int8", "fp8", "uint4", "nf4", "fp4", "none"]
+    best_first = ["bf16", "int8", "fp8", "nf4-int8", "uint4", "nf4", "fp4", "none"]
     assert [reason.split(": ")[0] for reason in reasons] == [find(id).name for id in best_first]
     assert all(" GB " in reason for reason in reasons)
     assert answer(capsys, "recommend --vram 16")[1]["choice"] == taken.name

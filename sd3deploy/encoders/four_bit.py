@@ -151,7 +151,7 @@ class FourBit:
         least = scale = found = None
         for factor in FACTORS:
             candidate = largest * factor
-            ranks = torch.bucketize((blocks / candidate.clamp(min=1e-38)).clamp(-1, 1), bounds, out_int32=True)
+            ranks = torch.bucketize((blocks * (1.0 / candidate.clamp(min=1e-38))).clamp(-1, 1), bounds, out_int32=True)
             error = (values[ranks] * candidate - blocks).square().sum(1, keepdim=True)
             better = torch.ones_like(error, dtype=torch.bool) if least is None else error < least
             least = error if least is None else torch.where(better, error, least)

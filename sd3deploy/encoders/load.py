@@ -72,9 +72,10 @@ def read(
         if found is not None:
             progress(weights.size, weights.size)
             return Read(choice, device, True, lambda: assemble(found, place))
+        before = weights.fingerprint()
         encoded = quantize(weights, recipe, device, progress, cancelled)
     if cache:
-        _keep(cache, weights, recipe, encoded)
+        _keep(cache, weights, recipe, encoded, before)
     return Read(choice, device, False, lambda: assemble(encoded, place))
 
 
@@ -96,11 +97,11 @@ def writing() -> threading.Thread | None:
     return _writing
 
 
-def _keep(cache: Cache, weights: Weights, recipe: Recipe, encoded: Encoded) -> None:
+def _keep(cache: Cache, weights: Weights, recipe: Recipe, encoded: Encoded, before: list[Any]) -> None:
     """Write to the cache while the encoder is used already. The tensors are the encoder's own, of which none is changed in place."""
     global _writing
 
-    _writing = threading.Thread(target=cache.keep, args=(weights, recipe, encoded), name="sd3-cache", daemon=True)
+    _writing = threading.Thread(target=cache.keep, args=(weights, recipe, encoded, before), name="sd3-cache", daemon=True)
     _writing.start()
 
 

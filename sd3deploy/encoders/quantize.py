@@ -21,6 +21,7 @@ from sd3deploy.encoders.recipe import Recipe
 from sd3deploy.encoders.storage import Storage, storage
 from sd3deploy.encoders.weights import Stored, Weights, dtype, mapped
 from sd3deploy.errors import EncoderError
+from sd3deploy.memory import exhausted
 
 if TYPE_CHECKING:
     import torch
@@ -81,6 +82,18 @@ def quantize(
 
     Raises Stopped soon after `cancelled` says yes, EncoderError for files that lack a part of T5 or hold no numbers.
     """
+    place = _place(device)
+    try:
+        return _quantize(weights, recipe, place, progress, cancelled)
+    except Exception as error:
+        if place is None or not exhausted.read(error):
+            raise
+    return _quantize(weights, recipe, None, progress, cancelled)  # somebody else took the room on the GPU
+
+
+def _quantize(
+    weights: Weights, recipe: Recipe, place: str | None, progress: Callable[[int, int], None], cancelled: Callable[[], bool]
+) -> Encoded:
     import torch
 
     config = dict(weights.config) | {"architectures": ["T5EncoderModel"], "dtype": recipe.compute}
@@ -101,7 +114,6 @@ def quantize(
         parts = list(_split(name, stored, made.step))
         targets[name] = _Target(made, len(parts))
         pieces += parts
-    place = _place(device)
     lock = threading.Lock()
 
     def work(piece: _Piece, buffer: torch.Tensor) -> None:

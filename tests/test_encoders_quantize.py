@@ -1,0 +1,217 @@
+"""From files to quantized tensors, against what transformers and bitsandbytes make of the same files."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from bitsandbytes import functional
+from safetensors.torch import load_file, save_file
+
+from sd3deploy.device import Device
+from sd3deploy.encoders import choices, quantize, source
+from sd3deploy.encoders.assemble import assemble
+from sd3deploy.encoders.recipe import Recipe
+from sd3deploy.encoders.t5 import t5_encoder_class
+from sd3deploy.encoders.weights import open_weights
+from sd3deploy.errors import EncoderError
+from tests import t5
+
+ROOT = Path(__file__).parent.parent
+CPU = Device("cpu", "cpu", "CPU")
+QUANTIZED = [choice for choice in choices.CHOICES if choice.quantized]
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Type → a model folder with T5 in that type, in several files, and in one file of its own."""
+    folders = {}
+    for name, dtype in DTYPES.items():
+        folders[name] = folder = tmp_path_factory.mktemp(name)
+        encoder = t5.make(folder)
+        encoder.to(dtype).save_pretrained(folder / "text_encoder_3", max_shard_size="200KB")
+        state = {name: tensor for name, tensor in encoder.state_dict().items() if name != "encoder.embed_tokens.weight"}
+        save_file(state, folder / "t5.safetensors")
+        (folder / "text_encoder_3" / "model.safetensors").unlink(missing_ok=True)
+        assert len(list((folder / "text_encoder_3").glob("model-*.safetensors"))) > 2
+    return folders
+
+
+def opened(folder, file=None):
+    kind = "Local file" if file else "Model"
+    return open_weights(source.find(kind, source.Facts(str(folder)), str(file or "")))
+
+
+def make(weights, choice="fp4", **values):
+    return quantize.quantize(weights, Recipe(choices.find(choice), **values), CPU)
+
+
+def same(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        assert a[name].dtype is b[name].dtype, name
+        assert torch.equal(a[name].view(torch.uint8), b[name].view(torch.uint8)), name
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("choice", ["fp4", "nf4", "int8"])
+def test_bit_for_bit_what_transformers_and_bitsandbytes_make(models, dtype, choice):
+    """With bitsandbytes' own scale, computed in the type of the source: transformers casts to that before it quantizes."""
+    config = {"int8": {"load_in_8bit": True}}.get(
+        choice,
+        {
+            "load_in_4bit": True,
+            "bnb_4bit_quant_type": choice,
+            "bnb_4bit_use_double_quant": True,
+            "bnb_4bit_compute_dtype": DTYPES[dtype],
+        },
+    )
+    cls = transformers.T5EncoderModel if choice == "int8" else t5_encoder_class()
+    expected = cls.from_pretrained(
+        models[dtype] / "text_encoder_3",
+        dtype=DTYPES[dtype],
+        quantization_config=transformers.BitsAndBytesConfig(**config),
+        device_map={"": "cpu"},
+    )
+    state = {name: tensor for name, tensor in expected.state_dict().items() if name != "encoder.embed_tokens.weight"}
+    encoded = make(opened(models[dtype]), choice, compute=dtype, scale="absmax")
+    same(dict(encoded.tensors), state)
+    if dtype != "float16":  # there we compute `wo` in float32
+        with torch.no_grad():
+            assert torch.equal(assemble(encoded)(t5.tokens())[0], expected(t5.tokens())[0])
+
+
+@pytest.mark.parametrize("choice", QUANTIZED, ids=lambda choice: choice.id)
+def test_files_and_the_size_of_pieces_make_no_difference(models, tmp_path, monkeypatch, choice):
+    folder = models["float16"]
+    expected = dict(make(opened(folder), choice).tensors)
+    same(dict(make(opened(folder, folder / "t5.safetensors"), choice).tensors), expected)
+    whole = {f"text_encoders.t5xxl.transformer.{name}": tensor for name, tensor in load_file(folder / "t5.safetensors").items()}
+    save_file(whole | {"model.diffusion_model.x": torch.zeros(3)}, tmp_path / "sd3.safetensors")
+    monkeypatch.setattr(quantize, "_PIECE", 3000)  # bytes: less than some rows
+    same(dict(make(opened(folder, tmp_path / "sd3.safetensors"), choice).tensors), expected)
+
+
+@pytest.mark.parametrize("choice", ["fp4", "nf4", "fp8", "int8"])
+def test_rows_that_are_no_multiple_of_a_block(tmp_path, choice):
+    config = transformers.T5Config(vocab_size=60, d_model=36, d_kv=6, d_ff=50, num_layers=2, num_heads=6, feed_forward_proj="gated-gelu")
+    encoder = transformers.T5EncoderModel(config).eval()
+    encoder.save_pretrained(tmp_path / "text_encoder_3")
+    encoded = make(opened(tmp_path), choice, compute="float32", scale="absmax")
+    if choice in ("fp8", "int8"):
+        with torch.no_grad():
+            tokens = torch.randint(1, 60, (1, 20))
+            assert t5.cosine(assemble(encoded)(tokens)[0], encoder(tokens)[0]) > 0.98
+        return
+    for name, module in encoder.named_modules():  # bitsandbytes has no kernel for such rows on some processors: the codes are compared
+        if isinstance(module, torch.nn.Linear):
+            codes, state = functional.quantize_4bit(module.weight.data, quant_type=choice, compress_statistics=True)
+            assert torch.equal(encoded.tensors[f"{name}.weight"], codes)
+            assert torch.equal(encoded.tensors[f"{name}.weight.absmax"], state.absmax)
+
+
+def test_it_is_what_transformers_takes_for_quantized(models, tmp_path):
+    encoder = assemble(make(opened(models["float16"]), "nf4"))
+    assert encoder.is_quantized
+    assert encoder.is_loaded_in_4bit
+    assert encoder.quantization_method == "bitsandbytes"
+    assert not encoder.training
+    assert encoder.dtype is torch.bfloat16
+    with pytest.raises(ValueError, match=r"can ?not cast"):
+        encoder.to(torch.float16)
+    encoder.save_pretrained(tmp_path)
+    again = t5_encoder_class().from_pretrained(tmp_path, device_map={"": "cpu"})
+    with torch.no_grad():
+        assert torch.equal(again(t5.tokens())[0], encoder(t5.tokens())[0])
+
+
+def test_progress_counts_the_bytes_and_ends_with_all_of_them(models):
+    weights = opened(models["float16"])
+    seen = []
+    quantize.quantize(weights, Recipe(choices.find("fp4")), CPU, lambda done, total: seen.append((done, total)))
+    done = [one for one, _ in seen]
+    assert done == sorted(set(done))
+    assert {total for _, total in seen} == {weights.size} == {done[-1]}
+
+
+def test_cancelled_in_the_middle(models):
+    weights, seen = opened(models["float16"]), []
+    with pytest.raises(quantize.Stopped):
+        quantize.quantize(weights, Recipe(choices.find("fp4")), CPU, lambda done, total: seen.append(done), lambda: len(seen) >= 5)
+    assert len(seen) == 5
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("sd3-quantize")]
+
+
+def damaged(folder, target, change):
+    state = load_file(folder / "t5.safetensors")
+    change(state)
+    save_file(state, target)
+    return target
+
+
+Q = "encoder.block.1.layer.0.SelfAttention.q.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda state: state.pop(Q), "are not complete"),
+        (lambda state: state.update({Q: state[Q][:-1].clone()}), "has another shape"),
+        (lambda state: state.update({Q: state[Q].to(torch.int16)}), r"can not be read \(I16\)"),
+        (lambda state: state[Q].fill_(float("nan")), "no numbers"),
+        (lambda state: state.pop("shared.weight"), "no T5"),
+    ],
+)
+def test_a_source_that_is_no_good(models, tmp_path, change, says):
+    file = damaged(models["float16"], tmp_path / "t5.safetensors", change)
+    with pytest.raises(EncoderError, match=says) as caught:
+        make(opened(tmp_path, file))
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize("keep", [4, 200, 0.5, 0.999])
+def test_a_file_that_was_cut_off(models, tmp_path, keep):
+    content = (models["float16"] / "t5.safetensors").read_bytes()
+    (tmp_path / "t5.safetensors").write_bytes(content[: keep if isinstance(keep, int) else int(len(content) * keep)])
+    with pytest.raises(EncoderError, match="download it again"):
+        make(opened(tmp_path, tmp_path / "t5.safetensors"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process's own memory from the files that it has mapped")
+def test_memory_is_that_of_the_result(tmp_path):
+    """240 MB in float16, of which the old way held all and more; a process of its own, because a heap remembers."""
+    config = transformers.T5Config(
+        vocab_size=2000, d_model=1024, d_kv=64, d_ff=2816, num_layers=9, num_heads=16, feed_forward_proj="gated-gelu"
+    )
+    transformers.T5EncoderModel(config).half().save_pretrained(tmp_path / "text_encoder_3", max_shard_size="60MB")
+    code = f"""
+import json, threading, time
+import bitsandbytes, transformers; transformers.T5EncoderModel
+from tests.test_encoders_quantize import make, opened, anonymous, t5
+make(opened({str(tmp_path)!r}), "fp4")  # the libraries' own parts, which come with the first use
+before, peak, over = anonymous(), [0], []
+def watch():
+    while not over:
+        peak.append(anonymous()); time.sleep(0.001)
+thread = threading.Thread(target=watch); thread.start()
+encoded = make(opened({str(tmp_path)!r}), "fp4")
+over.append(1); thread.join()
+print(json.dumps({{"size": encoded.size, "more": max(peak) - before}}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["size"] > 60e6
+    assert found["more"] < found["size"] + 100e6
+
+
+def anonymous():
+    """Bytes of this process that are no mapped files."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
