@@ -29,8 +29,11 @@ if TYPE_CHECKING:
 __all__ = ["Encoded", "Stopped", "quantize"]
 
 _PIECE = 4 * 2**20  # bytes read at a time
-_WORKERS = 8  # threads at most: from there on a disk is slower
-_ROOM = 2**30  # bytes free on a GPU for quantizing there: pieces of 16-bit weights, in float32 with four candidates
+_WORKERS = 8  # threads at most: from there on reading is slower
+# On a GPU what takes time is to start its kernels, which threads do one after the other. A piece takes 200 MB there (four_bit.py).
+_PIECE_GPU = 8 * 2**20
+_WORKERS_GPU = 2
+_ROOM = 2**30  # bytes free on a GPU for quantizing there
 
 
 class Stopped(EncoderError):
@@ -82,7 +85,7 @@ def quantize(
 
     Raises Stopped soon after `cancelled` says yes, EncoderError for files that lack a part of T5 or hold no numbers.
     """
-    place = _place(device)
+    place = _place(device) if recipe.choice.quantized else None
     try:
         return _quantize(weights, recipe, place, progress, cancelled)
     except Exception as error:
@@ -111,17 +114,18 @@ def _quantize(
         if name in straight and straight[name].dtype is made.dtype:
             found[name] = straight[name]
             continue
-        parts = list(_split(name, stored, made.step))
+        parts = list(_split(name, stored, made.step, _PIECE if place is None else _PIECE_GPU))
         targets[name] = _Target(made, len(parts))
         pieces += parts
     lock = threading.Lock()
 
     def work(piece: _Piece, buffer: torch.Tensor) -> None:
         rows = buffer[: piece.size].view(dtype(piece.stored)).reshape(piece.rows, *piece.stored.shape[1:])
-        rows = rows if place is None else rows.to(place)
+        target = targets[piece.name]
+        if place is not None and target.storage.computes:
+            rows = rows.to(place, non_blocking=True)  # what comes back waits for it
         if piece.stored.dtype.startswith("F8"):
             rows = rows.to(torch.bfloat16) * (1 if piece.stored.scale is None else piece.stored.scale)
-        target = targets[piece.name]
         target.storage.add(piece.first, rows)
         with lock:
             target.missing -= 1
@@ -132,25 +136,26 @@ def _quantize(
             del targets[piece.name]
             found.update(done)
 
-    _run(pieces, work, progress, cancelled)
+    _run(pieces, work, place, progress, cancelled)
     return Encoded(recipe, config, found)
 
 
 def _run(
     pieces: list[_Piece],
     work: Callable[[_Piece, Any], None],
+    place: str | None,
     progress: Callable[[int, int], None],
     cancelled: Callable[[], bool],
 ) -> None:
     """Read in this thread, ahead of those that work. The number of buffers is how far ahead."""
     import torch
 
-    workers = min(_WORKERS, os.cpu_count() or 1)
+    workers = min(_WORKERS if place is None else _WORKERS_GPU, os.cpu_count() or 1)
     total, done = sum(piece.size for piece in pieces), 0
     largest = max((piece.size for piece in pieces), default=0)
     free: queue.SimpleQueue[torch.Tensor] = queue.SimpleQueue()
     for _ in range(workers + 2):
-        free.put(torch.empty(largest, dtype=torch.uint8))
+        free.put(torch.empty(largest, dtype=torch.uint8, pin_memory=place is not None and place.startswith("cuda")))
     failed: list[BaseException] = []
 
     def one(piece: _Piece, buffer: torch.Tensor) -> None:
@@ -191,11 +196,11 @@ def _read(file: Any, piece: _Piece, buffer: torch.Tensor) -> None:
         view = view[count:]
 
 
-def _split(name: str, stored: Stored, step: int) -> Iterator[_Piece]:
-    """Pieces of whole rows, in multiples of `step`."""
+def _split(name: str, stored: Stored, step: int, size: int) -> Iterator[_Piece]:
+    """Pieces of about `size` bytes: whole rows, in multiples of `step`."""
     rows = stored.shape[0]
     width = stored.size // rows
-    many = max(1, _PIECE // (width * step)) * step
+    many = max(1, size // (width * step)) * step
     for first in range(0, rows, many):
         count = min(many, rows - first)
         yield _Piece(name, stored, first, count, stored.offset + first * width, count * width)

@@ -25,9 +25,10 @@ BITSANDBYTES = ("fp4", "nf4", "int8")  # the ways whose modules are bitsandbytes
 
 
 class Storage(Protocol):
-    """One weight on its way. step: rows come in multiples of it, all but the last."""
+    """One weight on its way. step: rows come in multiples of it, all but the last. computes: so much that a GPU is faster."""
 
     step: int
+    computes: bool
 
     def __init__(self, name: str, shape: tuple[int, ...], recipe: Recipe, kind: str) -> None: ...
 
@@ -45,6 +46,8 @@ class Storage(Protocol):
 
 class Wide:
     """Not quantized: in the type in which is computed."""
+
+    computes = False
 
     def __init__(self, name: str, shape: tuple[int, ...], recipe: Recipe, kind: str) -> None:
         import torch
@@ -79,6 +82,8 @@ class Wide:
 
 class FourBitStorage:
     """bitsandbytes' FP4 or NF4 with double quantization, which costs nothing measurable and saves 8 % (bench/encoders.py)."""
+
+    computes = True
 
     def __init__(self, name: str, shape: tuple[int, ...], recipe: Recipe, kind: str) -> None:
         import torch
@@ -136,6 +141,8 @@ class FourBitStorage:
 class Int8:
     """bitsandbytes' INT8 (LLM.int8): a scale per row, and the inputs' outliers computed in float16."""
 
+    computes = True
+
     def __init__(self, name: str, shape: tuple[int, ...], recipe: Recipe, kind: str) -> None:
         import torch
 
@@ -170,6 +177,8 @@ class Int8:
 
 class Rows:
     """Eight bits, float or integer, with a float32 scale per row; ours (t5.scaled_linear)."""
+
+    computes = True
 
     def __init__(self, name: str, shape: tuple[int, ...], recipe: Recipe, kind: str) -> None:
         import torch
