@@ -21,7 +21,7 @@ from sd3deploy.errors import HostError
 __all__ = ["Folders", "add_options", "commit", "elsewhere", "folders"]
 
 _OURS = Path(__file__).parents[1]
-_COMMANDS = ("bundle", "doctor", "verify")  # those that look at an SD.Next
+_COMMANDS = ("bundle", "doctor", "quantize", "verify")  # those that look at an SD.Next
 _MARK = "SD3DEPLOY_INSIDE"  # set for a process that was handed over to: it hands over no further
 _MODELS = ("diffusers_dir", "ckpt_dir", "hfcache_dir")  # settings of the host that name folders with models
 
@@ -49,12 +49,19 @@ class Folders:
             return {}
         return found if isinstance(found, dict) else {}
 
+    @property
+    def home(self) -> Path | None:
+        """The host's own folder for models, as its modules/paths.py finds it; a server that was started with --models-dir has another."""
+        named = os.environ.get("SD_MODELSDIR") or self.config.get("models_dir") or "models"
+        return self.data / str(named) if self.data else None
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """`--sdnext`, `--data` and `--python`."""
+
+def add_options(parser: argparse.ArgumentParser, *, python: bool = True) -> None:
+    """`--sdnext`, `--data` and, for a command that runs in the Python of the host, `--python`."""
     parser.add_argument("--sdnext", metavar="DIR", help="the folder of SD.Next (default: the one that this extension is installed in)")
     parser.add_argument("--data", metavar="DIR", help="its data folder, where that is another one (--data-dir of SD.Next)")
-    parser.add_argument("--python", metavar="EXE", help="its Python (default: the one in DIR/venv)")
+    if python:
+        parser.add_argument("--python", metavar="EXE", help="its Python (default: the one in DIR/venv)")
 
 
 def folders(options: argparse.Namespace) -> Folders:

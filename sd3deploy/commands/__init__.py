@@ -1,7 +1,7 @@
 """The commands of `python -m sd3deploy`. A command is a module with `add(subparsers)`, and a place in COMMANDS."""
 
-from sd3deploy.commands import bundle, check, doctor, estimate, recommend, verify
+from sd3deploy.commands import bundle, cache, check, doctor, estimate, quantize, recommend, verify
 
 __all__ = ["COMMANDS"]
 
-COMMANDS = (bundle, check, doctor, estimate, recommend, verify)
+COMMANDS = (bundle, cache, check, doctor, estimate, quantize, recommend, verify)

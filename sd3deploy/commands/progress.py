@@ -7,9 +7,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from sd3deploy import units
 from sd3deploy.diagnosis.checks import Progress
 
-__all__ = ["Bar", "line", "shown"]
+__all__ = ["Bar", "counted", "line", "shown"]
 
 _WIDTH = 24  # characters
 _ERASE = "\r\x1b[K"
@@ -20,17 +21,23 @@ class Bar:
 
     def __init__(self) -> None:
         self._seen = sys.stderr.isatty()
+        self._last = ""
 
     def show(self, at: Progress) -> None:
         """The line for this progress."""
         self._write(line(at)[: shutil.get_terminal_size().columns - 1])
+
+    def count(self, title: str, done: int, total: int) -> None:
+        """The line for so many bytes."""
+        self._write(counted(title, done, total)[: shutil.get_terminal_size().columns - 1])
 
     def clear(self) -> None:
         """Make room for something that stays."""
         self._write("")
 
     def _write(self, text: str) -> None:
-        if self._seen:
+        if self._seen and text != self._last:
+            self._last = text
             print(f"{_ERASE}{text}", end="", file=sys.stderr, flush=True)
 
 
@@ -48,3 +55,9 @@ def line(at: Progress) -> str:
     """The bar, the number of the step, and what it is at."""
     done = round(_WIDTH * (at.number - 1 + at.fraction) / at.total)
     return f"[{'#' * done}{'.' * (_WIDTH - done)}] {at.number}/{at.total} {at.title} {at.text}".rstrip()
+
+
+def counted(title: str, done: int, total: int) -> str:
+    """The bar for bytes, and what they are read or written for."""
+    filled = round(_WIDTH * min(1.0, done / max(1, total)))
+    return f"[{'#' * filled}{'.' * (_WIDTH - filled)}] {units.size(done)} / {units.size(total)} {title}"

@@ -15,6 +15,7 @@ from pathlib import Path
 from sd3deploy.deps import stopping
 from sd3deploy.deps.workspace import workspace
 from sd3deploy.errors import DependencyError
+from sd3deploy.file_lock import try_lock
 
 __all__ = ["install_lock"]
 
@@ -46,30 +47,8 @@ def install_lock(patience: float = _PATIENCE) -> Iterator[int]:
 
 def _wait(descriptor: int, path: Path, patience: float) -> None:
     until = time.monotonic() + patience
-    while not _try(descriptor):
+    while not try_lock(descriptor):
         stopping.check()
         if time.monotonic() >= until:
             raise DependencyError("deps.locked", file=path, seconds=round(patience))
         time.sleep(_POLL)
-
-
-if os.name == "nt":
-    import msvcrt
-
-    def _try(descriptor: int) -> bool:
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        try:
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-
-else:
-    import fcntl
-
-    def _try(descriptor: int) -> bool:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True

@@ -205,11 +205,11 @@ def _config(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
 
 def _header_bytes(file: Path) -> bytes:
     stat = file.stat()
-    return _header_cached(file, stat.st_size, stat.st_mtime_ns)
+    return _header_cached(file, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
 
 @lru_cache(64)
-def _header_cached(file: Path, size: int, mtime_ns: int) -> bytes:
+def _header_cached(file: Path, size: int, *_changed: int) -> bytes:
     with open(file, "rb") as content:
         length = int.from_bytes(content.read(8), "little")
         if not 0 < length <= min(_HEADER, size - 8):

@@ -1,0 +1,303 @@
+"""The folder with quantized encoders. One process writes at a time, any number read; nothing half-written is ever seen under its name."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sd3deploy import units
+from sd3deploy.encoders import choices
+from sd3deploy.encoders.cache import writing
+from sd3deploy.encoders.cache.entry import CONFIG, MODEL, TEMPORARY, Entry, name_for, ours
+from sd3deploy.encoders.cache.error import CacheError
+from sd3deploy.encoders.cache.manifest import key
+from sd3deploy.errors import Sd3Error, SettingError
+from sd3deploy.file_lock import try_lock
+
+if TYPE_CHECKING:
+    from sd3deploy.encoders.quantize import Encoded
+    from sd3deploy.encoders.recipe import Recipe
+    from sd3deploy.encoders.weights import Weights
+
+__all__ = ["DEFAULT_LIMIT", "Cache", "folder_for", "limit_for"]
+
+DEFAULT_LIMIT = 20  # GB: each of the choices that can be kept, for one source
+_NAME = "SD3 Deploy"  # of the folder among those of the host's models
+_LOCK = ".sd3-lock"
+_PATIENCE = 2.0  # seconds that somebody waits who removes: a reader that tidies up is quicker, a writer is not
+_POLL = 0.05  # seconds
+
+
+def folder_for(models: Path, setting: str = "") -> Path:
+    """Where the cache is. models: the host's folder for models. setting: sd3_cache_folder, "" for the default; a relative one is below
+    `models`.
+    """
+    return models / (Path(setting.strip().strip("\"'")).expanduser() if setting.strip() else _NAME)
+
+
+def limit_for(setting: object) -> int:
+    """Bytes. setting: sd3_cache_limit, in GB; what is no number above 0 means the default."""
+    number = isinstance(setting, (int, float)) and not isinstance(setting, bool) and 0 < setting < 1e6  # 1e6: more than any disk has
+    return int((setting if number else DEFAULT_LIMIT) * 10**9)  # type: ignore[operator]
+
+
+def _nothing(id: str, values: Mapping[str, object]) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Cache:
+    """folder: need not be there yet. limit: bytes of all entries together. told: called with the id of a sentence and its values, for
+    what is no error: a damaged entry that was removed.
+    """
+
+    folder: Path
+    limit: int = DEFAULT_LIMIT * 10**9
+    told: Callable[[str, Mapping[str, object]], None] = field(default=_nothing, compare=False, repr=False)
+
+    def find(self, weights: Weights, recipe: Recipe) -> Encoded | None:
+        """The encoder, memory-mapped, where it is there, whole, and of these very weights; else None.
+
+        It costs a few milliseconds. Where the file is not the one that was written (a copy, a backup), its content is hashed once.
+        """
+        from sd3deploy.encoders.quantize import Encoded
+
+        try:
+            wanted = key(weights.fingerprint(), recipe)
+        except (OSError, ValueError):  # the source is gone or damaged: whoever reads it says so
+            return None
+        entry = Entry(self.folder / name_for(recipe.choice.id, wanted))
+        if not ours(entry.folder):
+            return None
+        text = None
+        try:
+            text = entry.text
+            wrong = self._wrong(entry, wanted)
+            if wrong is None:
+                return Encoded(recipe, *_read(entry.folder))
+        except (FileNotFoundError, ValueError):  # removed this moment, or a header that can not be read
+            wrong = MODEL
+        except OSError as error:
+            self.told("cache.unreadable", {"name": recipe.choice.name, "folder": entry.folder, "detail": error.strerror or error})
+            return None
+        self._damaged(entry, wrong, text)
+        return None
+
+    def entry(self, weights: Weights, recipe: Recipe) -> Entry | None:
+        """Where that encoder is stored, whole; None where it is not. What is damaged stays, for `find` or `store` to remove."""
+        try:
+            wanted = key(weights.fingerprint(), recipe)
+            found = Entry(self.folder / name_for(recipe.choice.id, wanted))
+            return found if ours(found.folder) and self._wrong(found, wanted) is None else None
+        except (OSError, ValueError):
+            return None
+
+    def store(
+        self,
+        weights: Weights,
+        recipe: Recipe,
+        encoded: Encoded,
+        fingerprint: list[Any] | None = None,
+        progress: writing.Progress = writing.quiet,
+    ) -> Entry | None:
+        """Keep an encoder. None where it is not kept: another process is writing, or the source was changed while it was read.
+
+        fingerprint: that of the weights before they were read. progress: called with bytes done and bytes in all; what it raises ends
+        the writing, and nothing is left of it. Raises CacheError with a remedy when there is no room, or the folder can not be written.
+        """
+        try:
+            now = weights.fingerprint()
+        except (OSError, ValueError):
+            return None
+        if fingerprint is not None and fingerprint != now:
+            return None
+        if encoded.size > self.limit:
+            sizes = {"size": units.size(encoded.size), "limit": units.size(self.limit)}
+            raise CacheError("cache.over-limit", name=recipe.choice.name, **sizes)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self._lock() as mine:
+                return self._store(weights, encoded, now, progress) if mine else None
+        except OSError as error:
+            raise writing.failure(self.folder, encoded, error) from error
+
+    def keep(self, weights: Weights, recipe: Recipe, encoded: Encoded, fingerprint: list[Any] | None = None) -> None:
+        """As `store`, for a thread of its own: what goes wrong is told, not raised."""
+        try:
+            self.store(weights, recipe, encoded, fingerprint)
+        except Sd3Error as error:
+            self.told(error.id, error.values)
+        except Exception as error:
+            self.told("unexpected", {"error": f"{type(error).__name__}: {error}"})
+
+    def entries(self) -> list[Entry]:
+        """Those that are there, damaged or not, the one used last first."""
+        try:
+            found = [Entry(folder) for folder in self.folder.iterdir() if ours(folder)]
+        except OSError:  # nothing was stored yet
+            return []
+        return sorted(found, key=lambda entry: (-entry.used, entry.folder.name))
+
+    @property
+    def bytes(self) -> int:
+        """Of all entries."""
+        return sum(entry.bytes for entry in self.entries())
+
+    def clear(self) -> int:
+        """Remove all entries and nothing else. Returns the bytes that are free now; `told` names those that are in use and stay.
+
+        Raises CacheError when another process is writing, or the folder can not be written.
+        """
+        freed = 0
+        if not os.path.isdir(self.folder):
+            return freed
+        try:
+            with self._lock(_PATIENCE) as mine:
+                if not mine:
+                    raise CacheError("cache.busy", folder=self.folder)
+                freed += self._sweep()
+                for entry in self.entries():
+                    try:
+                        freed += entry.remove()
+                    except OSError as error:
+                        self.told("cache.in-use", {"folder": entry.folder, "detail": error.strerror or error})
+        except OSError as error:
+            raise CacheError("cache.unwritable", folder=self.folder, detail=error.strerror or error) from error
+        return freed
+
+    def verify(self, progress: writing.Progress = writing.quiet) -> list[tuple[Entry, bool]]:
+        """Read everything and compare it with what was written. What is damaged is removed, so that it is made anew.
+
+        progress: called with bytes done and bytes in all.
+        """
+        entries, done = self.entries(), 0
+        total = sum(entry.bytes for entry in entries)
+
+        def read(count: int) -> None:
+            nonlocal done
+            done += count
+            progress(done, total)
+
+        results = []
+        for entry in entries:
+            try:
+                text = entry.text
+                wrong = entry.damage(entry.folder.name[-12:], hashed=True, progress=read)
+            except OSError as error:
+                self.told("cache.unreadable", {"name": _title(entry), "folder": entry.folder, "detail": error.strerror or error})
+                results.append((entry, False))
+                continue
+            if wrong is None and not entry.stamped:
+                self._renew(entry)
+            elif wrong is not None:
+                self._damaged(entry, wrong, text)
+            results.append((entry, wrong is None))
+        return results
+
+    # The steps
+
+    def _wrong(self, entry: Entry, wanted: str) -> str | None:
+        """As `damage`; what is whole was used now."""
+        wrong = entry.damage(wanted)
+        if wrong is None:
+            if not entry.stamped:
+                self._renew(entry)
+            entry.touch()
+        return wrong
+
+    def _store(self, weights: Weights, encoded: Encoded, fingerprint: list[Any], progress: writing.Progress) -> Entry:
+        self._sweep()
+        wanted = key(fingerprint, encoded.recipe)
+        entry = Entry(self.folder / name_for(encoded.recipe.choice.id, wanted))
+        if ours(entry.folder):
+            if self._wrong(entry, wanted) is None:
+                return entry  # somebody was quicker
+            entry.remove()
+        if os.path.lexists(entry.folder):
+            raise CacheError("cache.out-taken", folder=entry.folder)
+        writing.check_room(self.folder, encoded)
+        entry = writing.write(entry.folder, weights, encoded, fingerprint, progress)
+        self._make_room(entry)
+        return entry
+
+    def _make_room(self, new: Entry) -> None:
+        """Remove what the new one takes the place of, then what was not used for longest, until the limit is kept."""
+        made = new.manifest
+        others = [entry for entry in self.entries() if entry != new]
+        stale = [entry for entry in others if (there := entry.manifest) and made and there.same_source(made)]
+        kept = [entry for entry in others if entry not in stale]
+        total = new.bytes + sum(entry.bytes for entry in kept)
+        while kept and total > self.limit:
+            stale.append(kept.pop())
+            total -= stale[-1].bytes
+        for entry in stale:
+            try:
+                entry.remove()
+            except OSError:  # in use: the next one that is stored finds it again
+                pass
+
+    def _sweep(self) -> int:
+        """Remove what a writer left that was killed: whoever holds the lock is the only one. Returns the bytes that are free now."""
+        freed = 0
+        for folder in self.folder.iterdir():
+            if folder.name.startswith(TEMPORARY) and folder.is_dir() and not folder.is_symlink():
+                freed += sum(file.stat().st_size for file in folder.iterdir())
+                shutil.rmtree(folder, ignore_errors=True)
+        return freed
+
+    def _damaged(self, entry: Entry, wrong: str, text: bytes | None) -> None:
+        """Remove a damaged entry and say so, unless another process is at work there. text: of its manifest as it was seen."""
+        try:
+            with self._lock() as mine:
+                if not mine or not ours(entry.folder) or entry.text != text:
+                    return
+                entry.remove()
+        except OSError:  # it may not be removed: it is not used for all that
+            pass
+        self.told("cache.damaged", {"name": _title(entry), "file": wrong, "folder": entry.folder})
+
+    def _renew(self, entry: Entry) -> None:
+        try:
+            with self._lock() as mine:
+                if mine:
+                    entry.renew()
+        except OSError:
+            pass
+
+    @contextmanager
+    def _lock(self, patience: float = 0.0) -> Iterator[bool]:
+        """Hold the lock of the folder, or not. Raises OSError where there can be none."""
+        descriptor = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            until = time.monotonic() + patience
+            while not (mine := try_lock(descriptor)) and time.monotonic() < until:
+                time.sleep(_POLL)
+            yield mine
+        finally:
+            os.close(descriptor)  # closing is unlocking
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Config and tensors. Raises ValueError for a file that is none of safetensors."""
+    import json
+
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return json.loads((folder / CONFIG).read_bytes()), load_file(folder / MODEL)
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+
+
+def _title(entry: Entry) -> str:
+    try:
+        return choices.find(entry.choice).name
+    except SettingError:  # of a newer version of this extension
+        return entry.folder.name
