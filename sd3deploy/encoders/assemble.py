@@ -32,7 +32,7 @@ def assemble(encoded: Encoded, device: str = "cpu") -> transformers.T5EncoderMod
             layer, _, rest = name.rpartition(".")
         parts.setdefault(layer, {})[name[len(layer) + 1 :]] = tensor.to(device)
     for layer, tensors in parts.items():
-        STORAGES[ways.get(layer, "wide")].put(encoder.get_submodule(layer), tensors)  # type: ignore[attr-defined]
+        STORAGES[ways.get(layer, "wide")].put(encoder.get_submodule(layer), tensors)
     encoder.set_input_embeddings(encoder.shared)  # the stack's own is the same
     if quantizer is not None:
         quantizer.postprocess_model(encoder)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from sd3deploy.device import Device
 from sd3deploy.encoders.assemble import linears, quantization_config, shapes
 from sd3deploy.encoders.recipe import Recipe
-from sd3deploy.encoders.storage import Storage, storage
+from sd3deploy.encoders.storage import STORAGES, Storage, Wide
 from sd3deploy.encoders.weights import Stored, Weights, dtype, mapped
 from sd3deploy.errors import EncoderError
 from sd3deploy.memory import exhausted
@@ -110,8 +110,8 @@ def _quantize(
     straight = mapped(weights) if recipe.choice.stored == "wide" else {}  # what is as wanted needs no copy
     for name, stored in sorted(weights.tensors.items(), key=lambda item: (item[1].file, item[1].offset)):  # as they lie on the disk
         kind = ways.get(name.removesuffix(".weight"), "wide")
-        made = storage(kind)(name, stored.shape, recipe, kind)
-        if name in straight and straight[name].dtype is made.dtype:
+        made = STORAGES[kind](name, stored.shape, recipe, kind)
+        if name in straight and isinstance(made, Wide) and straight[name].dtype is made.dtype:
             found[name] = straight[name]
             continue
         parts = list(_split(name, stored, made.step, _PIECE if place is None else _PIECE_GPU))

@@ -7,7 +7,7 @@ A new way is a class here and its name in STORAGES.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sd3deploy.encoders.four_bit import BLOCK, four_bit
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from sd3deploy.encoders.recipe import Recipe
 
-__all__ = ["BITSANDBYTES", "STORAGES", "Storage", "storage"]
+__all__ = ["BITSANDBYTES", "STORAGES", "Storage", "Wide"]
 
-_AT_ONCE = 2**18  # numbers: a megabyte in float32, which is asked for anew each time
+_AT_ONCE = 2**18  # numbers: a megabyte in float32, of which several are asked for anew each time; a GPU keeps such memory
 BITSANDBYTES = ("fp4", "nf4", "int8")  # the ways whose modules are bitsandbytes'
 
 
@@ -154,14 +154,13 @@ class Int8:
         from bitsandbytes.functional import int8_vectorwise_quant
 
         codes, scales, _ = int8_vectorwise_quant(rows.to(torch.float16))  # as bitsandbytes.nn.Int8Params
-        if not scales.isfinite().all():
-            raise EncoderError("encoder.not-finite")
         self._codes[first : first + len(rows)].copy_(codes)
         self._scales[first : first + len(rows)].copy_(scales)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         import torch
 
+        _check(self._scales)
         # The format is that of bitsandbytes.utils.LINEAR_8BIT_WEIGHTS_FORMAT_MAPPING: 0 is row by row, the only one that is left.
         found = {"weight": self._codes, "SCB": self._scales, "weight_format": torch.tensor(0, dtype=torch.uint8)}
         return {self._layer + key: value for key, value in found.items()}
@@ -191,18 +190,17 @@ class Rows:
     def add(self, first: int, rows: torch.Tensor) -> None:
         import torch
 
-        many = max(1, _AT_ONCE // rows.shape[1])
+        many = max(1, _AT_ONCE // rows.shape[1]) if rows.device.type == "cpu" else len(rows)
         for start in range(0, len(rows), many):
             wide = rows[start : start + many].float()
             scales = wide.abs().amax(1, keepdim=True).clamp_(min=torch.finfo(torch.float32).tiny).div_(self._largest)
-            if not scales.isfinite().all():
-                raise EncoderError("encoder.not-finite")
             codes = wide.div_(scales) if self._dtype.is_floating_point else wide.div_(scales).round_()
             part = slice(first + start, first + start + len(wide))
             self._codes[part].copy_(codes)
             self._scales[part].copy_(scales)
 
     def tensors(self) -> dict[str, torch.Tensor]:
+        _check(self._scales)
         return {f"{self._layer}weight": self._codes, f"{self._layer}scale": self._scales}
 
     @staticmethod
@@ -210,7 +208,13 @@ class Rows:
         module.weight, module.scale = tensors["weight"], tensors["scale"]
 
 
-STORAGES: Mapping[str, Callable[..., Storage]] = {
+def _check(scales: torch.Tensor) -> None:
+    """Raise EncoderError where a row held a value that is no number: its largest one is none then."""
+    if not scales.isfinite().all():
+        raise EncoderError("encoder.not-finite")
+
+
+STORAGES: Mapping[str, type[Storage]] = {
     "fp4": FourBitStorage,
     "nf4": FourBitStorage,
     "int8": Int8,
@@ -219,7 +223,3 @@ STORAGES: Mapping[str, Callable[..., Storage]] = {
     "wide": Wide,
 }
 
-
-def storage(kind: str) -> Any:
-    """The class of a way to store, by its name."""
-    return STORAGES[kind]
