@@ -5,9 +5,9 @@ magnitude. A somewhat smaller one lets the largest weight saturate and spends th
 With `best` the better of four is taken, block by block; without it the result is bit for bit what bitsandbytes gives.
 
 bitsandbytes' own quantizer for the CPU searches for each weight among the bounds between two codes (60 ns a weight on one core). This one
-scales a block to integers and looks the code up: 2.4 ns, 3.9 ns with the search (bench/RESULTS.md, load). Where one integer lies on both
-sides of a bound, the table says so, and the weight is compared exactly, as bitsandbytes does it. Arrays are looked at in other types for
-speed, which takes little-endian numbers: those of every machine that torch runs on.
+scales a block to integers and looks the code up: 2 ns, 3.2 ns with the search. Where one integer lies on both sides of a bound, the table
+says so, and the weight is compared exactly, as bitsandbytes does it. Arrays are looked at in other types for speed, which takes
+little-endian numbers: those of every machine that torch runs on.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _RANGE = 1.25  # of the integers, in scales: 1 / 0.8
 _UNSURE = 16  # in place of a code
 _UNEQUAL = 0.02  # integers; float32 rounds less than that
 _SMALLEST = 1e-30  # a scale below it does not fit into the integers' arithmetic
-_PARALLEL = 32768  # numbers; torch makes an operation on more of them parallel by itself (its GRAIN_SIZE), and we are that already
+_ALONE = 32768 - BLOCK  # numbers; torch spreads an operation on more of them over threads (its GRAIN_SIZE), and we do that already
 
 
 @lru_cache
@@ -98,40 +98,41 @@ class FourBit:
             self._on_cpu(weights[part], codes.numpy()[part.start // 2 : part.stop // 2], scales.numpy()[blocks], best)
 
     def _on_cpu(self, weights: torch.Tensor, codes: Any, scales: Any, best: bool) -> None:
+        """With numpy, and with torch where that is several times faster: types, and whatever goes row by row."""
         import numpy
+        import torch
 
-        room = self._room(weights.numel())
-        wide = room.weights[: weights.numel()]
-        for start in range(0, weights.numel(), _PARALLEL):
-            wide[start : start + _PARALLEL].copy_(weights[start : start + _PARALLEL])  # numpy is 40 times slower for float16
-        flat = wide.numpy()
-        blocks = flat.reshape(-1, BLOCK)
-        scaled, eights, sixteens, found, pairs, unsure = (array[: size * len(blocks)] for array, size in room.arrays)
-        # The bits of magnitudes are ordered as the magnitudes are, and integers are compared in half the time.
-        numpy.bitwise_and(flat.view("uint32"), numpy.uint32(0x7FFFFFFF), out=scaled.view("uint32"))
-        scale = numpy.maximum.reduce(scaled.view("uint32").reshape(-1, BLOCK), axis=1).view("float32")
+        room = self._room(len(weights))
+        for part, wide in zip(weights.split(_ALONE), room.wide, strict=True):
+            wide.copy_(part)
+        # The bits of magnitudes are ordered as the magnitudes are.
+        numpy.bitwise_and(room.weights.view("uint32"), numpy.uint32(0x7FFFFFFF), out=room.scaled.view("uint32"))
+        for bits, largest in room.largest:
+            torch.amax(bits, 1, out=largest)
+        scale = room.bits.view("float32").copy()
         if not numpy.isfinite(scale).all():
             raise EncoderError("encoder.not-finite")
         safe = numpy.maximum(scale, numpy.float32(_SMALLEST))
         if best:
-            numpy.multiply(blocks, (self._eight / safe)[:, None], out=scaled.reshape(-1, BLOCK))
-            numpy.copyto(eights, scaled, casting="unsafe")
-            self._errors.take(eights.view("uint16"), out=pairs, mode="wrap")
-            sums = numpy.add.reduce(pairs.reshape(-1, BLOCK // 2), axis=1)
-            factors = self._factors[sums.view("uint16").reshape(-1, len(FACTORS)).argmin(1)]
+            room.scale(self._eight / safe)
+            numpy.copyto(room.eights, room.scaled, casting="unsafe")
+            self._errors.take(room.eights.view("uint16"), out=room.pairs, mode="wrap")
+            for pairs, sums in room.sums:
+                torch.sum(pairs, 1, out=sums)
+            factors = self._factors[room.errors.view("uint16").reshape(-1, len(FACTORS)).argmin(1)]
             scale, safe = scale * factors, safe * factors
-        numpy.multiply(blocks, (self._sixteen / safe)[:, None], out=scaled.reshape(-1, BLOCK))
-        numpy.copyto(sixteens, scaled, casting="unsafe")
-        self._codes.take(sixteens.view("uint16"), out=found, mode="wrap")
-        numpy.greater_equal(found, _UNSURE, out=unsure)
+        room.scale(self._sixteen / safe)
+        numpy.copyto(room.sixteens, room.scaled, casting="unsafe")
+        found = self._codes.take(room.sixteens.view("uint16"), out=room.codes, mode="wrap")
+        numpy.greater_equal(found, _UNSURE, out=room.unsure)
         if scale.min() < _SMALLEST:
-            unsure.reshape(-1, BLOCK)[scale < _SMALLEST] = True
-        places = numpy.flatnonzero(unsure)
+            room.unsure.reshape(-1, BLOCK)[scale < _SMALLEST] = True
+        places = numpy.flatnonzero(room.unsure)
         if len(places):
             bounds, names = self._exact
             inverse = numpy.float32(1) / numpy.maximum(scale, numpy.float32(1e-38))[places // BLOCK]  # 1e-38: bitsandbytes' own
-            found[places] = names[numpy.searchsorted(bounds, (flat[places] * inverse).clip(-1, 1))]
-        both, packed = found.view("uint16"), sixteens.view("uint16")[: len(codes)]
+            found[places] = names[numpy.searchsorted(bounds, (room.weights[places] * inverse).clip(-1, 1))]
+        both, packed = found.view("uint16"), room.sixteens.view("uint16")[: len(codes)]
         numpy.left_shift(both, 4, out=packed)
         numpy.copyto(codes, numpy.bitwise_or(packed, numpy.right_shift(both, 8, out=both), out=packed), casting="unsafe")
         scales[:] = scale
@@ -153,23 +154,45 @@ class FourBit:
         codes = order[ranks[chosen, block]].reshape(-1)
         return (codes[::2] << 4) | codes[1::2], scales[chosen, block].reshape(-1)
 
-    def _room(self, size: int) -> Any:
-        """Arrays of this thread, at least for so many weights; to ask for them anew each time costs more than to fill them."""
-        room = getattr(self._own, "room", None)
-        if room is None or room.size < size:
-            room = self._own.room = _Room(max(size, _CHUNK))
-        return room
+    def _room(self, size: int) -> _Room:
+        """Arrays of this thread for so many weights: to ask for them anew each time costs more than to fill them."""
+        rooms = self._own.__dict__.setdefault("rooms", {})
+        if size not in rooms:
+            rooms.clear()  # sizes come one after the other
+            rooms[size] = _Room(size)
+        return rooms[size]
 
 
 class _Room:
+    """Arrays, and what torch is to look at, in parts so small that it stays in this thread."""
+
     def __init__(self, size: int) -> None:
         import numpy
         import torch
 
-        self.size = size
-        self.weights = torch.empty(size)
-        kinds = (("float32", 1), ("int8", 1), ("int16", 1), ("uint8", 1), ("uint64", 2), ("bool", 1))
-        self.arrays = [(numpy.empty(size // per, kind), BLOCK // per) for kind, per in kinds]
+        blocks, pairs = size // BLOCK, BLOCK // 2
+        self.weights, self.scaled = numpy.empty(size, "float32"), numpy.empty(size, "float32")
+        self.eights, self.sixteens = numpy.empty(size, "int8"), numpy.empty(size, "int16")
+        self.codes, self.unsure = numpy.empty(size, "uint8"), numpy.empty(size, "bool")
+        self.pairs, self.errors = numpy.empty(size // 2, "uint64"), numpy.empty(blocks, "uint64")
+        self.bits, self._inverse = numpy.empty(blocks, "int32"), numpy.empty(blocks, "float32")
+        self.wide = torch.from_numpy(self.weights).split(_ALONE)
+
+        def parts(array: Any, width: int = 0) -> tuple[torch.Tensor, ...]:
+            tensor = torch.from_numpy(array)
+            return (tensor.reshape(-1, width) if width else tensor).split(_ALONE // BLOCK)
+
+        self.largest = list(zip(parts(self.scaled.view("int32"), BLOCK), parts(self.bits), strict=True))
+        self.sums = list(zip(parts(self.pairs.view("int64"), pairs), parts(self.errors.view("int64")), strict=True))
+        self._rows = list(zip(parts(self.weights, BLOCK), parts(self._inverse, 1), parts(self.scaled, BLOCK), strict=True))
+
+    def scale(self, factors: Any) -> None:
+        """scaled = weights · the factor of each block."""
+        import torch
+
+        self._inverse[:] = factors
+        for blocks, inverse, scaled in self._rows:
+            torch.mul(blocks, inverse, out=scaled)
 
 
 def _cells(numpy: Any, integers: Any) -> tuple[Any, Any]:
