@@ -1,126 +1,302 @@
-"""Resident size of T5-XXL for each text encoder choice, measured on full shapes with random weights, and the error of its output.
+"""Encoders: each choice's bytes, its errors of weights and output, its encode and load times, on T5-XXL's shapes with random weights.
 
-Full shapes write 9.5 GB to a temporary folder and take some minutes for each 4-bit choice on a CPU; `--small` is a T5 of a
-thousandth of the size, for the run in CI. Each choice is loaded in a process of its own, so that the peak is its own.
+Two kinds of weights: with outlier channels as trained models have them, and heavy-tailed (Student's t, five degrees of freedom). FP4 and
+NF4 are measured with both scales of blocks: "absmax" is bitsandbytes' own, bit for bit, "best" is ours. Full shapes take half an hour on
+a CPU, and the second kind has 6 of 24 blocks there; `--small` is a T5 of a thousandth of the size. Each row has a process of its own
+(`--small`: one process for all). Errors are relative to float32 of the same weights, over all blocks, for three prompts of 256 tokens.
 """
 
 from __future__ import annotations
 
+import copy
 import json
-import math
-import os
-import subprocess
+import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-__all__ = ["run"]
+from bench._memory import Peak
+from bench._process import answer
+from bench._ways import device, sdnq_config, source
+from bench._weights import FULL, KINDS, SMALL, make, orderly, prompts, streamed, weights
 
-FULL = {"vocab_size": 32128, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64}
-SMALL = {"vocab_size": 2048, "d_model": 256, "d_kv": 64, "d_ff": 640, "num_layers": 4, "num_heads": 4}
-CHOICES = ("fp4", "nf4", "int8", "fp8", "uint4", "bf16")
+__all__ = ["FULL", "ROWS", "Row", "judged", "make", "run"]
 
-
-def run(small: bool = False, choices: tuple[str, ...] = CHOICES) -> dict[str, Any]:
-    """{choice: {"bytes", "bytes_16bit", "smaller_percent", "load_s", "peak_mib", "linear4bit", "output_error", …}}; errors are
-    relative to bfloat16, None on full shapes."""
-    results = {}
-    with tempfile.TemporaryDirectory(prefix="sd3deploy-bench-") as folder:
-        make(Path(folder), SMALL if small else FULL)
-        for choice in choices:
-            command = [sys.executable, "-m", "bench.encoders", folder, choice, *(["--error"] if small else [])]
-            done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent)
-            results[choice] = json.loads(done.stdout.splitlines()[-1])
-    return results
+BLOCKS = 2  # of an encoder, when its latency is measured: all of them take the same time
+COST = 1.5  # of quantizing with the best scale, as a ratio to absmax
 
 
-def make(folder: Path, shape: dict[str, Any]) -> None:
-    """A T5 encoder of that shape as sharded float16 safetensors: T5-like scales, and outlier channels as trained models have."""
+@dataclass(frozen=True)
+class Row:
+    """choice: id of an encoder. scale: how blocks in 4 bit are scaled; "" where there are none or not our own."""
+
+    choice: str
+    scale: str = ""
+
+    @property
+    def name(self) -> str:
+        """For the table."""
+        return f"{self.choice} {self.scale}".strip()
+
+
+ROWS = (
+    *(Row(choice, scale) for choice in ("fp4", "nf4") for scale in ("absmax", "best")),
+    Row("nf4-int8", "best"),
+    *(Row(choice) for choice in ("uint4", "fp8", "int8", "bf16")),
+)
+
+
+def run(small: bool = False, rows: Sequence[Row] = ROWS, kinds: Sequence[str] = KINDS, times: int | None = None) -> dict[str, Any]:
+    """{"rows": {kind: {row: {…}}}, "cost_of_the_best_scale": {choice: ratio}, "choices": {id: its bytes and error as the table of choices
+    has them}, "wanted": {line: {…, "met": bool}}}.
+
+    Of each row: "bytes" resident, "weight_error", "output_errors" of the three prompts and their mean, "encode_vs_bf16" (median of
+    `times` pairs), "load_s" from the source, growth of the process at its peak.
+    """
+    times = times or 3
+    found: dict[str, Any] = {}
+    cost: dict[str, Any] = {}
+    for kind in kinds:
+        shape = SMALL if small else FULL if kind == "outliers" else FULL | {"num_layers": 6}
+        with orderly(), weights(shape, kind) as folder, tempfile.TemporaryDirectory(prefix="sd3deploy-bench-") as place:
+            ask = partial(_ask, None if small else Path(place))
+            known = {"folder": str(folder), "file": str(Path(place) / "reference.npy"), "times": times}
+            ask(known | {"task": "reference"})
+            found[kind] = {row.name: ask(known | {"task": "row", "row": asdict(row)}) for row in rows}
+            if kind == "outliers":
+                choices = [choice for choice in ("fp4", "nf4") if Row(choice, "best") in rows]
+                cost = {choice: _cost(ask, known, choice, 1 if small else 2) for choice in choices}
+    result = {"rows": found, "cost_of_the_best_scale": cost, "choices": _table(found)}
+    return result | {"wanted": judged(result)}
+
+
+def _cost(ask: Callable[[dict[str, Any]], dict[str, Any]], known: dict[str, Any], choice: str, turns: int) -> dict[str, Any]:
+    """Whole loads from the source by turns; of the shortest, because whatever else the machine does only adds."""
+    seconds: dict[str, list[float]] = {"absmax": [], "best": []}
+    for _ in range(turns):
+        for scale, taken in seconds.items():
+            taken.append(ask(known | {"task": "load", "row": {"choice": choice, "scale": scale}})["load_s"])
+    return {**seconds, "ratio": round(min(seconds["best"]) / min(seconds["absmax"]), 2)}
+
+
+def _ask(place: Path | None, task: dict[str, Any]) -> dict[str, Any]:
+    """A task in a process of its own, whose temporary files lie in `place`, or in this one (None)."""
+    started = time.perf_counter()
+    result = answer("bench.encoders", task, place) if place else _done(task)
+    print(f"  … {task['task']} {task.get('row', '')}, {time.perf_counter() - started:.0f} s: {result}", file=sys.stderr, flush=True)
+    return result
+
+
+# In the process that measures
+
+
+def _done(task: dict[str, Any]) -> dict[str, Any]:
+    folder = Path(task["folder"])
+    if task["task"] == "reference":
+        return _reference(folder, Path(task["file"]))
+    row = Row(**task["row"])
+    if task["task"] == "load":
+        return {"load_s": _loaded(folder, row)[1]}
+    return _measured(folder, row, Path(task["file"]), task["times"])
+
+
+def _reference(folder: Path, file: Path) -> dict[str, Any]:
+    """Write what float32 gives for the prompts."""
+    import numpy
     import torch
-    import transformers
-    from safetensors.torch import save_file
 
-    config = transformers.T5Config(**shape, feed_forward_proj="gated-gelu", architectures=["T5EncoderModel"])
-    target = folder / "text_encoder_3"
-    target.mkdir(parents=True)
-    config.save_pretrained(target)
-    with torch.device("meta"):
-        names = {name: tensor.shape for name, tensor in transformers.T5EncoderModel(config).state_dict().items()}
-    names.pop("encoder.embed_tokens.weight", None)
-    generator = torch.Generator().manual_seed(0)
-    shards: list[dict[str, torch.Tensor]] = [{}]
-    for name, size in names.items():
-        if len(size) == 1:
-            tensor = torch.ones(size)
-        else:
-            scale = 1.0 if "shared" in name else (size[1] * (config.d_kv if ".q." in name else 1)) ** -0.5
-            tensor = torch.empty(size).normal_(0, scale, generator=generator)
-            tensor[:, torch.randint(0, size[1], (max(1, size[1] // 256),), generator=generator)] *= 4
-        shards[-1][name] = tensor.half()
-        if sum(part.numel() * 2 for part in shards[-1].values()) > 2e9:
-            shards.append({})
-    index = {}
-    for number, shard in enumerate(shard for shard in shards if shard):
-        file = f"model-{number:05d}.safetensors"
-        save_file(shard, target / file, metadata={"format": "pt"})
-        index |= dict.fromkeys(shard, file)
-        shard.clear()
-    (target / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    on = device().torch
+    encoder = streamed(folder, torch.float32, on)
+    started = time.perf_counter()
+    numpy.save(file, _encode(encoder, prompts(encoder.config.vocab_size).to(on)).cpu().numpy())
+    return {"s": round(time.perf_counter() - started, 1)}
 
 
-def measured(folder: str, choice_id: str, error: bool) -> dict[str, Any]:
-    """One choice, in this process."""
+def _measured(folder: Path, row: Row, reference: Path, times: int) -> dict[str, Any]:
+    import numpy
     import torch
 
-    from sd3deploy.device import look
-    from sd3deploy.encoders import choices, source
-    from sd3deploy.encoders.load import load
     from sd3deploy.encoders.measure import measure
 
-    device = look("cuda" if torch.cuda.is_available() else "cpu", "cuda" if torch.cuda.is_available() else "cpu")
-    found = source.find("Model", source.Facts(folder))
-    started = time.perf_counter()
-    encoder: Any = load(choices.find(choice_id), found, device, _sdnq_config)
-    seconds = time.perf_counter() - started
+    with Peak() as peak:
+        encoder, seconds = _loaded(folder, row)
     size = measure(encoder)
-    result = {
-        "device": device.name,
+    wrong = _weight_error(folder, encoder)  # before the first use, in which bitsandbytes repacks what it computes on some processors
+    tokens = prompts(encoder.config.vocab_size).to(device().torch)
+    expected = torch.from_numpy(numpy.load(reference))
+    errors = [_relative(one, other) for one, other in zip(_encode(encoder, tokens).cpu(), expected, strict=True)]
+    return {
         "bytes": size.bytes,
         "bytes_16bit": size.bytes_16bit,
         "smaller_percent": round(100 * (1 - size.bytes / size.bytes_16bit), 1),
         "linear4bit": size.linear4bit,
         "linears": size.linears,
         "wo_quantized": size.wo_quantized,
-        "load_s": round(seconds, 2),
-        "peak_mib": _peak_mib(),
+        "weight_error": round(wrong, 4),
+        "output_errors": [round(error, 4) for error in errors],
+        "output_error": round(statistics.mean(errors), 4),
+        "encode_vs_bf16": round(_latency(folder, encoder, tokens[2:], times), 2),
+        "load_s": seconds,
+        "peak": peak.resident,
+        "peak_anonymous": peak.anonymous,
     }
-    if error:
-        full: Any = load(choices.find("bf16"), found, device)
-        tokens = torch.randint(1, 2000, (2, 128), generator=torch.Generator().manual_seed(1)).to(device.torch)
-        with torch.no_grad():
-            expected = full.to(device.torch)(tokens)[0].float()
-            output = encoder.to(device.torch)(tokens)[0].float()
-        result["output_error"] = round(math.sqrt(((output - expected) ** 2).sum() / (expected**2).sum()), 4)
-    return result
 
 
-def _sdnq_config() -> Any:
-    from sdnq import SDNQConfig
+def _loaded(folder: Path, row: Row) -> tuple[Any, float]:
+    """The encoder, ready on its device, and the seconds from the source to there."""
+    import torch
 
-    return SDNQConfig(weights_dtype="uint4")
+    from sd3deploy.encoders import choices
+    from sd3deploy.encoders.load import load
+
+    on, choice = device(), choices.find(row.choice)
+    place = source(str(folder))
+    for tiny in (True, False):  # first a tiny one: what is imported at the first use belongs to no load
+        with tempfile.TemporaryDirectory(prefix="sd3deploy-bench-") as other:
+            if tiny:
+                make(Path(other), SMALL)
+            started = time.perf_counter()
+            here = source(other) if tiny else place
+            encoder: Any = _quantized(here, row, on) if row.scale else load(choice, here, on, sdnq_config)
+            encoder = encoder.to(on.torch).eval()
+            if on.torch != "cpu":
+                torch.cuda.synchronize()
+            seconds = time.perf_counter() - started
+    return encoder, round(seconds, 2)
 
 
-def _peak_mib() -> int | None:
-    """Peak resident memory of this process, with mapped files, in MiB; None on Windows."""
-    if os.name == "nt":
-        return None
-    import resource
+def _quantized(place: Any, row: Row, on: Any) -> Any:
+    from sd3deploy.encoders import choices
+    from sd3deploy.encoders.assemble import assemble
+    from sd3deploy.encoders.quantize import quantize
+    from sd3deploy.encoders.recipe import Recipe
+    from sd3deploy.encoders.weights import open_weights
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak // (1024 if sys.platform != "darwin" else 1024 * 1024)
+    recipe = Recipe(choices.find(row.choice), on.compute_dtype, row.scale)
+    return assemble(quantize(open_weights(place), recipe, on), on.torch)
+
+
+def _encode(encoder: Any, tokens: Any) -> Any:
+    """All prompts at once, as float32."""
+    import torch
+
+    with torch.no_grad():
+        return encoder(tokens)[0].float()
+
+
+def _relative(found: Any, expected: Any) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+def _latency(folder: Path, encoder: Any, tokens: Any, times: int) -> float:
+    """Time of the first blocks relative to the same blocks in bfloat16, by turns in one process; median of the pairs after a first one."""
+    import torch
+
+    plain = streamed(folder, torch.bfloat16, device().torch, BLOCKS)
+    encoder.encoder.block = encoder.encoder.block[:BLOCKS]
+
+    def seconds(one: Any) -> float:
+        started = time.perf_counter()
+        _encode(one, tokens)
+        if tokens.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - started
+
+    return statistics.median([seconds(encoder) / seconds(plain) for _ in range(times + 1)][1:])
+
+
+def _weight_error(folder: Path, encoder: Any) -> float:
+    """Of the linear layers of the first, the middle and the last block, all together."""
+    import torch
+    from safetensors import safe_open
+
+    place = folder / "text_encoder_3"
+    index = json.loads((place / "model.safetensors.index.json").read_text())["weight_map"]
+    last = len(encoder.encoder.block) - 1
+    wrong = whole = 0.0
+    for number in sorted({0, last // 2, last}):
+        for name, module in encoder.encoder.block[number].named_modules():
+            key = f"encoder.block.{number}.{name}.weight"
+            if key in index and hasattr(module, "in_features"):
+                with safe_open(place / index[key], "pt") as file:
+                    expected = file.get_tensor(key).float()
+                with torch.no_grad():
+                    wrong += float(((_dequantized(module).float().cpu() - expected) ** 2).sum())
+                whole += float((expected**2).sum())
+    return (wrong / whole) ** 0.5
+
+
+def _dequantized(module: Any) -> Any:
+    """The weight that a layer of any kind computes with."""
+    import torch
+
+    weight = module.weight
+    if getattr(weight, "quant_state", None) is not None:
+        from bitsandbytes.functional import dequantize_4bit
+
+        return dequantize_4bit(weight.data, weight.quant_state)
+    if weight.dtype is torch.int8 and hasattr(weight, "SCB"):  # bitsandbytes' own layer; its scale is the largest of the row
+        scale = weight.SCB if weight.SCB is not None else module.state.SCB
+        return weight.data.float() * scale.float()[:, None] / 127
+    if hasattr(module, "sdnq_dequantizer"):
+        return copy.deepcopy(module).dequantize().weight
+    return weight.float() * module.scale.float() if hasattr(module, "scale") else weight
+
+
+# What is wanted of it
+
+
+def _table(found: dict[str, Any]) -> dict[str, str]:
+    """As in sd3deploy/encoders/choices.py: bytes, and the error of what is loaded by default."""
+    rows = found.get("outliers", {})
+    return {
+        row.choice: f"{rows[row.name]['bytes']:_}, {rows[row.name]['output_error']:.3f}"
+        for row in ROWS
+        if row.scale != "absmax" and row.name in rows
+    }
+
+
+def judged(result: dict[str, Any]) -> dict[str, Any]:
+    """Each promise as a line: what was found, what is wanted, whether that is met. Lines whose rows were not measured are left out."""
+    lines: dict[str, Any] = {}
+    for choice in ("fp4", "nf4"):
+        pairs = {
+            kind: (rows[f"{choice} best"], rows[f"{choice} absmax"])
+            for kind, rows in result["rows"].items()
+            if f"{choice} best" in rows and f"{choice} absmax" in rows
+        }
+        cases = {f"{kind}, weights": (ours["weight_error"], own["weight_error"]) for kind, (ours, own) in pairs.items()}
+        for kind, (ours, own) in pairs.items():
+            errors = zip(ours["output_errors"], own["output_errors"], strict=True)
+            cases |= {f"{kind}, output of prompt {number}": both for number, both in enumerate(errors, 1)}
+        if cases:
+            better = all(ours < own for ours, own in cases.values())
+            same = all(ours["bytes"] == own["bytes"] for ours, own in pairs.values())
+            lines[f"{choice}_best_scale_is_better_everywhere"] = {"best_and_absmax": cases, "same_bytes": same, "met": better and same}
+        if choice in result["cost_of_the_best_scale"]:
+            ratio = result["cost_of_the_best_scale"][choice]["ratio"]
+            lines[f"{choice}_best_scale_costs"] = {"ratio": ratio, "wanted_at_most": COST, "met": ratio <= COST}
+    for kind, rows in result["rows"].items():
+        if "nf4-int8 best" in rows and "uint4" in rows:
+            ours, sdnq = rows["nf4-int8 best"], rows["uint4"]
+            share = ours["bytes"] / sdnq["bytes"]
+            lines[f"nf4-int8_vs_sdnq_{kind}"] = {
+                "errors": (ours["output_error"], sdnq["output_error"]),
+                "bytes_ratio": round(share, 3),
+                "wanted_at_most": 0.75,
+                "met": ours["output_error"] < sdnq["output_error"] and share <= 0.75,
+            }
+    return lines
+
+
+def main(arguments: Iterable[str]) -> None:
+    print(json.dumps(_done(json.loads(next(iter(arguments))))))
 
 
 if __name__ == "__main__":
-    print(json.dumps(measured(sys.argv[1], sys.argv[2], "--error" in sys.argv)))
+    main(sys.argv[1:])

@@ -37,8 +37,8 @@
     if (news || lastRun === -1) await sd3.showState();
     if (news || answer.run !== lastRun) sd3.follow(true);
     lastRun = answer.run;
-    for (const el of document.querySelectorAll('button.sd3-cancel')) el.hidden = !(answer.verifying || answer.installing);
-    sd3.showBusy(answer.busy);
+    for (const el of document.querySelectorAll('button.sd3-cancel')) el.hidden = !(answer.verifying || answer.installing || answer.loading);
+    sd3.showLoad(answer);
     await work('verify', answer.verifying);
     await work('install', answer.installing);
     return answer.active;
@@ -79,7 +79,7 @@
     document.addEventListener('click', (e) => {
       if (!e.target.closest) return;
       if (e.target.closest(WAKES)) sd3.wake();
-      const pressed = e.target.closest('.sd3-panel .sd3-install, .sd3-panel .sd3-cancel, .sd3-panel .sd3-copy');
+      const pressed = e.target.closest('.sd3-panel .sd3-install, .sd3-panel .sd3-cancel, .sd3-panel .sd3-copy, .sd3-end');
       if (pressed) sd3.act(pressed.matches('.sd3-install') ? 'install' : pressed.matches('.sd3-cancel') ? 'cancel' : 'report');
     }, true);
     if (window.onAfterUiUpdate) window.onAfterUiUpdate(updated);

@@ -59,8 +59,8 @@
     return [el, text];
   };
 
-  const show = (kind, job, make) => {
-    for (const work of document.querySelectorAll('.sd3-work')) {
+  const show = (kind, job, make, places = '.sd3-work') => {
+    for (const work of document.querySelectorAll(places)) {
       let area = work.querySelector(`.sd3-${kind}-work`);
       if (!area) {
         area = sd3.element('div', `sd3-${kind}-work sd3-checks`);
@@ -71,7 +71,11 @@
   };
   const rows = (kind, make) => async () => show(kind, await sd3.get(kind), make);
 
-  sd3.showBusy = (text) => show('load', { state: text ? 'running' : 'none', text: text || '' }, () => []); // an encoder is being loaded
+  // An encoder is being loaded: in the settings too, where it was chosen.
+  sd3.showLoad = ({ busy, loading, progress }) => {
+    const job = { state: busy || loading ? 'running' : 'none', text: [busy, progress && progress.text].filter(Boolean).join(' ') };
+    show('load', progress ? { ...job, fraction: progress.fraction } : job, () => [], '.sd3-work, .sd3-loading');
+  };
 
   sd3.showWork = {
     verify: rows('verify', (job) => {

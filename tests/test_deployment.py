@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
+import os
+import shutil
 import threading
 import time
 import weakref
@@ -11,12 +14,33 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from sd3deploy import deps, tiny_sd3
+from sd3deploy import deps, handover, tiny_sd3, units
 from sd3deploy.deployment import Deployment, Wanted
 from sd3deploy.device import look
-from sd3deploy.encoders import choices, measure, source
+from sd3deploy.encoders import choices, load, measure, source
+from sd3deploy.encoders.cache import Cache
+from sd3deploy.encoders.quantize import Stopped
+from sd3deploy.encoders.weights import open_weights
 from sd3deploy.errors import EncoderError, SettingError
 from sd3deploy.events import Events
+from sd3deploy.memory import capacity
+
+PLENTY = capacity.Capacity("cpu", ram_total=2**40, ram_usable=2**40)
+TIGHT = capacity.Capacity("cpu", ram_total=2**40, ram_usable=1)
+
+
+class Job:
+    """What the webui shows of a load. press: called with each report, as if somebody pressed something at that moment."""
+
+    def __init__(self, press):
+        self.reports, self.press, self.stop = [], press, False
+
+    def report(self, done, total):
+        self.reports.append((done, total))
+        self.press(self)
+
+    def stopped(self):
+        return self.stop
 
 
 class Host:
@@ -30,6 +54,9 @@ class Host:
         self.jobs = []
         self.swaps = 0
         self.refuses = None
+        self.kept = None
+        self.memory = PLENTY
+        self.press = lambda job: None
 
     def option(self, key):
         return self.options[key]
@@ -45,6 +72,12 @@ class Host:
 
     def device(self):
         return look("cpu", "cpu")
+
+    def cache(self):
+        return self.kept
+
+    def capacity(self):
+        return self.memory
 
     def sdnq_config(self):
         from sdnq import SDNQConfig
@@ -68,14 +101,10 @@ class Host:
     def queue(self):
         return self.lock
 
-    def queue_is_busy(self):
-        return self.lock.locked()
-
     @contextmanager
-    def job(self, title, steps, about):
-        done = []
-        yield lambda: done.append(title)
-        self.jobs.append((title, len(done), steps))
+    def job(self, title, about):
+        self.jobs.append((title, about, job := Job(self.press)))
+        yield job
 
     def install_options(self):
         return deps.Options()
@@ -157,7 +186,7 @@ def test_the_same_choice_twice_does_nothing(loaded, deployment):
     choose(deployment, "T5 FP4")
     assert loaded.pipe.text_encoder_3 is first
     assert loaded.swaps == 1
-    assert loaded.jobs == [("Load TE", 2, 2)]
+    assert [(title, about) for title, about, _ in loaded.jobs] == [("Load TE", "T5 FP4")]
 
 
 def test_another_source_of_the_same_choice_is_another_encoder(loaded, deployment, tmp_path):
@@ -185,8 +214,6 @@ def test_a_failed_swap_leaves_the_old_one_usable(loaded, deployment):
 
 
 def test_damaged_weights_leave_the_old_one_usable(loaded, deployment, tmp_path):
-    import shutil
-
     broken = tmp_path / "model"
     shutil.copytree(loaded.folder, broken)
     weights = next((broken / "text_encoder_3").glob("*.safetensors"))
@@ -328,3 +355,304 @@ def test_the_output_is_that_of_the_encoder(loaded, deployment):
         choose(deployment, "T5 BF16")
         ours = loaded.pipe._get_t5_prompt_embeds("a cat", device="cpu")
     assert torch.nn.functional.cosine_similarity(full.flatten(), ours.float().flatten(), dim=0) > 0.999
+
+
+# From disk, from the cache, and the way back
+
+
+@pytest.fixture
+def cached(loaded, tmp_path):
+    """The host with a cache of encoders, and a model of its own whose weights a test may change."""
+    shutil.copytree(loaded.folder, tmp_path / "model")
+    loaded.folder = tmp_path / "model"
+    loaded.kept = Cache(tmp_path / "kept")
+    yield loaded
+    stored()
+
+
+def stored():
+    """Wait for what is written in the background."""
+    if thread := load.writing():
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+def weights(folder):
+    return next((folder / "text_encoder_3").glob("*.safetensors"))
+
+
+def embeds(host):
+    with torch.no_grad():
+        return host.pipe._get_t5_prompt_embeds("a cat", device="cpu")
+
+
+def told(deployment, severity):
+    return [event.id for event in deployment.events.since(0) if event.severity == severity]
+
+
+def test_there_and_back_again_reads_no_weights_a_second_time(cached, deployment):
+    outputs = {}
+    for name in ("T5 FP4", "T5 NF4", "T5 FP8"):
+        choose(deployment, name)
+        assert "Loaded from “" in deployment.events.since(0)[-1].message
+        outputs[name] = embeds(cached)
+        stored()
+    assert told(deployment, "info").count("cache.written") == 3
+    file = weights(cached.folder)
+    times, content = file.stat(), file.read_bytes()
+    header = 8 + int.from_bytes(content[:8], "little")
+    file.write_bytes(content[:header] + bytes(len(content) - header))  # the same file for all that a fingerprint sees
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    for name in ("T5 FP4", "T5 NF4", "T5 FP8", "T5 FP4"):
+        choose(deployment, name)
+        assert "Loaded from the cache in" in deployment.events.since(0)[-1].message
+        assert torch.equal(embeds(cached), outputs[name])
+    assert len(cached.kept.entries()) == 3
+    choose(deployment, "T5 BF16")  # is not kept: what is in the file now is read
+    assert not torch.equal(embeds(cached), outputs["T5 FP4"])
+
+
+def test_another_file_is_never_answered_from_the_cache(cached, deployment):
+    choose(deployment, "T5 FP4")
+    stored()
+    choose(deployment, "None (CLIP only)")
+    file = weights(cached.folder)
+    os.utime(file, ns=(0, file.stat().st_mtime_ns + 1))
+    choose(deployment, "T5 FP4")
+    assert "Loaded from “" in deployment.events.since(0)[-1].message
+
+
+def test_the_old_encoder_makes_pictures_while_the_next_one_is_read(cached, deployment):
+    choose(deployment, "T5 FP4")
+    old = cached.pipe.text_encoder_3
+    seen = []
+    cached.press = lambda job: seen.append((cached.pipe.text_encoder_3 is old, picture(cached).shape)) if not seen else None
+    choose(deployment, "T5 NF4")
+    assert seen == [(True, (64, 64, 3))]
+    assert cached.pipe.text_encoder_3 is not old
+
+
+def test_how_far_it_is_can_be_asked_at_any_time(cached, deployment):
+    asked = []
+    cached.press = lambda job: asked.append((deployment.status()["progress"], deployment.loading))
+    choose(deployment, "T5 FP4")
+    reports = cached.jobs[-1][2].reports
+    total = sum(stored.size for stored in open_weights(source.find("Automatic", cached.facts())).tensors.values())
+    assert reports == sorted(reports)
+    assert len(reports) > 10
+    assert reports[-1] == (total, total)
+    assert [(found["done"], found["total"]) for found, _ in asked] == reports
+    assert asked[-1] == ({"done": total, "total": total, "fraction": 1.0, "text": f"{units.size(total)} of {units.size(total)}"}, True)
+    assert (deployment.status()["progress"], deployment.loading) == (None, False)
+
+
+@pytest.mark.parametrize("way", ["cancel", "the host's own Stop"])
+@pytest.mark.parametrize("name", ["T5 NF4", "T5 FP8"])
+def test_a_load_that_is_cancelled_leaves_everything_as_it_was(cached, deployment, name, way):
+    choose(deployment, "T5 FP4")
+    stored()
+    old, before = cached.pipe.text_encoder_3, embeds(cached)
+
+    def press(job):
+        if way == "cancel":
+            assert deployment.cancel()
+        else:
+            job.stop = True
+
+    cached.press = press
+    with pytest.raises(Stopped):
+        choose(deployment, name)
+    assert len(cached.jobs[-1][2].reports) < 10  # in the middle
+    assert cached.pipe.text_encoder_3 is old
+    assert torch.equal(embeds(cached), before)
+    last = deployment.events.since(0)[-1]
+    assert (last.severity, last.id) == ("info", "encoder.cancelled")
+    assert last.message == f"Loading {name} was cancelled. T5 FP4 is still in use."
+    status = deployment.status()
+    assert (status["encoder"], status["busy"], status["progress"], status["last_error"]) == ("T5 FP4", None, None, None)
+    assert not deployment.cancel()  # nothing is under way
+    assert len(cached.kept.entries()) == 1
+    cached.press = lambda job: None
+    choose(deployment, name)
+    assert deployment.status()["encoder"] == name
+
+
+def test_a_change_that_waits_for_the_running_job_can_be_cancelled(loaded, deployment):
+    with loaded.lock:
+        loaded.options["sd3_text_encoder"] = "T5 FP4"
+        failed = []
+
+        def change():
+            try:
+                deployment.change()
+            except Stopped as error:
+                failed.append(error.id)
+
+        thread = threading.Thread(target=change)
+        thread.start()
+        deadline = time.monotonic() + 30
+        while deployment.status()["busy"] is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert "as soon as the running job is done" in deployment.status()["busy"]
+        assert deployment.cancel()
+        thread.join(30)
+        assert failed == ["encoder.cancelled"]
+    assert deployment.status()["busy"] is None
+
+
+def test_a_load_within_the_load_of_a_model_that_is_cancelled_leaves_clip(cached, deployment):
+    cached.options["sd3_text_encoder"] = "T5 FP4"
+    cached.press = lambda job: deployment.cancel()
+    assert deployment.encoder_for_load() == (True, None)
+    assert [event.id for event in deployment.events.since(0)][-2:] == ["encoder.cancelled", "encoder.without-t5"]
+    cached.press = lambda job: None
+    deployment.reconcile()  # with every picture: whoever has cancelled it is not asked again
+    assert deployment.status()["encoder"] == "Host default"
+    deployment.change()
+    assert deployment.status()["encoder"] == "T5 FP4"
+
+
+def test_a_picture_whose_encoder_is_cancelled_hears_of_it_and_the_next_one_tries_again(cached, deployment):
+    cached.options["sd3_text_encoder"] = "T5 FP4"
+    cached.press = lambda job: deployment.cancel()
+    heard = []
+    assert deployment.reconcile(stopped=lambda: heard.append(True)) == Wanted(choices.HOST_DEFAULT)
+    assert heard == [True]
+    cached.press = lambda job: None
+    assert deployment.reconcile() == Wanted(choices.find("fp4"))
+
+
+def test_without_a_cache_nothing_is_written(cached, deployment, tmp_path):
+    cached.kept = None
+    before = sorted(tmp_path.rglob("*"))
+    for name in ("T5 FP4", "T5 NF4", "T5 FP4"):
+        choose(deployment, name)
+    stored()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_cache_that_can_not_be_written_is_complained_about_once_and_everything_works(cached, deployment, tmp_path):
+    (tmp_path / "file").touch()
+    cached.kept = Cache(tmp_path / "file" / "folder")
+    for name in ("T5 FP4", "T5 NF4", "T5 FP4"):
+        choose(deployment, name)
+        stored()
+        assert picture(cached).shape == (64, 64, 3)
+    warnings = [event for event in deployment.events.since(0) if event.severity == "warning"]
+    assert [event.id for event in warnings] == ["cache.unwritable"]
+    assert str(tmp_path / "file" / "folder") in warnings[0].message
+    assert "sd3_cache_folder" in warnings[0].remedy
+    assert deployment.status()["last_error"] is None
+
+
+def test_a_damaged_entry_is_told_and_made_anew(cached, deployment):
+    choose(deployment, "T5 FP4")
+    stored()
+    before = embeds(cached)
+    choose(deployment, "None (CLIP only)")
+    file = cached.kept.entries()[0].folder / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-100] ^= 1
+    file.write_bytes(content)
+    choose(deployment, "T5 FP4")
+    stored()
+    assert told(deployment, "warning") == ["cache.damaged"]
+    assert torch.equal(embeds(cached), before)
+    assert [one.damage(hashed=True) for one in cached.kept.entries()] == [None]
+
+
+# Memory that does not hold two
+
+
+def test_where_memory_holds_only_one_the_old_one_goes_first(cached, deployment):
+    choose(deployment, "T5 FP8")
+    old, seen = weakref.ref(cached.pipe.text_encoder_3), []
+    cached.memory = TIGHT
+    cached.press = lambda job: seen.append((cached.pipe.text_encoder_3, old(), deployment.status()["encoder"]))
+    choose(deployment, "T5 FP4")
+    assert seen[0] == (None, None, "None (CLIP only)")
+    assert deployment.status()["encoder"] == "T5 FP4"
+    assert picture(cached).shape == (64, 64, 3)
+
+
+def test_what_comes_from_the_cache_takes_no_memory_that_would_have_to_be_freed(cached, deployment):
+    choose(deployment, "T5 FP4")
+    stored()
+    choose(deployment, "T5 NF4")
+    old, seen = cached.pipe.text_encoder_3, []
+    cached.memory = TIGHT
+    cached.press = lambda job: seen.append(cached.pipe.text_encoder_3 is old)
+    choose(deployment, "T5 FP4")
+    assert set(seen) == {True}
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["from the cache", "from its source"])
+def test_an_encoder_that_had_to_go_comes_back_when_nothing_comes_of_the_next(cached, deployment, kept):
+    cached.kept = cached.kept if kept else None
+    choose(deployment, "T5 FP8")
+    stored()
+    before = embeds(cached)
+    cached.memory = TIGHT
+    cached.press = lambda job: deployment.cancel()
+    with pytest.raises(Stopped):
+        choose(deployment, "T5 FP4")
+    assert deployment.status()["encoder"] == "T5 FP8"
+    assert torch.equal(embeds(cached), before)
+    assert told(deployment, "warning") == told(deployment, "error") == []
+
+
+def test_when_not_even_the_old_one_can_be_loaded_again_clip_remains_and_it_is_said(cached, deployment):
+    cached.kept = None
+    choose(deployment, "T5 FP8")
+    cached.memory = TIGHT
+
+    def press(job):
+        weights(cached.folder).unlink()
+        raise MemoryError
+
+    cached.press = press
+    with pytest.raises(EncoderError, match="not enough memory"):
+        choose(deployment, "T5 FP4")
+    assert told(deployment, "warning") == ["encoder.gone"]
+    assert deployment.status()["encoder"] == "None (CLIP only)"
+    assert picture(cached).shape == (64, 64, 3)
+    cached.options["sd3_text_encoder"] = "T5 FP8"  # as the host puts it back
+    count = len(deployment.events.since(0))
+    deployment.reconcile()
+    assert len(deployment.events.since(0)) == count  # not tried again with every picture
+
+
+@pytest.fixture
+def on_device(monkeypatch):
+    """As if encoders lay on a device of their own; where none is, all that is missing are the bytes."""
+    monkeypatch.setattr(handover, "_on_cpu", lambda module: False)
+    return capacity.Capacity("cuda", total=2**30, usable=1, ram_total=2**40, ram_usable=2**40)
+
+
+def test_where_the_device_holds_only_one_the_old_one_waits_in_ram_and_is_usable_again_when_nothing_comes_of_the_next(
+    cached, deployment, on_device, monkeypatch
+):
+    choose(deployment, "T5 FP8")
+    old, before = cached.pipe.text_encoder_3, embeds(cached)
+    moves = []
+    monkeypatch.setattr(old, "to", lambda device: moves.append(str(device)))
+    cached.memory, cached.refuses = on_device, torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+    with pytest.raises(EncoderError, match="not enough memory"):
+        choose(deployment, "T5 FP4")
+    assert moves == ["cpu", str(next(old.parameters()).device)]
+    assert cached.pipe.text_encoder_3 is old
+    assert torch.equal(embeds(cached), before)
+    cached.refuses = None
+    choose(deployment, "T5 FP4")
+    assert deployment.status()["encoder"] == "T5 FP4"
+
+
+def test_where_neither_the_device_nor_ram_holds_both_the_old_one_goes_before_the_next_is_placed(cached, deployment, on_device):
+    choose(deployment, "T5 FP8")
+    old, seen = weakref.ref(cached.pipe.text_encoder_3), []
+    cached.memory = dataclasses.replace(on_device, ram_usable=0)  # not known
+    swapped = cached.swapped
+    cached.swapped = lambda pipeline: (swapped(pipeline), gc.collect(), seen.append((deployment.status()["encoder"], old())))
+    choose(deployment, "T5 FP4")
+    assert seen[-1] == ("T5 FP4", None)
+    assert [encoder for encoder, _ in seen] == ["None (CLIP only)", "T5 FP4"]

@@ -27,7 +27,6 @@ from safetensors.torch import load_file
 from sd3deploy import messages
 from sd3deploy.device import Device
 from sd3deploy.encoders import choices, source
-from sd3deploy.encoders import weights as weights_module
 from sd3deploy.encoders.assemble import assemble
 from sd3deploy.encoders.cache import Cache, CacheError, Entry, export, folder_for, limit_for
 from sd3deploy.encoders.cache import manifest as manifests
@@ -665,7 +664,6 @@ import json, mmap, os, sys
 from pathlib import Path
 from sd3deploy.device import Device
 from sd3deploy.encoders import choices, source
-from sd3deploy.encoders import weights as weights_module
 from sd3deploy.encoders.cache import Cache
 from sd3deploy.encoders.quantize import quantize
 from sd3deploy.encoders.recipe import Recipe

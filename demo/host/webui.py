@@ -19,6 +19,7 @@ import modules.scripts
 import modules.scripts_manager
 import modules.sd_checkpoint
 import modules.sd_models
+import modules.sd_vae
 import modules.ui
 from modules import paths, shared
 from modules.call_queue import queue_lock, wrap_queued_call
@@ -42,6 +43,7 @@ class AnyThreadEventLoopPolicy(asyncio.DefaultEventLoopPolicy):
 def initialize():
     modules.model_te.refresh_te_list()
     modules.sd_checkpoint.setup_model()
+    modules.sd_vae.refresh_vae_list()
     modules.extensions.list_extensions()
     log.info("Load extensions")
     modules.scripts_manager.load_scripts()
@@ -84,6 +86,7 @@ def load_model():
         thread.join()
         shared.state.end(job)
     shared.opts.onchange("sd_model_checkpoint", wrap_queued_call(lambda: modules.sd_models.reload_model_weights(op="model")), call=False)
+    shared.opts.onchange("sd_vae", wrap_queued_call(lambda: modules.sd_vae.reload_vae_weights()), call=False)
     shared.opts.onchange("sd_text_encoder", wrap_queued_call(lambda: modules.sd_models.reload_text_encoder()), call=False)
 
 

@@ -1,5 +1,5 @@
 """The points at which the host asks us: while it loads an SD3 model, when it has loaded one, when it has installed packages, when it
-sets attention processors, when it reports an error, and around each job.
+sets attention processors, when it takes another VAE, when it reports an error, and around each job.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from sd3deploy import packages
 from sd3deploy.deployment import Deployment
-from sd3deploy.webui import offload
+from sd3deploy.webui import offload, prompts
 from sd3deploy.webui.guarding import Guarding
 from sd3deploy.webui.host import SdNext
 from sd3deploy.webui.patch import Patch
@@ -24,7 +24,7 @@ class Hooks:
     """All patches of the host. `apply` returns the names of those that found something else than they expect."""
 
     def __init__(self, deployment: Deployment, guarding: Guarding, watching: Watching, host: SdNext) -> None:
-        from modules import errors, processing, processing_diffusers, sd_models
+        from modules import errors, processing, processing_diffusers, sd_models, sd_vae
         from pipelines import generic, model_sd3
 
         try:
@@ -42,6 +42,7 @@ class Hooks:
             Patch(processing, "process_images_inner", self._inner, ("p",)),
             Patch(processing_diffusers, "process_diffusers", self._process_diffusers, ("p",)),
             Patch(errors, "display", self._display, ("e",)),
+            Patch(sd_vae, "reload_vae_weights", self._reload_vae),
         ]
         host.load_default = self._patches[2].original
         if installer := sys.modules.get("installer"):
@@ -100,6 +101,10 @@ class Hooks:
         if isinstance(e, BaseException):
             self._watching.note(e)  # an error that the host has caught
         return original(e, *args, **kwargs)
+
+    def _reload_vae(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        with prompts.kept(self._host.pipeline()):
+            return original(*args, **kwargs)
 
     def _pip(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         before = packages.snapshot()

@@ -12,17 +12,20 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from modules import call_queue, devices, modeldata, sd_models, shared
+from modules import call_queue, devices, modeldata, paths, sd_models, shared
 
-from sd3deploy import deps, guards
+from sd3deploy import deps, guards, units
 from sd3deploy.device import Device, look
+from sd3deploy.encoders.cache import DEFAULT_LIMIT, Cache, folder_for, limit_for
 from sd3deploy.encoders.source import Facts
 from sd3deploy.errors import Sd3Error, SettingError
 from sd3deploy.events import Event
+from sd3deploy.guards.number import number
+from sd3deploy.memory import capacity
 from sd3deploy.memory.verdict import TILE
 from sd3deploy.webui import offload
 
-__all__ = ["SdNext", "log", "rejection"]
+__all__ = ["Job", "SdNext", "log", "rejection"]
 
 log = shared.log
 _DEFAULTS = {
@@ -30,10 +33,31 @@ _DEFAULTS = {
     "sd3_weights": "Automatic",
     "sd3_weights_file": "",
     "sd3_auto_install": True,
+    "sd3_cache": True,
+    "sd3_cache_folder": "",
+    "sd3_cache_limit": DEFAULT_LIMIT,
     "sd3_memory": "warn",
     "sd3_memory_retry": False,
     **{f"sd3_guard_{name}": guards.DEFAULT_MODE for name in guards.GUARDS},
 }
+
+_STEPS = 100  # of a job whose progress is told in bytes
+
+
+class Job:
+    """A job of the host's own progress display."""
+
+    def __init__(self, about: str) -> None:
+        self._about = about
+
+    def report(self, done: int, total: int) -> None:
+        """So many bytes of those in all."""
+        shared.state.sampling_step = int(_STEPS * done / total) if total else 0
+        shared.state.textinfo = f"{self._about}: {units.size(done)} / {units.size(total)}"
+
+    def stopped(self) -> bool:
+        """Whether the host's Stop was pressed since it began."""
+        return bool(shared.state.interrupted)
 
 
 class SdNext:
@@ -96,6 +120,17 @@ class SdNext:
     def device(self) -> Device:
         return look(devices.device, str(devices.backend))
 
+    def capacity(self) -> capacity.Capacity:
+        """The memory of this machine now, within the host's own limit."""
+        return capacity.look(self.device(), fraction=number(getattr(shared.opts, "cuda_mem_fraction", 0)) or 0.0)
+
+    def cache(self) -> Cache | None:
+        """Where quantized encoders are kept; None where the user wants none."""
+        if not self.option("sd3_cache"):
+            return None
+        folder = folder_for(Path(paths.models_path), str(self.option("sd3_cache_folder") or ""))
+        return Cache(folder, limit_for(self.option("sd3_cache_limit")))
+
     def sdnq_config(self) -> Any:
         from modules import model_quant
 
@@ -133,18 +168,16 @@ class SdNext:
     def queue(self) -> Any:
         return call_queue.queue_lock
 
-    def queue_is_busy(self) -> bool:
-        return call_queue.queue_lock.locked()
-
     @contextmanager
-    def job(self, title: str, steps: int, about: str) -> Iterator[Callable[[], None]]:
-        """A job of the host's progress display, in which `about` is loaded; call what it gives after each step."""
+    def job(self, title: str, about: str) -> Iterator[Job]:
+        """A job of the host's progress display, in which `about` is loaded."""
         job = shared.state.begin(title, api=shared.state.api)
-        shared.state.sampling_steps = steps
+        shared.state.sampling_steps = _STEPS
         try:
             with self.watch(about):
-                yield shared.state.step
+                yield Job(about)
         finally:
+            shared.state.interrupted = False  # it was meant for this job: the host would leave out the parts of a model that come next
             shared.state.end(job)
 
     def apply(self, fields: Mapping[str, Any]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from modules import shared
@@ -17,7 +18,6 @@ from sd3deploy.deps.stopping import Stopped, stoppable
 from sd3deploy.encoders.choices import CHOICES, Choice, unsuitable
 from sd3deploy.encoders.swap import is_sd3
 from sd3deploy.errors import DependencyError, RestartRequired, Sd3Error, SettingError
-from sd3deploy.redact import Redactor
 from sd3deploy.refresh import refresh
 from sd3deploy.webui.background import Background
 
@@ -53,17 +53,27 @@ class Job:
         }
 
 
+@lru_cache(1)
+def _redactor() -> Callable[[str], str]:
+    from sd3deploy.redact import Redactor  # its patterns take a tenth of the time that the extension adds to a start
+
+    return Redactor(paths=False)
+
+
 class Installing(Background[Job]):
     """Installations as background work; a cancelled one is undone.
 
-    allow: asked before an encoder that was waiting for its packages is loaded. clean: takes passwords out of what is shown.
+    allow: asked before an encoder that was waiting for its packages is loaded.
     """
 
     def __init__(self, deployment: Deployment, allow: Callable[[Choice], None] = lambda choice: None) -> None:
         super().__init__()
         self.deployment, self.host, self.events = deployment, deployment.host, deployment.events
         self._allow = allow
-        self.clean = Redactor(paths=False)  # the address of a package index may have a password in it
+
+    def clean(self, text: str) -> str:
+        """Without passwords: the address of a package index may have one in it."""
+        return _redactor()(text)
 
     def allowed(self) -> Sd3Error | None:
         """Why nothing may be installed here, or None: the host's rule for its extensions first, then the settings of this one."""

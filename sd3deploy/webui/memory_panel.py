@@ -23,7 +23,12 @@ def show(script: Any, watching: Watching) -> None:
     apply = gr.Button(messages.text("panel.memory.apply"), size="sm", elem_id=script.elem_id("apply"))
     done = gr.HTML(elem_id=script.elem_id("done"))
     with gr.Accordion(messages.text("panel.memory.last"), open=False, elem_id=script.elem_id("last")):
-        shown = gr.Plot(value=lambda: watching.figure(), show_label=False, elem_id=script.elem_id("plot"), elem_classes=["sd3-plot"])
+        shown = gr.Plot(
+            value=lambda: watching.figure() if watching.monitor.last else None,  # nothing is drawn while the page is built
+            show_label=False,
+            elem_id=script.elem_id("plot"),
+            elem_classes=["sd3-plot"],
+        )
         forget = gr.Button(messages.text("panel.memory.forget"), size="sm", elem_id=script.elem_id("forget"))
     # Pressed by the page when a run has ended: gradio lets nobody else change a plot.
     show = gr.Button(messages.text("panel.memory.show"), elem_id=script.elem_id("show"), elem_classes=["sd3-show"])

@@ -6,6 +6,8 @@ from typing import Any
 
 from modules import devices, sd_models, sd_offload, shared
 
+from sd3deploy.webui import prompts
+
 __all__ = ["apply", "leave_room", "restore", "switch"]
 
 
@@ -65,7 +67,8 @@ def switch(pipeline: Any, mode: str) -> None:
         pipeline.remove_all_hooks()
     pipeline.has_accelerate = False
     shared.opts.diffusers_offload_mode = mode
-    sd_models.clear_caches(full=True)  # the hook of balanced offload is kept there
+    with prompts.kept(pipeline):
+        sd_models.clear_caches(full=True)  # the hook of balanced offload is kept there
     sd_offload.set_diffuser_offload(pipeline, op="model")
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import html
 from typing import Any
 
 import gradio as gr
-from modules import scripts_manager
+from modules import scripts_manager, shared
 
 from sd3deploy import messages, units
 from sd3deploy.deployment import Deployment
@@ -42,10 +41,7 @@ def script_class(deployment: Deployment, guarding: Guarding, watching: Watching,
 
         def ui(self, is_img2img: bool) -> list[Any]:
             with gr.Accordion(TITLE, open=False, elem_id=self.elem_id("panel"), elem_classes=["sd3-panel"]):
-                gr.HTML(
-                    lambda: f'<div class="sd3-state">{html.escape(state_line(deployment.status()))}</div>',
-                    elem_id=self.elem_id("state"),
-                )
+                gr.HTML('<div class="sd3-state"></div>', elem_id=self.elem_id("state"))  # filled in by the page
                 components = override.controls(self, deployment.host.device())
                 memory_panel.show(self, watching)
                 diagnosis_panel.show(self, verifying, reporting)
@@ -56,7 +52,7 @@ def script_class(deployment: Deployment, guarding: Guarding, watching: Watching,
             # The first hook at which the model, the styles and the overridden settings of a job are final; the queue is held.
             # The encoder comes first: some guards depend on it.
             p.sd3_override = override.read(values, deployment.events.fail)
-            placed = deployment.reconcile(p.sd3_override.encoder)
+            placed = deployment.reconcile(p.sd3_override.encoder, stopped=lambda: setattr(p, "sd3_stopped", True))
             if placed and placed.choice is not choices.HOST_DEFAULT:
                 p.extra_generation_params["T5"] = placed.choice.name
                 p.extra_generation_params["T5 state"] = deployment.t5_state()
@@ -65,7 +61,12 @@ def script_class(deployment: Deployment, guarding: Guarding, watching: Watching,
             watching.forecast.check(p)
 
         def before_process(self, p: Any, *_: Any) -> None:
+            p.sd3_stopped = False
             guarding.note(p)
+
+        def before_process_batch(self, p: Any, *_: Any, **__: Any) -> None:
+            if p.sd3_stopped:  # whoever ends the load of its encoder wants no picture with another one; an earlier interrupt is forgotten
+                shared.state.interrupted = True
 
         def postprocess(self, p: Any, processed: Any, *_: Any) -> None:
             processed.comments = "\n".join(filter(None, [processed.comments, *getattr(p, "sd3_said", ())]))

@@ -13,7 +13,9 @@ from sd3deploy import guards, messages
 from sd3deploy.deployment import Deployment
 from sd3deploy.device import Device
 from sd3deploy.encoders import choices, source
+from sd3deploy.encoders.cache import DEFAULT_LIMIT
 from sd3deploy.errors import SettingError
+from sd3deploy.guards.number import number
 from sd3deploy.webui.forecast import DEFAULT_MODE, MODES, Forecast
 from sd3deploy.webui.host import rejection
 
@@ -21,6 +23,7 @@ __all__ = ["SECTION", "STATE", "mend", "register", "table"]
 
 SECTION = ("sd3_deploy", "SD3 Deploy")
 STATE = '<div class="sd3-state"></div>'  # filled in by the page, as in the panel
+LIMITS = (3, 200)  # GB: room for the smallest encoder that is kept; several sources of all of them
 
 
 def register(deployment: Deployment, forecast: Forecast) -> None:
@@ -50,11 +53,24 @@ def register(deployment: Deployment, forecast: Forecast) -> None:
             deployment.events.fail(error, "warning")
             raise rejection(error) from error
 
+    def cache() -> None:
+        try:
+            for key in ("sd3_cache", "sd3_cache_folder", "sd3_cache_limit"):
+                if key in shared.opts.data:
+                    valid[key](shared.opts.data[key])
+        except SettingError as error:
+            deployment.events.fail(error, "warning")
+            raise rejection(error) from error
+
+    valid = _valid()
     option("sd3_auto_install", True, gr.Checkbox)
     option("sd3_memory", DEFAULT_MODE, gr.Radio, {"choices": list(MODES)}, modes)
     option("sd3_memory_retry", False, gr.Checkbox)
     option("sd3_weights", source.KINDS[0], gr.Dropdown, lambda: {"choices": list(source.KINDS)})
     option("sd3_weights_file", "", gr.Textbox)
+    option("sd3_cache", True, gr.Checkbox, None, cache)
+    option("sd3_cache_folder", "", gr.Textbox, None, cache)
+    option("sd3_cache_limit", DEFAULT_LIMIT, gr.Slider, {"minimum": LIMITS[0], "maximum": LIMITS[1], "step": 1}, cache)
     option(
         "sd3_text_encoder",
         choices.HOST_DEFAULT.name,
@@ -62,7 +78,7 @@ def register(deployment: Deployment, forecast: Forecast) -> None:
         lambda: {"choices": [choice.name for choice in choices.CHOICES]},
         change,
     )
-    option("sd3_choices", STATE + table(deployment.host.device()), gr.HTML)
+    option("sd3_choices", STATE + _loading() + table(deployment.host.device()), gr.HTML)
     for name in guards.GUARDS:
         option(f"sd3_guard_{name}", guards.DEFAULT_MODE, gr.Radio, {"choices": list(guards.MODES)}, modes)
     mend(deployment)
@@ -70,16 +86,7 @@ def register(deployment: Deployment, forecast: Forecast) -> None:
 
 def mend(deployment: Deployment) -> None:
     """Answer stored values that mean nothing with a sentence and the default: the host validates no extension's settings."""
-    valid: dict[str, Callable[[Any], Any]] = {
-        "sd3_text_encoder": lambda value: choices.find(value).name,
-        "sd3_weights": source.kind_of,
-        "sd3_weights_file": lambda value: _instance(value, str),
-        "sd3_auto_install": lambda value: _instance(value, bool),
-        **{f"sd3_guard_{name}": _mode for name in guards.GUARDS},
-        "sd3_memory": _memory_mode,
-        "sd3_memory_retry": lambda value: _instance(value, bool),
-    }
-    for key, check in valid.items():
+    for key, check in _valid().items():
         if key not in shared.opts.data:
             continue
         try:
@@ -87,6 +94,22 @@ def mend(deployment: Deployment) -> None:
         except SettingError as error:
             del shared.opts.data[key]
             deployment.events.fail(error, "warning")
+
+
+def _valid() -> dict[str, Callable[[Any], Any]]:
+    """Key → what gives back a stored value as it should be, and raises SettingError for one that means nothing."""
+    return {
+        "sd3_text_encoder": lambda value: choices.find(value).name,
+        "sd3_weights": source.kind_of,
+        "sd3_weights_file": lambda value: _instance(value, str),
+        "sd3_auto_install": lambda value: _instance(value, bool),
+        "sd3_cache": lambda value: _instance(value, bool),
+        "sd3_cache_folder": lambda value: _instance(value, str),
+        "sd3_cache_limit": _limit,
+        **{f"sd3_guard_{name}": _mode for name in guards.GUARDS},
+        "sd3_memory": _memory_mode,
+        "sd3_memory_retry": lambda value: _instance(value, bool),
+    }
 
 
 def _mode(value: Any) -> Any:
@@ -101,10 +124,24 @@ def _memory_mode(value: Any) -> Any:
     return value
 
 
+def _limit(value: Any) -> Any:
+    least, most = LIMITS
+    size = None if isinstance(value, bool) else number(value)
+    if size is None or not least <= size <= most:
+        raise SettingError("setting.cache-limit", value=repr(value)[:60], least=least, most=most)
+    return value
+
+
 def _instance(value: Any, kind: type) -> Any:
     if not isinstance(value, kind):
         raise SettingError("setting.wrong-type", value=repr(value)[:60])
     return value
+
+
+def _loading() -> str:
+    """How far an encoder is that is being loaded, and the button that ends it: filled in and shown by the page."""
+    cancel = html.escape(messages.text("panel.cancel"))
+    return f'<div class="sd3-loading"></div><button type="button" class="sd3-cancel sd3-end" hidden>{cancel}</button>'
 
 
 def table(device: Device) -> str:

@@ -11,16 +11,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modules import paths
 
 from sd3deploy import messages
-from sd3deploy.diagnosis import checks
 from sd3deploy.encoders import choices
 from sd3deploy.errors import SettingError
 from sd3deploy.webui.background import Background
 from sd3deploy.webui.host import SdNext
+
+if TYPE_CHECKING:
+    from sd3deploy.diagnosis import checks
 
 __all__ = ["Job", "Verifying"]
 
@@ -67,6 +69,8 @@ class Verifying(Background[Job]):
         return messages.text("verify.started")
 
     def _run(self, job: Job, context: checks.Context) -> None:
+        from sd3deploy.diagnosis import checks
+
         def progress(now: checks.Progress) -> None:
             job.fraction, job.text = (order.index(now.id) + now.fraction) / len(order), f"{now.title} {now.text}".strip()
 
@@ -96,6 +100,8 @@ class Verifying(Background[Job]):
                 queue.release()
 
     def _context(self, model: str, encoder: str) -> checks.Context:
+        from sd3deploy.diagnosis import checks
+
         chosen = choices.find(encoder or self.host.option("sd3_text_encoder"))
         place = Path(model or self.host.facts().model or ".")
         if model and not place.exists():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import textwrap
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,68 @@ def start(folder: Path, name: str, *flags: str, **kwargs) -> server.Host:
     linked = environment.linked(folder / f"venv-{name}", without=["bitsandbytes"], source=source)
     root = Path(os.environ["SDNEXT_ROOT"]) if REAL else server.STAND_IN
     return server.start(folder / name, root=root, python=linked, flags=flags, **kwargs)
+
+
+@contextmanager
+def encoded(host: ProbedHost):
+    """`encoded(host)` as `counts`: counts() says how often T5 has encoded since the last question."""
+    host.run("""
+        from modules import modeldata
+        def watch():
+            encoder = modeldata.model_data.sd_model.text_encoder_3
+            if encoder is not sd3probe.watched:
+                sd3probe.watched = encoder
+                encoder.register_forward_pre_hook(lambda *values: sd3probe.encodings.append(1))
+        sd3probe.watched, sd3probe.encodings, sd3probe.watch = None, [], watch
+        watch()
+    """)
+
+    def counts():
+        return host.run("sd3probe.watch(); result = len(sd3probe.encodings); sd3probe.encodings.clear()")
+
+    yield counts
+    host.run("del sd3probe.watched, sd3probe.encodings, sd3probe.watch")
+
+
+@pytest.fixture
+def other_vae(host):
+    """The name of a VAE that the host can take instead of that of the model: a copy of it. SD.Next's loader has the shapes of the published
+    ones alone.
+    """
+    host.run("""
+        import copy
+        from modules import modeldata, sd_vae
+        sd3probe.loader = "load_vae" if hasattr(sd_vae, "load_vae") else "load_vae_diffusers"  # until 2026
+        sd3probe.load_vae = getattr(sd_vae, sd3probe.loader)
+        setattr(sd_vae, sd3probe.loader, lambda *values, **words: copy.deepcopy(modeldata.model_data.sd_model.vae))
+        sd_vae.vae_dict["another"] = "/another"
+    """)
+    yield "another"
+    host.set(sd_vae="Automatic")
+    host.run("""
+        from modules import sd_vae
+        sd_vae.reload_vae_weights()
+        setattr(sd_vae, sd3probe.loader, sd3probe.load_vae)
+        del sd_vae.vae_dict["another"]
+    """)
+
+
+@contextmanager
+def slow_disk(host: ProbedHost, seconds: float = 0.25):
+    """Each piece of a text encoder takes so long to read: the tiny model is as slow as a large one on an old disk."""
+    host.run(f"""
+        import time
+        from sd3deploy.encoders import quantize
+        sd3probe.read = quantize._read
+        def slow(*values):
+            time.sleep({seconds})
+            return sd3probe.read(*values)
+        quantize._read = slow
+    """)
+    try:
+        yield
+    finally:
+        host.run("from sd3deploy.encoders import quantize; quantize._read = sd3probe.read")
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ def adapter(host):
 @pytest.mark.parametrize(
     ("key", "default"),
     [("sd3_text_encoder", "Host default"), ("sd3_weights", "Automatic"), ("sd3_weights_file", ""), ("sd3_auto_install", True),
+     ("sd3_cache", True), ("sd3_cache_folder", ""), ("sd3_cache_limit", 20),
      ("sd3_guard_size", "fix"), ("sd3_guard_attention", "fix"), ("sd3_guard_sampling", "fix"), ("sd3_guard_prompt", "fix")],
 )
 def test_settings_have_their_defaults_before_they_are_registered(adapter, key, default):
@@ -57,21 +58,38 @@ def test_a_job_shows_its_progress(adapter):
     code = """
 from modules import shared
 shared.state.api = True
-with sdnext.job("Load TE", 2, "T5 FP4") as step:
-    step()
-    result = [shared.state.job, shared.state.sampling_step, shared.state.sampling_steps, shared.state.api]
-result.append(shared.state.job)
+with sdnext.job("Load TE", "T5 FP4") as job:
+    job.report(2_400_000_000, 9_600_000_000)
+    result = [shared.state.job, shared.state.sampling_step, shared.state.sampling_steps, shared.state.textinfo, shared.state.api]
+    result.append(job.stopped())
+    shared.state.interrupt()
+    result.append(job.stopped())
+result += [shared.state.job, shared.state.interrupted]
 """
-    assert adapter(code) == ["Load TE", 1, 2, True, ""]
+    assert adapter(code) == ["Load TE", 25, 100, "T5 FP4: 2.4 GB / 9.6 GB", True, False, True, "", False]
+
+
+def test_encoders_are_kept_in_the_hosts_folder_of_models_unless_the_user_wants_another_or_none(adapter, host, tmp_path):
+    code = "c = sdnext.cache(); result = c and [str(c.folder), c.limit]"
+    assert adapter(code) == [str(host.data / "models" / "SD3 Deploy"), 20_000_000_000]
+    code = f"from modules import shared; shared.opts.data |= {{values!r}}\n{code}\nfor key in {{values!r}}: del shared.opts.data[key]"
+    values = {"sd3_cache_folder": str(tmp_path), "sd3_cache_limit": 5}
+    assert adapter(code.format(values=values)) == [str(tmp_path), 5_000_000_000]
+    assert adapter(code.format(values={"sd3_cache": False})) is None
+
+
+def test_how_much_memory_there_is(adapter):
+    assert adapter("c = sdnext.capacity(); result = [c.kind, 0 < c.ram_usable <= c.ram_total]") == ["cpu", True]
 
 
 def test_the_queue_is_one_lock(adapter):
     code = """
-result = [sdnext.queue_is_busy()]
+from modules import call_queue
 with sdnext.queue():
-    result.append(sdnext.queue_is_busy())
+    result = [call_queue.queue_lock.locked(), sdnext.queue().acquire(timeout=0.01)]
+result.append(call_queue.queue_lock.locked())
 """
-    assert adapter(code) == [False, True]
+    assert adapter(code) == [True, False, False]
 
 
 def test_how_it_wants_installs_done(adapter):

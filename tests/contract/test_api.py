@@ -16,7 +16,7 @@ import pytest
 from demo import server
 from sd3deploy import messages
 from sd3deploy.guards import GUARDS
-from tests.contract.conftest import AUTH, PROBE, ProbedHost, start
+from tests.contract.conftest import AUTH, PROBE, ProbedHost, slow_disk, start
 
 PREFIX = "/sdapi/v1/sd3"
 
@@ -300,7 +300,7 @@ def test_the_check_is_quick_enough_for_each_key(host, question):
 
 def test_events_say_what_is_under_way_and_what_can_be_done(host):
     now = get(host, "events")
-    assert (now["verifying"], now["installing"], now["busy"]) == (False, False, None)
+    assert (now["verifying"], now["installing"], now["loading"], now["busy"], now["progress"]) == (False, False, False, None, None)
     assert host.set(sd3_text_encoder="T6") == {"sd3_text_encoder": False}
     event = get(host, "events")["events"][-1]
     assert (event["id"], event["severity"]) == ("setting.encoder-unknown", "error")
@@ -425,6 +425,21 @@ def test_an_installation_is_ended_and_leaves_no_trace(host):
     assert ask(host, "POST", "cancel").json() == {"cancelled": False, "jobs": []}
 
 
+def test_a_change_of_the_encoder_is_cancelled_while_its_packages_are_installed(host):
+    before, encoder = packages(host), get(host, "status")["encoder"]
+    with ThreadPoolExecutor() as pool:
+        change = pool.submit(ask, host, "POST", "encoder", body={"encoder": "T5 FP4"})
+        assert until(lambda: "bitsandbytes" in (get(host, "status")["busy"] or ""), 30)
+        assert get(host, "events")["loading"] is True
+        assert ask(host, "POST", "cancel").json() == {"cancelled": True, "jobs": ["encoder"]}
+        answer = change.result(20)
+    assert answer.status_code == 409
+    assert answer.json()["body"]["id"] in ("deps.cancelled", "encoder.cancelled")  # as far as it had come
+    assert packages(host) == before
+    assert (get(host, "status")["encoder"], get(host, "status")["busy"]) == (encoder, None)
+    assert get(host, "events")["events"][-1]["severity"] == "info"
+
+
 def packages(host) -> list[str]:
     """Everything in the host's site-packages, and what a repair would have left behind."""
     return host.run(
@@ -473,7 +488,7 @@ def test_what_is_missing_is_installed_and_can_be_used_at_once(host):
     now = get(host, "status")
     assert (now["packages"]["bitsandbytes"], now["pid"], now["last_error"]) == (found["changed"]["bitsandbytes"], pid, None)
     assert until(lambda: get(host, "status")["encoder"] == "T5 NF4")
-    ids = [event["id"] for event in get(host, "events")["events"]]
+    ids = [event["id"] for event in get(host, "events")["events"] if event["id"] != "cache.written"]  # that is whenever it is
     assert ids[ids.index("packages.installed") :] == ["packages.installed", "encoder.loading", "encoder.ready-smaller"]
     assert host.run("from transformers.utils import is_bitsandbytes_available; result = is_bitsandbytes_available()") is True
 
@@ -576,6 +591,78 @@ def test_what_nobody_has_foreseen_is_a_failure_with_a_remedy_too(host):
     now = get(host, "status")
     assert (now["encoder"], now["wanted"]) == ("T5 NF4", "T5 NF4")
     assert len(host.txt2img()["images"]) == 1
+
+
+def reading(host):
+    """How far the encoder is that is being read, as soon as it is."""
+    assert until(lambda: (get(host, "status")["progress"] or {"done": 0})["done"], 30)
+    return get(host, "status")["progress"]
+
+
+def test_a_load_says_how_far_it_is_and_can_be_cancelled(host):
+    before = get(host, "events")["events"][-1]["seq"]
+    with slow_disk(host), ThreadPoolExecutor() as pool:
+        change = pool.submit(ask, host, "POST", "encoder", body={"encoder": "T5 FP8"})
+        found = reading(host)
+        assert 0 < found["done"] < found["total"]
+        assert 0 < found["fraction"] < 1
+        assert " of " in found["text"]
+        assert get(host, "status")["busy"] == "Loading T5 FP8…"
+        now = get(host, "events")
+        assert (now["loading"], now["active"]) == (True, True)
+        assert now["progress"]["total"] == found["total"]
+        shown = host.get("/sdapi/v1/progress")
+        assert 0 < shown["progress"] < 1
+        assert shown["textinfo"].startswith("T5 FP8: ")
+        assert ask(host, "POST", "cancel").json() == {"cancelled": True, "jobs": ["encoder"]}
+        answer = change.result(20)
+    assert answer.status_code == 409
+    assert answer.json()["body"]["id"] == "encoder.cancelled"
+    now = get(host, "status")
+    assert (now["encoder"], now["wanted"], now["busy"], now["progress"]) == ("T5 NF4", "T5 NF4", None, None)
+    assert now["last_error"] is None or now["last_error"]["id"] != "encoder.cancelled"
+    told = get(host, "events", since=before)["events"]
+    assert [(event["id"], event["severity"]) for event in told][-1] == ("encoder.cancelled", "info")
+    assert "T5 NF4 is still in use" in told[-1]["message"]
+    assert host.get("/sdapi/v1/options")["sd3_text_encoder"] == "T5 NF4"
+    assert get(host, "events")["loading"] is False
+    assert "T5: T5 NF4" in host.txt2img()["info"]["infotexts"][0]
+
+
+def test_the_hosts_own_stop_ends_a_load_too(host):
+    with slow_disk(host), ThreadPoolExecutor() as pool:
+        change = pool.submit(host.set, sd3_text_encoder="T5 FP8")
+        reading(host)
+        host.post("/sdapi/v1/interrupt")
+        assert change.result(20) == {"sd3_text_encoder": False}
+    assert (get(host, "status")["encoder"], get(host, "status")["wanted"]) == ("T5 NF4", "T5 NF4")
+    assert len(host.txt2img()["images"]) == 1
+
+
+def test_a_picture_whose_encoder_is_cancelled_is_not_made_with_another_one(host):
+    with slow_disk(host), ThreadPoolExecutor() as pool:
+        job = pool.submit(host.txt2img, override_settings={"sd3_text_encoder": "T5 FP8"})
+        reading(host)
+        assert ask(host, "POST", "cancel").json()["jobs"] == ["encoder"]
+        assert job.result(20)["images"] == []
+    assert "T5: T5 NF4" in host.txt2img()["info"]["infotexts"][0]
+
+
+def test_a_model_whose_encoder_is_cancelled_while_it_is_loaded_has_clip_alone_and_says_so(host):
+    host.post("/sdapi/v1/unload-checkpoint", {})
+    assert host.set(sd3_text_encoder="T5 FP8") == {"sd3_text_encoder": True}
+    before = get(host, "events")["events"][-1]["seq"]
+    with slow_disk(host), ThreadPoolExecutor() as pool:
+        loaded = pool.submit(host.post, "/sdapi/v1/reload-checkpoint", {})
+        reading(host)
+        host.post("/sdapi/v1/interrupt")
+        loaded.result(60)
+    told = [event["id"] for event in get(host, "events", since=before)["events"]]
+    assert told[-2:] == ["encoder.cancelled", "encoder.without-t5"]
+    now = get(host, "status")
+    assert (now["model"], now["encoder"], now["wanted"]) == (server.MODEL, "None (CLIP only)", "T5 FP8")
+    assert "T5: None (CLIP only)" in host.txt2img()["info"]["infotexts"][0]
+    assert ask(host, "POST", "encoder", body={"encoder": "T5 NF4"}).json()["encoder"] == "T5 NF4"
 
 
 def test_two_scripts_at_once(host):

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from demo import server
-from tests.contract.conftest import AUTH, PROBE, ProbedHost, start
+from tests.contract.conftest import AUTH, PROBE, ProbedHost, encoded, start
 
-KEYS = {"model", "encoder", "wanted", "linear4bit", "t5_bytes", "busy", "last_error", "packages", "pid"}
+KEYS = {"model", "encoder", "wanted", "linear4bit", "t5_bytes", "busy", "progress", "last_error", "packages", "pid"}
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +42,12 @@ def pid(host):
 
 def status(host):
     return host.get("/sdapi/v1/sd3/status")
+
+
+def happened(host):
+    """The ids of all events but those of the cache, which is written whenever it is."""
+    ids = [event["id"] for event in host.get("/sdapi/v1/sd3/events", params={"since": 0})["events"]]
+    return [id for id in ids if not id.startswith("cache.")]
 
 
 def picture(host, **values):
@@ -121,8 +127,7 @@ def test_a_picture_says_which_t5_made_it(host, pid):
 
 
 def test_the_events_tell_what_happened(host):
-    ids = [event["id"] for event in host.get("/sdapi/v1/sd3/events", params={"since": 0})["events"]]
-    assert ids[-4:] == ["packages.installing", "packages.installed", "encoder.loading", "encoder.ready-smaller"]
+    assert happened(host)[-4:] == ["packages.installing", "packages.installed", "encoder.loading", "encoder.ready-smaller"]
     assert "id=encoder.ready-smaller" in host.log()
 
 
@@ -142,6 +147,94 @@ def test_no_prompt_is_reused_from_another_encoder(host):
         pictures.append(picture(host, prompt="the same words", override_settings={"prompt_attention": "fixed"})[0].tobytes())
     assert pictures[0] == pictures[2]
     assert pictures[0] != pictures[1]
+
+
+def stored(host, folder=None):
+    """The kinds of encoders that are kept, when none is being written any more."""
+    host.run("from sd3deploy.encoders import load; t = load.writing(); t and t.join(60)")
+    folder = folder or host.data / "models" / "SD3 Deploy"
+    return {path.name.rpartition("-")[0].removeprefix("t5-") for path in folder.glob("t5-*")}
+
+
+def last(host, severity):
+    told = [event for event in host.get("/sdapi/v1/sd3/events", params={"since": 0})["events"] if event["severity"] == severity]
+    return told[-1]
+
+
+def test_quantized_encoders_are_kept_among_the_models_and_come_from_there_the_next_time(host):
+    assert stored(host) == {"fp4", "nf4", "int8", "fp8"}  # all that were chosen so far, and can be
+    for name in ("T5 FP4", "T5 NF4"):
+        host.set(sd3_text_encoder=name)
+        assert "Loaded from the cache in" in last(host, "success")["message"]
+        picture(host)
+
+
+def test_another_folder_deletes_nothing_and_where_none_is_wanted_nothing_is_written(host, tmp_path):
+    before = sorted((host.data / "models" / "SD3 Deploy").rglob("*"))
+    host.set(sd3_cache_folder=str(tmp_path / "there"))
+    host.set(sd3_text_encoder="T5 FP4")
+    assert "Loaded from “" in last(host, "success")["message"]
+    assert stored(host, tmp_path / "there") == {"fp4"}
+    assert str(tmp_path / "there") in last(host, "info")["message"]
+    host.set(sd3_cache=False)
+    host.set(sd3_text_encoder="T5 NF4")
+    assert stored(host, tmp_path / "there") == {"fp4"}
+    assert sorted((host.data / "models" / "SD3 Deploy").rglob("*")) == before
+    host.set(sd3_cache=True, sd3_cache_folder="")
+
+
+def test_a_folder_that_can_not_be_written_is_told_and_everything_works(host, tmp_path):
+    (tmp_path / "file").touch()
+    host.set(sd3_cache_folder=str(tmp_path / "file" / "folder"))
+    host.set(sd3_text_encoder="T5 FP4")
+    assert stored(host, tmp_path) == set()
+    told = last(host, "warning")
+    assert (told["id"], "sd3_cache_folder" in told["remedy"]) == ("cache.unwritable", True)
+    assert "T5: T5 FP4" in picture(host)[1]
+    host.set(sd3_cache_folder="", sd3_text_encoder="T5 NF4")
+    assert status(host)["last_error"] is None
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("sd3_cache", "maybe"), ("sd3_cache_folder", 5), ("sd3_cache_limit", "much"), ("sd3_cache_limit", 0)]
+)
+def test_a_setting_of_the_cache_that_means_nothing_is_refused(host, key, value):
+    before = host.run(f"from modules import shared; result = shared.opts.{key}")
+    assert host.set(**{key: value}) == {key: False}
+    assert host.run(f"from modules import shared; result = shared.opts.{key}") == before
+    assert last(host, "warning")["remedy"]
+
+
+@pytest.mark.parametrize("parser", ["native", "fixed"])
+def test_a_prompt_is_encoded_anew_for_another_encoder_and_for_nothing_else(host, other_vae, parser):
+    words = {"prompt": f"words for {parser}", "override_settings": {"prompt_attention": parser}}
+    vae = "from modules import modeldata; result = id(modeldata.model_data.sd_model.vae)"
+    # SD.Next before 2026-07 keeps nothing of prompts that it leaves to the pipeline
+    keeps = parser != "fixed" or host.run("from modules import sd_hijack_te; result = hasattr(sd_hijack_te, 'prompt_cache')")
+    with encoded(host) as counts:
+        for name in ("T5 BF16", "T5 FP8"):
+            host.set(sd3_text_encoder=name)
+            counts()
+            first = picture(host, **words)[0].tobytes()
+            assert counts() > 0
+            assert picture(host, **words)[0].tobytes() == first
+            assert (counts() == 0) == keeps
+            before = host.run(vae)
+            host.set(sd_vae=other_vae if name == "T5 BF16" else "Automatic")
+            assert host.run(vae) != before
+            picture(host, **words)
+            assert (counts() == 0) == keeps, name
+
+
+def test_another_offload_mode_costs_no_encoded_prompts(host):
+    switch = "from sd3deploy.webui import offload; from modules import modeldata; offload.switch(modeldata.model_data.sd_model, {mode!r})"
+    with encoded(host) as counts:
+        picture(host, prompt="words for a mode")
+        counts()
+        host.run(switch.format(mode="balanced"))
+        picture(host, prompt="words for a mode")
+        assert counts() == 0
+        host.run(switch.format(mode="none"))
 
 
 def test_the_same_choice_twice_changes_nothing(host):
@@ -204,11 +297,10 @@ def test_a_model_that_is_loaded_again_gets_its_encoder_at_once(host, pid):
     host.post("/sdapi/v1/unload-checkpoint", {})
     assert status(host)["encoder"] is None
     assert host.set(sd3_text_encoder="T5 FP4") == {"sd3_text_encoder": True}
-    seen = host.get("/sdapi/v1/sd3/events", params={"since": 0})["events"][-1]
-    assert seen["id"] == "encoder.later"
+    seen = len(happened(host))
+    assert happened(host)[-1] == "encoder.later"
     assert "T5: T5 FP4" in picture(host)[1]
-    later = [event["id"] for event in host.get("/sdapi/v1/sd3/events", params={"since": seen["seq"]})["events"]]
-    assert later == ["encoder.loading", "encoder.ready-smaller"]  # once: at load, not full size first
+    assert happened(host)[seen:] == ["encoder.loading", "encoder.ready-smaller"]  # once: at load, not full size first
     assert status(host)["pid"] == pid
 
 

@@ -81,7 +81,7 @@ def test_the_answer_about_memory_is_complete_and_its_parts_add_up(host):
     assert found["verdict"]["answer"] == "fits"
     assert set(found["phases"]) == {"load", "encode", "denoise", "decode"}
     assert found["recommendation"] == "T5 BF16"
-    assert set(found["choices"]) == {"bf16", "int8", "fp8", "uint4", "nf4", "fp4", "none"}
+    assert set(found["choices"]) == {"bf16", "int8", "fp8", "uint4", "nf4-int8", "nf4", "fp4", "none"}
     assert found["capacity"]["ram_usable"] <= found["capacity"]["ram_total"]
     smaller = memory(host, width=512, height=512)
     assert smaller["phases"]["decode"]["activation"] < found["phases"]["decode"]["activation"]

@@ -153,7 +153,7 @@ def test_one_click_takes_what_is_recommended(host, page):
 
 def test_the_settings_say_for_each_choice_whether_it_fits(page):
     cells = page.evaluate("[...document.querySelectorAll('.sd3-choices tr .sd3-verdict')].map((cell) => cell.textContent)")
-    assert cells.count("fits") == 6
+    assert cells.count("fits") == 7
     assert cells.count("fits, recommended") == 1
 
 

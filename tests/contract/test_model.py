@@ -2,6 +2,8 @@
 
 import pytest
 
+from tests.contract.conftest import encoded
+
 
 def names(host, start):
     return [name for name, _ in host.events(start)]
@@ -24,6 +26,19 @@ def test_clear_caches_forgets_native_prompts_but_not_those_of_encode_prompt(host
         result = ["probe" in prompt_parser_diffusers.cache, "probe" in sd_hijack_te.prompt_cache.cache, sd_offload.offload_hook_instance]
         sd_hijack_te.prompt_cache.cache.clear()
     """) == [False, True, None]
+
+
+def test_the_same_prompt_is_encoded_once_until_the_host_takes_another_vae(host, other_vae):
+    with encoded(host) as counts:
+        host.txt2img("the words")
+        assert counts() > 0
+        host.txt2img("the words", seed=2)
+        assert counts() == 0
+        before = host.run("from modules import modeldata; result = id(modeldata.model_data.sd_model.vae)")
+        assert host.set(sd_vae=other_vae) == {"sd_vae": True}
+        assert host.run("from modules import modeldata; result = id(modeldata.model_data.sd_model.vae)") != before
+        host.txt2img("the words")
+        assert counts() > 0  # for nothing: a prompt does not depend on the VAE
 
 
 def test_encode_prompt_of_a_loaded_pipeline_is_the_hosts(host):

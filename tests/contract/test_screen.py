@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from PIL import Image
 
 from tests.browser import UIS, until
+from tests.contract.conftest import slow_disk
 from tests.contract.screen import Screen, screen
 
 AXE_SERIOUS = ("serious", "critical")
@@ -54,7 +56,7 @@ def test_each_encoder_is_there_with_its_size_and_what_it_would_mean_here(host):
     rows = host.page.locator(f"{host.panel}encoder label:has(input)")
     assert until(lambda: host.page.locator(f"{host.panel}encoder .sd3-badge.sd3-recommended").count() == 1)
     texts = [row.inner_text() for row in rows.all()]
-    assert sum("GB" in text for text in texts) == 6
+    assert sum("GB" in text for text in texts) == 7
     assert sum("fits" in text for text in texts) >= 6
     assert "recommended" in next(text for text in texts if "T5 BF16" in text)
     host.shot("panel")
@@ -151,6 +153,29 @@ def test_the_settings_have_a_sentence_for_every_option_and_the_same_line_of_stat
     assert "Host default" in line
     assert until(lambda: "recommended" in host.text("#setting_sd3_choices .sd3-choices"))
     host.shot("settings")
+
+
+@pytest.mark.parametrize("place", ["the panel", "the settings"])
+def test_a_load_shows_how_far_it_is_and_a_button_ends_it(host, place):
+    if place == "the panel":
+        host.open()
+        bar, button = host.page.locator(f"{host.panel}diagnosis .sd3-load-work progress"), host.part("cancel")
+    else:
+        host.ui.go(host.page, "Settings")
+        host.ui.settings(host.page)
+        bar, button = (host.page.locator(f"#setting_sd3_choices {part}") for part in (".sd3-loading progress", ".sd3-end"))
+    assert not button.is_visible()
+    with slow_disk(host.host), ThreadPoolExecutor() as pool:
+        change = pool.submit(host.host.set, sd3_text_encoder="T5 FP8")
+        host.page.evaluate("window.sd3deploy.wake()")
+        assert until(lambda: bar.count() and 0 < float(bar.get_attribute("value") or 0) < 1), host.text(".sd3-loading")
+        assert " of " in bar.locator("xpath=following-sibling::p").inner_text()
+        host.shot(f"load-{place.split()[-1]}")
+        button.click()
+        assert change.result(20) == {"sd3_text_encoder": False}
+    host.toast("Loading T5 FP8 was cancelled.", "Host default is still in use.")
+    assert until(lambda: bar.count() == 0 and not button.is_visible())
+    assert host.host.get("/sdapi/v1/sd3/status")["encoder"] == "Host default"
 
 
 def test_install_shows_the_plan_and_asks(host):

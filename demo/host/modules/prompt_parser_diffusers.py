@@ -11,7 +11,10 @@ cache = OrderedDict()
 
 def encode(pipe, prompts, negatives):
     """Prompt embeddings for the pipeline. Every text encoder is forced onto the device first, T5 too."""
-    key = (*prompts, *negatives, id(pipe.text_encoder), id(pipe.text_encoder_3))
+    size = shared.opts.sd_textencoder_cache_size
+    key = str([prompts, negatives])  # and nothing of the encoders
+    if not size:
+        cache.clear()
     if key not in cache:
         for encoder in (pipe.text_encoder, pipe.text_encoder_2, pipe.text_encoder_3):
             sd_models.move_model(encoder, devices.device, force=True)
@@ -26,6 +29,9 @@ def encode(pipe, prompts, negatives):
             "pooled_prompt_embeds": pooled,
             "negative_pooled_prompt_embeds": negative_pooled,
         }
+        while len(cache) > max(1, size):
+            cache.popitem(last=False)
+    cache.move_to_end(key)
     return dict(cache[key])
 
 

@@ -109,6 +109,17 @@ def load_diffuser(checkpoint_info=None, op="model", revision=None):
     shared.opts.save(silent=True)
 
 
+def set_diffuser_options(sd_model, vae=None, op="model", offload=True, quiet=False):
+    """Everything of a model that is set by settings, with another VAE where one is given. Encoded prompts are forgotten."""
+    clear_caches()
+    if vae is not None:
+        sd_model.vae = vae
+    set_vae_options(sd_model, vae, op, quiet)
+    attention.set_diffusers_attention(sd_model, quiet)
+    if offload:
+        set_diffuser_offload(sd_model, op, quiet)
+
+
 def set_vae_options(sd_model, vae=None, op="model", quiet=False):
     """How the VAE works, as the settings say now. Without a size of its own a tile is as large as the pictures of the VAE's training."""
     decoder, opts = sd_model.vae, shared.opts

@@ -13,3 +13,15 @@ def refresh_te_list():
     import modules.model_te
 
     modules.model_te.refresh_te_list()
+
+
+def sd_vae_items():
+    import modules.sd_vae
+
+    return ["Automatic", "Default", *modules.sd_vae.vae_dict]
+
+
+def refresh_vae_list():
+    import modules.sd_vae
+
+    modules.sd_vae.refresh_vae_list()

@@ -66,9 +66,12 @@ def create_settings(cmd_opts):
                                           lambda: {"choices": shared_items.sd_te_items()}, refresh=shared_items.refresh_te_list),
             "prompt_attention": OptionInfo("native", "Prompt attention parser", gr.Radio,
                                            {"choices": ["native", "compel", "xhinker", "a1111", "fixed"]}),
+            "sd_textencoder_cache_size": OptionInfo(4, "Text encoder cache size", gr.Slider, {"minimum": 0, "maximum": 16, "step": 1}),
             "te_shared_te": OptionInfo(True, "Use shared instance of text encoder"),
         }),
         **options_section(("vae_encoder", "Variational Auto Encoder"), {
+            "sd_vae": OptionInfo("Automatic", "VAE model", gr.Dropdown,
+                                 lambda: {"choices": shared_items.sd_vae_items()}, refresh=shared_items.refresh_vae_list),
             "diffusers_vae_upcast": OptionInfo("default", "VAE upcasting", gr.Radio, {"choices": ["default", "true", "false"]}),
             "no_half_vae": OptionInfo(False, "Full precision", gr.Checkbox),
             "diffusers_vae_slicing": OptionInfo(True, "VAE slicing", gr.Checkbox),

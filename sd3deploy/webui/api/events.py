@@ -33,12 +33,13 @@ def routes(services: Services) -> list[Route]:
 
     def events(query: Annotated[Since, Query()]) -> dict[str, Any]:
         """What happened after event number `since` of the process `server`, oldest first, whether something is under way, the number of
-        the last load or job, and whether checks or an installation are running. Quick: ask every second while something is under way.
+        the last load or job, whether checks or an installation are running, and how far a text encoder is that is being read. Quick: ask
+        every second while something is under way.
 
         Another process has numbered its events anew: all of them are new to whoever asks with the name of an old one.
         """
         found = services.deployment.events.since(query.since if query.server in ("", process) else 0)
-        last = services.watching.monitor.last
+        last, progress = services.watching.monitor.last, services.deployment.progress
         return {
             "server": process,
             "now": time.time(),
@@ -47,6 +48,8 @@ def routes(services: Services) -> list[Route]:
             "run": last.number if last else 0,
             "verifying": services.verifying.running,
             "installing": services.installing.running,
+            "loading": services.deployment.loading,
+            "progress": progress.report() if progress else None,
             "active": services.active,
         }
 

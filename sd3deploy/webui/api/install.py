@@ -1,4 +1,4 @@
-"""Installing what is missing and repairing what is broken; and ending what runs."""
+"""Installing what is missing and repairing what is broken; and ending what runs, loads of an encoder too."""
 
 from __future__ import annotations
 
@@ -52,14 +52,18 @@ def routes(services: Services) -> list[Route]:
         return installing.job.report() if installing.job else nothing
 
     def cancel(query: Annotated[Nothing, Query()]) -> dict[str, Any]:
-        """End running checks and a running installation. What an installation has begun is undone: the packages are as they were."""
-        jobs = [name for name, work in (("verify", verifying), ("install", installing)) if work.cancel()]
+        """End running checks, a running installation, and the load of a text encoder. What an installation has begun is undone: the
+        packages are as they were. A change of the encoder leaves everything as it was, the setting too; a model that is being loaded
+        gets no T5, and a picture that waits for its encoder is not made.
+        """
+        works = (("verify", verifying), ("install", installing), ("encoder", services.deployment))
+        jobs = [name for name, work in works if work.cancel()]
         return {"cancelled": bool(jobs), "jobs": jobs}
 
     return [
         Route("POST", "install", install, "Install what is missing, repair what is broken", InstallPlan | Begun, (400, 403)),
         Route("GET", "install", progress, "How far the installation is", Installation),
-        Route("POST", "cancel", cancel, "End running checks and installations", Cancelled),
+        Route("POST", "cancel", cancel, "End running checks, installations and loads", Cancelled),
     ]
 
 

@@ -40,6 +40,15 @@ class Finding(BaseModel, extra="allow"):
     evidence: list[str] = Field([], description="The lines that show it.")
 
 
+class Progress(BaseModel, extra="allow"):
+    """How far a text encoder has been read."""
+
+    done: int = Field(description="Bytes.", examples=[4_761_903_104])
+    total: int = Field(description="Bytes in all.", examples=[9_524_621_312])
+    fraction: float = Field(description="0 to 1.", examples=[0.5])
+    text: str = Field(description="The same in words.", examples=["4.8 GB of 9.5 GB"])
+
+
 class Status(BaseModel, extra="allow"):
     """Model, encoder and packages as they are now."""
 
@@ -50,7 +59,8 @@ class Status(BaseModel, extra="allow"):
     wo_quantized: bool = Field(description="Whether the output layers of its feed-forward parts are quantized too.", examples=[True])
     t5_bytes: int = Field(description="Bytes of T5 as it is.", examples=[2652519584])
     t5_bytes_16bit: int = Field(description="Bytes that it would have in 16 bit.", examples=[9524621312])
-    busy: str | None = Field(description="What is being done, as a sentence.", examples=[None])
+    busy: str | None = Field(description="What is being done, as a sentence.", examples=["Loading T5 FP4…"])
+    progress: Progress | None = Field(description="How far the text encoder is that is being read; null where none is.")
     last_error: Explanation | None = Field(description="The last error that no success has followed.", examples=[None])
     packages: dict[str, str | None] = Field(description="Package → version; null: not installed.", examples=[{"bitsandbytes": "0.50.2"}])
     pid: int = Field(description="Of the server's process: the same as long as nothing was restarted.", examples=[4711])
@@ -88,6 +98,8 @@ class Events(BaseModel, extra="allow"):
     run: int = Field(description="Number of the last load or job that was watched, 0 for none.", examples=[3])
     verifying: bool = Field(description="Whether checks are running.", examples=[False])
     installing: bool = Field(description="Whether an installation is running.", examples=[False])
+    loading: bool = Field(description="Whether a text encoder is being loaded; it can be cancelled.", examples=[True])
+    progress: Progress | None = Field(description="How far the text encoder is that is being read; null where none is.")
     active: bool = Field(description="Whether anything is under way: a load, a picture, checks, an installation.", examples=[False])
 
 
@@ -220,7 +232,7 @@ class Cancelled(BaseModel, extra="allow"):
     """What is being ended."""
 
     cancelled: bool = Field(description="Whether anything was running.", examples=[True])
-    jobs: list[Literal["verify", "install"]] = Field(description="What was running.", examples=[["install"]])
+    jobs: list[Literal["verify", "install", "encoder"]] = Field(description="What was running.", examples=[["install"]])
 
 
 class Result(BaseModel, extra="allow"):

@@ -34,7 +34,7 @@ class Services:
     def active(self) -> bool:
         """Whether something is under way that may soon have something to tell: a load, a job, the checks, an installation."""
         working = self.verifying.running or self.installing.running
-        return bool(working or self.deployment.phase or self.watching.monitor.running)
+        return bool(working or self.deployment.loading or self.deployment.phase or self.watching.monitor.running)
 
     @property
     def forecast(self) -> Forecast:

@@ -1,0 +1,124 @@
+"""From one text encoder to the next: the old one stays in the pipeline, and usable, as long as memory holds both of them.
+
+RAM does not hold both: the old one goes before the next is read. The device does not: it makes way before the next is placed. The next one
+fails, or somebody cancels it: the old one comes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from sd3deploy.encoders import measure, swap
+from sd3deploy.encoders.choices import find
+from sd3deploy.memory.capacity import Capacity
+from sd3deploy.memory.sizes import PARTS
+from sd3deploy.memory.t5_shape import T5_XXL
+
+__all__ = ["Handover", "Host"]
+
+WORK = 600_000_000  # bytes that reading and quantizing take beside the result: the limit that bench/load.py holds the loader to
+_LARGEST = T5_XXL.bytes(find("bf16"))
+
+
+class Host(Protocol):
+    """What it needs of the webui."""
+
+    def capacity(self) -> Capacity: ...
+    def swapped(self, pipeline: Any) -> None: ...
+    def free(self) -> None: ...
+
+
+class Handover:
+    """One change of the encoder of a pipeline. again: loads the old one anew. mapped: the old one is read from a file as it is needed, and
+    takes no memory that others could not have. gone: called when the old one has left the pipeline before the next is there.
+    """
+
+    def __init__(self, pipeline: Any, host: Host, again: Callable[[], Any], mapped: bool, gone: Callable[[], None]) -> None:
+        self._pipeline, self._host, self._again, self._mapped, self._gone = pipeline, host, again, mapped, gone
+        self._taken = False  # out of the pipeline and out of memory
+        self._parked: Any = None  # the device that the old one has left for RAM
+
+    def before_reading(self, need: Callable[[Any], int]) -> None:
+        """Take the old one out where RAM does not hold another one beside it. need: the bytes of RAM that the next one takes while it is
+        read, given the old one; asked only where the largest there is would not fit.
+        """
+        there = self._host.capacity()
+        old = self._pipeline.text_encoder_3
+        if old is None or not there.ram_usable or there.ram_usable >= _LARGEST + WORK:
+            return
+        taken = need(old)
+        if not taken or there.ram_usable >= taken + WORK:
+            return
+        if there.unified or (_on_cpu(old) and not self._mapped):  # else nothing would be won
+            del old
+            self._take()
+
+    def before_placing(self, need: Callable[[Any], int]) -> None:
+        """Let the old one make way where the device does not hold another one beside it: into RAM, else out of the pipeline. need: the
+        bytes that the next one takes there, given the old one.
+        """
+        there = self._host.capacity()
+        old = self._pipeline.text_encoder_3
+        if old is None or _on_cpu(old) or not there.usable or there.usable - _held(self._pipeline) >= need(old):
+            return
+        if not there.unified and there.ram_usable >= _bytes(old):
+            device = _device(old)
+            try:
+                old.to("cpu")
+                self._parked = device
+            except (RuntimeError, ValueError):  # one that can not be moved, such as with hooks of its own
+                pass
+        if self._parked is None:
+            del old
+            self._take()
+        self._host.free()
+
+    def put(self, encoder: Any, tokenizer: Any) -> None:
+        """Put the next one in place. When the host can not take it the old one comes back, and the error goes on."""
+        old = self._pipeline.text_encoder_3
+        try:
+            swap.replace(self._pipeline, encoder, tokenizer)
+            self._host.swapped(self._pipeline)
+        except Exception:
+            swap.replace(self._pipeline, old)
+            self._host.swapped(self._pipeline)
+            raise
+
+    def back(self) -> None:
+        """The old one as it was, because there will be no next one. Raises what its loader raises."""
+        if self._taken or self._parked is not None:
+            self._host.free()
+        if self._parked is not None:
+            try:
+                self._pipeline.text_encoder_3.to(self._parked)
+            except RuntimeError:  # something else has taken its place meanwhile
+                self._take()
+        if self._taken:
+            swap.replace(self._pipeline, self._again())
+            self._host.swapped(self._pipeline)
+
+    def _take(self) -> None:
+        swap.replace(self._pipeline, None)
+        self._taken = True
+        self._gone()
+        self._host.swapped(self._pipeline)
+        self._host.free()
+
+
+def _device(module: Any) -> Any:
+    return next(module.parameters()).device
+
+
+def _on_cpu(module: Any) -> bool:
+    return _device(module).type in ("cpu", "meta")
+
+
+def _bytes(module: Any, on_device: bool = False) -> int:
+    tensors = [tensor for tensor in measure.tensors(module) if not on_device or tensor.device.type not in ("cpu", "meta")]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _held(pipeline: Any) -> int:
+    """Bytes of the pipeline's parts that are on a device."""
+    return sum(_bytes(part, on_device=True) for name in PARTS if (part := getattr(pipeline, name, None)) is not None)
