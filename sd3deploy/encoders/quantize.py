@@ -6,6 +6,7 @@ serialization: the same that is kept on disk, and that an encoder is put togethe
 
 from __future__ import annotations
 
+import math
 import os
 import queue
 import threading
@@ -103,12 +104,12 @@ def _quantize(
     if (known := quantization_config(recipe)) is not None:
         config["quantization_config"] = known.to_dict()
     needed, skeleton = shapes(weights.config)
-    _check(weights, needed)
+    stored_as = {name: _whole(weights, name, shape) for name, shape in needed.items()}
     ways = linears(skeleton, recipe)
     found: dict[str, torch.Tensor] = {}
     targets, pieces = {}, []
     straight = mapped(weights) if recipe.choice.stored == "wide" else {}  # what is as wanted needs no copy
-    for name, stored in sorted(weights.tensors.items(), key=lambda item: (item[1].file, item[1].offset)):  # as they lie on the disk
+    for name, stored in sorted(stored_as.items(), key=lambda item: (item[1].file, item[1].offset)):  # as they lie on the disk
         kind = ways.get(name.removesuffix(".weight"), "wide")
         made = STORAGES[kind](name, stored.shape, recipe, kind)
         if name in straight and isinstance(made, Wide) and straight[name].dtype is made.dtype:
@@ -206,12 +207,14 @@ def _split(name: str, stored: Stored, step: int, size: int) -> Iterator[_Piece]:
         yield _Piece(name, stored, first, count, stored.offset + first * width, count * width)
 
 
-def _check(weights: Weights, needed: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise EncoderError unless every tensor is there, in its shape."""
-    for name, shape in needed.items():
-        stored = weights.tensors.get(name)
-        if stored is None or stored.shape != shape:
-            raise EncoderError("source.incomplete", source=weights.name, part=name)
+def _whole(weights: Weights, name: str, shape: tuple[int, ...]) -> Stored:
+    """Where a tensor lies. Raises EncoderError unless it is there, in this shape."""
+    stored = weights.tensors.get(name)
+    if stored is None or stored.shape != shape:
+        raise EncoderError("source.incomplete", source=weights.name, part=name)
+    if stored.size != math.prod(shape) * dtype(stored).itemsize:
+        raise EncoderError("source.file-damaged", file=stored.file.name, error=f"{stored.size} bytes for {name}")
+    return stored
 
 
 def _place(device: Device) -> str | None:
