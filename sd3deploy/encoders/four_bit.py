@@ -28,12 +28,13 @@ BLOCK = 64  # weights that share a scale: what transformers takes, and bitsandby
 # normal, outlier, heavy-tailed and uniform weights (bench/encoders.py compares both scales).
 FACTORS = (0.8, 0.88, 0.95, 1.0)
 
-_CHUNK = 4096 * BLOCK  # weights at a time: some megabytes, which stay in the cache of the processor
+# Weights at a time. Threads wait for each other's Python between two operations: larger ones wait less, still larger ones leave the cache.
+_CHUNK = 8192 * BLOCK
+_SEARCHED = 4096  # blocks whose errors are looked up at a time: eight bytes for each two weights
 _RANGE = 1.25  # of the integers, in scales: 1 / 0.8
 _UNSURE = 16  # in place of a code
 _UNEQUAL = 0.02  # integers; float32 rounds less than that
 _SMALLEST = 1e-30  # a scale below it does not fit into the integers' arithmetic
-_ALONE = 32768 - BLOCK  # numbers; torch spreads an operation on more of them over threads (its GRAIN_SIZE), and we do that already
 
 
 @lru_cache
@@ -55,13 +56,13 @@ class FourBit:
         self._bounds = (code[order[:-1]] + code[order[1:]]) / 2  # as bitsandbytes' backends/default/ops.py
         self._order, self._values = order, code[order]
         bounds, names = self._bounds.numpy().astype("float64"), order.numpy().astype("uint8")
-        self._sixteen = numpy.float32(32766 / _RANGE)
+        self._sixteen = 32766 / _RANGE
         low, high = _cells(numpy, numpy.arange(65536).astype("uint16").view("int16"))
         first = numpy.searchsorted(bounds * self._sixteen, low - _UNEQUAL)
         last = numpy.searchsorted(bounds * self._sixteen, high + _UNEQUAL)
         self._codes = numpy.where(first == last, names[first], _UNSURE).astype("uint8")
         self._exact = self._bounds.numpy(), names
-        self._eight = numpy.float32(127 / _RANGE)
+        self._eight = 127 / _RANGE
         self._errors = self._error_table(numpy)
         self._factors = numpy.array(FACTORS, "float32")
         self._own = threading.local()
@@ -98,44 +99,42 @@ class FourBit:
             self._on_cpu(weights[part], codes.numpy()[part.start // 2 : part.stop // 2], scales.numpy()[blocks], best)
 
     def _on_cpu(self, weights: torch.Tensor, codes: Any, scales: Any, best: bool) -> None:
-        """With numpy, and with torch where that is several times faster: types, and whatever goes row by row."""
+        """What goes row by row with torch, what looks up with numpy: each is several times faster at that."""
         import numpy
         import torch
 
         room = self._room(len(weights))
-        for part, wide in zip(weights.split(_ALONE), room.wide, strict=True):
-            wide.copy_(part)
-        # The bits of magnitudes are ordered as the magnitudes are.
-        numpy.bitwise_and(room.weights.view("uint32"), numpy.uint32(0x7FFFFFFF), out=room.scaled.view("uint32"))
-        for bits, largest in room.largest:
-            torch.amax(bits, 1, out=largest)
-        scale = room.bits.view("float32").copy()
-        if not numpy.isfinite(scale).all():
+        integers, magnitude = (torch.int32, 0x7FFFFFFF) if weights.dtype is torch.float32 else (torch.int16, 0x7FFF)
+        bits = torch.bitwise_and(weights.view(integers), magnitude, out=room.wide_bits if integers is torch.int32 else room.bits)
+        scale = torch.amax(bits.view(-1, BLOCK), 1).view(weights.dtype).float()  # bits of magnitudes are ordered as the magnitudes are
+        if not scale.isfinite().all():
             raise EncoderError("encoder.not-finite")
-        safe = numpy.maximum(scale, numpy.float32(_SMALLEST))
+        safe = scale.clamp(min=_SMALLEST)
+        wide = room.weights.copy_(weights)
         if best:
-            room.scale(self._eight / safe)
-            numpy.copyto(room.eights, room.scaled, casting="unsafe")
-            self._errors.take(room.eights.view("uint16"), out=room.pairs, mode="wrap")
-            for pairs, sums in room.sums:
-                torch.sum(pairs, 1, out=sums)
-            factors = self._factors[room.errors.view("uint16").reshape(-1, len(FACTORS)).argmin(1)]
+            torch.mul(wide.view(-1, BLOCK), (self._eight / safe)[:, None], out=room.scaled.view(-1, BLOCK))
+            pairs = room.eights.copy_(room.scaled).numpy().view("uint16").reshape(-1, BLOCK // 2)
+            for start in range(0, len(scale), _SEARCHED):
+                errors = self._errors.take(pairs[start : start + _SEARCHED], mode="wrap")
+                torch.sum(torch.from_numpy(errors.view("int64")), 1, out=room.errors[start : start + _SEARCHED])
+            each = room.errors.numpy().view("uint16").reshape(-1, len(FACTORS))
+            factors = torch.from_numpy(self._factors[each.argmin(1)])
             scale, safe = scale * factors, safe * factors
-        room.scale(self._sixteen / safe)
-        numpy.copyto(room.sixteens, room.scaled, casting="unsafe")
-        found = self._codes.take(room.sixteens.view("uint16"), out=room.codes, mode="wrap")
-        numpy.greater_equal(found, _UNSURE, out=room.unsure)
+        torch.mul(wide.view(-1, BLOCK), (self._sixteen / safe)[:, None], out=room.scaled.view(-1, BLOCK))
+        sixteens = room.bits.copy_(room.scaled).numpy().view("uint16")
+        found = self._codes.take(sixteens, out=room.codes, mode="wrap")
+        unsure = numpy.greater_equal(found, _UNSURE, out=room.unsure)
         if scale.min() < _SMALLEST:
-            room.unsure.reshape(-1, BLOCK)[scale < _SMALLEST] = True
-        places = numpy.flatnonzero(room.unsure)
+            unsure.reshape(-1, BLOCK)[scale.numpy() < _SMALLEST] = True
+        places = numpy.flatnonzero(unsure)
         if len(places):
             bounds, names = self._exact
-            inverse = numpy.float32(1) / numpy.maximum(scale, numpy.float32(1e-38))[places // BLOCK]  # 1e-38: bitsandbytes' own
-            found[places] = names[numpy.searchsorted(bounds, (room.weights[places] * inverse).clip(-1, 1))]
-        both, packed = found.view("uint16"), room.sixteens.view("uint16")[: len(codes)]
+            inverse = numpy.float32(1) / numpy.maximum(scale.numpy(), numpy.float32(1e-38))[places // BLOCK]  # 1e-38: bitsandbytes' own
+            found[places] = names[numpy.searchsorted(bounds, (wide.numpy()[places] * inverse).clip(-1, 1))]
+        both, packed = found.view("uint16"), sixteens[: len(codes)]
         numpy.left_shift(both, 4, out=packed)
         numpy.copyto(codes, numpy.bitwise_or(packed, numpy.right_shift(both, 8, out=both), out=packed), casting="unsafe")
-        scales[:] = scale
+        scales[:] = scale.numpy()
 
     def _on_device(self, weights: torch.Tensor, best: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """With torch, all factors at once and exact: there is no need for tables. It takes 50 bytes a weight meanwhile."""
@@ -164,35 +163,15 @@ class FourBit:
 
 
 class _Room:
-    """Arrays, and what torch is to look at, in parts so small that it stays in this thread."""
-
     def __init__(self, size: int) -> None:
         import numpy
         import torch
 
-        blocks, pairs = size // BLOCK, BLOCK // 2
-        self.weights, self.scaled = numpy.empty(size, "float32"), numpy.empty(size, "float32")
-        self.eights, self.sixteens = numpy.empty(size, "int8"), numpy.empty(size, "int16")
+        self.weights, self.scaled = torch.empty(size), torch.empty(size)
+        self.wide_bits = self.scaled.view(torch.int32)
+        self.bits, self.eights = torch.empty(size, dtype=torch.int16), torch.empty(size, dtype=torch.int8)
+        self.errors = torch.empty(size // BLOCK, dtype=torch.int64)
         self.codes, self.unsure = numpy.empty(size, "uint8"), numpy.empty(size, "bool")
-        self.pairs, self.errors = numpy.empty(size // 2, "uint64"), numpy.empty(blocks, "uint64")
-        self.bits, self._inverse = numpy.empty(blocks, "int32"), numpy.empty(blocks, "float32")
-        self.wide = torch.from_numpy(self.weights).split(_ALONE)
-
-        def parts(array: Any, width: int = 0) -> tuple[torch.Tensor, ...]:
-            tensor = torch.from_numpy(array)
-            return (tensor.reshape(-1, width) if width else tensor).split(_ALONE // BLOCK)
-
-        self.largest = list(zip(parts(self.scaled.view("int32"), BLOCK), parts(self.bits), strict=True))
-        self.sums = list(zip(parts(self.pairs.view("int64"), pairs), parts(self.errors.view("int64")), strict=True))
-        self._rows = list(zip(parts(self.weights, BLOCK), parts(self._inverse, 1), parts(self.scaled, BLOCK), strict=True))
-
-    def scale(self, factors: Any) -> None:
-        """scaled = weights · the factor of each block."""
-        import torch
-
-        self._inverse[:] = factors
-        for blocks, inverse, scaled in self._rows:
-            torch.mul(blocks, inverse, out=scaled)
 
 
 def _cells(numpy: Any, integers: Any) -> tuple[Any, Any]:

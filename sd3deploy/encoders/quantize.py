@@ -12,7 +12,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -168,7 +168,7 @@ def _run(
         finally:
             free.put(buffer)
 
-    with ThreadPoolExecutor(workers, "sd3-quantize") as pool, ExitStack() as opened:
+    with _alone(workers) as pool, ExitStack() as opened:
         files = {file: opened.enter_context(open(file, "rb", buffering=0)) for file in {piece.stored.file for piece in pieces}}
         try:
             for piece in pieces:
@@ -185,6 +185,25 @@ def _run(
             failed.append(error)  # so that what waits is not done any more
     if failed:
         raise failed[0]
+
+
+@contextmanager
+def _alone(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads in which torch starts none of its own. It keeps that number for each thread, and one for those that it has not seen yet."""
+    import torch
+
+    before, together = torch.get_num_threads(), threading.Barrier(workers + 1)
+
+    def begin() -> None:
+        torch.set_num_threads(1)
+        together.wait()
+
+    with ThreadPoolExecutor(workers, "sd3-quantize") as pool:
+        for _ in range(workers):
+            pool.submit(begin)  # each waits for the others, so that each has a thread of its own
+        together.wait()
+        torch.set_num_threads(before)
+        yield pool
 
 
 def _read(file: Any, piece: _Piece, buffer: torch.Tensor) -> None:
