@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from sd3deploy.device import Device
 from sd3deploy.encoders import choices, quantize, source
 from sd3deploy.encoders.assemble import assemble
 from sd3deploy.encoders.recipe import Recipe
+from sd3deploy.encoders.storage import STORAGES
 from sd3deploy.encoders.t5 import t5_encoder_class
 from sd3deploy.encoders.weights import open_weights
 from sd3deploy.errors import EncoderError
@@ -115,6 +117,30 @@ def test_rows_that_are_no_multiple_of_a_block(tmp_path, choice):
             codes, state = functional.quantize_4bit(module.weight.data, quant_type=choice, compress_statistics=True)
             assert torch.equal(encoded.tensors[f"{name}.weight"], codes)
             assert torch.equal(encoded.tensors[f"{name}.weight.absmax"], state.absmax)
+
+
+@pytest.mark.parametrize("kind", STORAGES)
+def test_threads_that_begin_a_tensor_together(kind):
+    """Each of the pieces arrives, whichever thread is first; what one alone makes is what many make."""
+    choice = next(choice for choice in choices.CHOICES if kind in (choice.stored, choice.stored_wo))
+    weights = torch.randn(64, 256, generator=torch.Generator().manual_seed(0))
+
+    def added(pool):
+        made = STORAGES[kind]("x.weight", (64, 256), Recipe(choice, "float32"), kind)
+        start = threading.Barrier(4)
+
+        def part(number):
+            if pool:
+                start.wait()
+            made.add(number * 16, weights[number * 16 : number * 16 + 16])
+
+        list((pool.map if pool else map)(part, range(4)))
+        return made.tensors()
+
+    expected = added(None)
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(50):
+            same(added(pool), expected)
 
 
 def test_it_is_what_transformers_takes_for_quantized(models, tmp_path):

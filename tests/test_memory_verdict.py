@@ -126,23 +126,23 @@ def test_the_smallest_error_wins_among_those_that_fit(gib):
 
 
 def test_tight_is_taken_where_none_fits_and_only_there():
-    needs = {id: estimate(Setup(LARGE, find(id), offload="none")).gpu for id in ("nf4", "uint4", "fp8", "int8")}
-    assert needs["nf4"] < needs["uint4"] < needs["fp8"]
-    # So much that NF4 fits with some room, and UINT4 to the byte.
-    there = room(max(needs["uint4"], int(needs["nf4"] / TIGHT) + 1))
+    needs = {id: estimate(Setup(LARGE, find(id), offload="none")).gpu for id in ("nf4", "nf4-int8", "fp8", "int8")}
+    assert needs["nf4"] < needs["nf4-int8"] < needs["fp8"]
+    # So much that NF4 fits with some room, and what is larger without.
+    there = room(max(needs["nf4-int8"], int(needs["nf4"] / TIGHT) + 1))
     answers = {choice.id: verdict.answer for choice, verdict in recommend(Setup(LARGE, offload="none"), there).considered}
-    assert (answers["nf4"], answers["uint4"]) == ("fits", "tight")
+    assert (answers["nf4"], answers["nf4-int8"]) == ("fits", "tight")
     assert recommend(Setup(LARGE, offload="none"), there).choice.id == "nf4"
     # And so much that the best of those that are tight is taken.
-    there = room(needs["uint4"])
-    assert recommend(Setup(LARGE, offload="none"), there).choice.id == "uint4"
+    there = room(needs["nf4-int8"])
+    assert recommend(Setup(LARGE, offload="none"), there).choice.id == "nf4-int8"
     answers = {verdict.answer for choice, verdict in recommend(Setup(LARGE, offload="none"), there).considered if choice.error}
     assert answers == {"tight", "no"}
 
 
 def test_considered_are_all_choices_with_their_verdicts_best_first():
     found = advice(16)
-    assert [choice.id for choice, _ in found.considered] == ["bf16", "int8", "fp8", "uint4", "nf4", "fp4", "none"]
+    assert [choice.id for choice, _ in found.considered] == ["bf16", "int8", "fp8", "nf4-int8", "uint4", "nf4", "fp4", "none"]
     for choice, verdict in found.considered:
         assert verdict == judge(estimate(on_card(16, encoder=choice)), card(16))
     assert [reason.split(":")[0] for reason in found.reasons] == [choice.name for choice, _ in found.considered]
@@ -162,12 +162,12 @@ def test_clip_alone_where_no_t5_fits():
     assert recommend(Setup(MEDIUM, offload="none"), replace(there, usable=there.usable - 1)).choice is None
 
 
-@pytest.mark.parametrize("encoder", [HOST_DEFAULT, find("nf4"), NONE], ids=lambda choice: choice.id)
+@pytest.mark.parametrize("encoder", [HOST_DEFAULT, find("nf4-int8"), NONE], ids=lambda choice: choice.id)
 def test_where_nothing_fits_the_change_is_told_with_the_best_t5_that_it_makes_room_for(encoder):
     setup = on_card(6, offload="none", encoder=encoder)
     found = recommend(setup, card(6))
     assert found.choice is None
-    assert found.change.fields == ({} if encoder is find("nf4") else {"encoder": advice(6).choice.name}) | {"offload": "balanced"}
+    assert found.change.fields == ({} if encoder is find("nf4-int8") else {"encoder": advice(6).choice.name}) | {"offload": "balanced"}
     assert found.change.setup == replace(setup, offload="balanced", encoder=advice(6).choice)
     assert judge(estimate(found.change.setup), card(6)).answer == "fits"
 

@@ -56,21 +56,13 @@ class Wide:
         keeps = name.endswith(".wo.weight") and recipe.compute == "float16"
         self.step, self._name = 1, name
         self.dtype = torch.float32 if keeps else getattr(torch, recipe.compute)
-        self._shape = shape
-        self._all: torch.Tensor | None = None
+        self._all = torch.empty(shape, dtype=self.dtype)
 
     def add(self, first: int, rows: torch.Tensor) -> None:
-        self._rows()[first : first + len(rows)].copy_(rows)
+        self._all[first : first + len(rows)].copy_(rows)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        return {self._name: self._rows()}
-
-    def _rows(self) -> torch.Tensor:
-        import torch
-
-        if self._all is None:
-            self._all = torch.empty(self._shape, dtype=self.dtype)
-        return self._all
+        return {self._name: self._all}
 
     @staticmethod
     def put(module: Any, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -194,7 +186,8 @@ class Rows:
         for start in range(0, len(rows), many):
             wide = rows[start : start + many].float()
             scales = wide.abs().amax(1, keepdim=True).clamp_(min=torch.finfo(torch.float32).tiny).div_(self._largest)
-            codes = wide.div_(scales) if self._dtype.is_floating_point else wide.div_(scales).round_()
+            codes = wide / scales
+            codes = codes if self._dtype.is_floating_point else codes.round_()
             part = slice(first + start, first + start + len(wide))
             self._codes[part].copy_(codes)
             self._scales[part].copy_(scales)
