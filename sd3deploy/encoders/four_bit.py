@@ -115,7 +115,8 @@ class FourBit:
             torch.mul(wide.view(-1, BLOCK), (self._eight / safe)[:, None], out=room.scaled.view(-1, BLOCK))
             pairs = room.eights.copy_(room.scaled).numpy().view("uint16").reshape(-1, BLOCK // 2)
             for start in range(0, len(scale), _SEARCHED):
-                errors = self._errors.take(pairs[start : start + _SEARCHED], mode="wrap")
+                part = pairs[start : start + _SEARCHED]
+                errors = self._errors.take(part, out=room.pairs[: len(part)], mode="wrap")
                 torch.sum(torch.from_numpy(errors.view("int64")), 1, out=room.errors[start : start + _SEARCHED])
             each = room.errors.numpy().view("uint16").reshape(-1, len(FACTORS))
             factors = torch.from_numpy(self._factors[each.argmin(1)])
@@ -154,15 +155,17 @@ class FourBit:
         return (codes[::2] << 4) | codes[1::2], scales[chosen, block].reshape(-1)
 
     def _room(self, size: int) -> _Room:
-        """Arrays of this thread for so many weights: to ask for them anew each time costs more than to fill them."""
+        """Arrays of this thread, for so many weights: to ask for them anew each time costs more than to fill them."""
         rooms = self._own.__dict__.setdefault("rooms", {})
         if size not in rooms:
-            rooms.clear()  # sizes come one after the other
-            rooms[size] = _Room(size)
+            whole = rooms.setdefault(_CHUNK, _Room(_CHUNK))
+            rooms[size] = whole if size == _CHUNK else whole.first(size)
         return rooms[size]
 
 
 class _Room:
+    """Where the steps put what they make of `size` weights."""
+
     def __init__(self, size: int) -> None:
         import numpy
         import torch
@@ -171,7 +174,15 @@ class _Room:
         self.wide_bits = self.scaled.view(torch.int32)
         self.bits, self.eights = torch.empty(size, dtype=torch.int16), torch.empty(size, dtype=torch.int8)
         self.errors = torch.empty(size // BLOCK, dtype=torch.int64)
+        self.pairs = numpy.empty((_SEARCHED, BLOCK // 2), "uint64")
         self.codes, self.unsure = numpy.empty(size, "uint8"), numpy.empty(size, "bool")
+
+    def first(self, size: int) -> _Room:
+        """The same memory, for less."""
+        less = object.__new__(_Room)
+        for name, array in vars(self).items():
+            setattr(less, name, array if name == "pairs" else array[: size // BLOCK] if name == "errors" else array[:size])
+        return less
 
 
 def _cells(numpy: Any, integers: Any) -> tuple[Any, Any]:

@@ -189,21 +189,16 @@ def _run(
 
 @contextmanager
 def _alone(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads in which torch starts none of its own. It keeps that number for each thread, and one for those that it has not seen yet."""
+    """Threads, and torch starts none of its own meanwhile: two of ours with two of its own each wait for each other all the time."""
     import torch
 
-    before, together = torch.get_num_threads(), threading.Barrier(workers + 1)
-
-    def begin() -> None:
-        torch.set_num_threads(1)
-        together.wait()
-
-    with ThreadPoolExecutor(workers, "sd3-quantize") as pool:
-        for _ in range(workers):
-            pool.submit(begin)  # each waits for the others, so that each has a thread of its own
-        together.wait()
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(workers, "sd3-quantize") as pool:
+            yield pool
+    finally:
         torch.set_num_threads(before)
-        yield pool
 
 
 def _read(file: Any, piece: _Piece, buffer: torch.Tensor) -> None:
