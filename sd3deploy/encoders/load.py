@@ -85,11 +85,9 @@ def load(
     device: Device,
     sdnq_config: Callable[[], Any] | None = None,
     cache: Cache | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-    cancelled: Callable[[], bool] = lambda: False,
 ) -> transformers.T5EncoderModel:
     """`read`, and put where it is computed."""
-    return read(choice, source, device, sdnq_config, cache, progress, cancelled).place()
+    return read(choice, source, device, sdnq_config, cache).place()
 
 
 def writing() -> threading.Thread | None:
