@@ -66,7 +66,7 @@ CHOICES = (
     Choice("nf4-int8", "T5 NF4 + INT8", 3_140_228_672, 0.342, "nf4", "int8-rows", ("bitsandbytes",), _BITSANDBYTES, (6, 0)),
     Choice("uint4", "T5 UINT4 (SDNQ)", 4_541_788_160, 0.347, "sdnq", "wide", backends=_EVERYWHERE),
     Choice("fp8", "T5 FP8", 4_898_041_856, 0.116, "fp8-rows", "fp8-rows", backends=_EVERYWHERE - {"mps", "directml"}, fp8=True),
-    Choice("int8", "T5 INT8", 5_904_281_600, 0.053, "int8", "wide", ("bitsandbytes",), _BITSANDBYTES, (7, 5)),
+    Choice("int8", "T5 INT8", 5_904_281_600, 0.080, "int8", "wide", ("bitsandbytes",), _BITSANDBYTES, (7, 5)),
     Choice("bf16", "T5 BF16", 9_524_621_312, 0.018, "wide", "wide", backends=_EVERYWHERE, bf16=True),
 )
 
