@@ -123,7 +123,13 @@ def test_lines_that_are_ended_half_way(model):
 @pytest.mark.parametrize("at", ["imports", "device", "base"])
 def test_ctrl_c(at, model):
     process = subprocess.Popen(
-        [*COMMAND, "--model", model], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        [*COMMAND, "--model", model],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where a shell has begun all this in the background
     )
     before = [one.id for one in checks.STEPS][[one.id for one in checks.STEPS].index(at) - 1]
     lines = []

@@ -488,8 +488,13 @@ def test_what_is_missing_is_installed_and_can_be_used_at_once(host):
     now = get(host, "status")
     assert (now["packages"]["bitsandbytes"], now["pid"], now["last_error"]) == (found["changed"]["bitsandbytes"], pid, None)
     assert until(lambda: get(host, "status")["encoder"] == "T5 NF4")
-    ids = [event["id"] for event in get(host, "events")["events"] if event["id"] != "cache.written"]  # that is whenever it is
-    assert ids[ids.index("packages.installed") :] == ["packages.installed", "encoder.loading", "encoder.ready-smaller"]
+
+    def told():
+        ids = [event["id"] for event in get(host, "events")["events"] if event["id"] != "cache.written"]  # that is whenever it is
+        return ids[ids.index("packages.installed") :]
+
+    assert until(lambda: told()[-1] == "encoder.ready-smaller")  # told a moment after it is in the pipeline
+    assert told() == ["packages.installed", "encoder.loading", "encoder.ready-smaller"]
     assert host.run("from transformers.utils import is_bitsandbytes_available; result = is_bitsandbytes_available()") is True
 
 
