@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 import transformers
@@ -31,7 +32,7 @@ from sd3deploy.encoders.assemble import assemble
 from sd3deploy.encoders.cache import Cache, CacheError, Entry, export, folder_for, limit_for
 from sd3deploy.encoders.cache import manifest as manifests
 from sd3deploy.encoders.cache.manifest import Manifest, stamp
-from sd3deploy.encoders.cache.writing import write_tensors
+from sd3deploy.encoders.cache.tensors import map_tensors, write_tensors
 from sd3deploy.encoders.quantize import Encoded, quantize
 from sd3deploy.encoders.recipe import Recipe
 from sd3deploy.encoders.t5 import t5_encoder_class
@@ -138,6 +139,38 @@ def test_it_is_mapped_and_not_read(cache, weights, made):
     assert all(any(first <= tensor.data_ptr() < last for first, last in spans) for tensor in found.tensors.values())
 
 
+def read_ahead(file):
+    found = map_tensors(file)
+    for thread in threading.enumerate():
+        if thread.name == "sd3-read-ahead":
+            thread.join()
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others bring it into memory, but not into that of the process")
+def test_it_is_read_ahead(tmp_path):
+    file, size = tmp_path / "own.safetensors", 300 * 2**20
+    write_tensors(file, {"weight": torch.zeros(size, dtype=torch.uint8)})
+    before = psutil.Process().memory_info().rss
+    tensor = read_ahead(file)["weight"]
+    assert psutil.Process().memory_info().rss - before > 0.9 * size  # though nobody has looked at it
+    assert tensor.untyped_storage().nbytes() == size  # not that of the file: by storages others tell tensors apart
+
+
+def test_a_file_that_is_cut_off_meanwhile_ends_no_process(tmp_path, monkeypatch):
+    file, size = tmp_path / "own.safetensors", 300 * 2**20
+    write_tensors(file, {"weight": torch.zeros(size, dtype=torch.uint8)})
+    from_file = torch.UntypedStorage.from_file
+
+    def cut(*arguments):
+        storage = from_file(*arguments)
+        os.truncate(file, 2**20)
+        return storage
+
+    monkeypatch.setattr(torch.UntypedStorage, "from_file", cut)
+    assert int(read_ahead(file)["weight"][0]) == 0
+
+
 @pytest.mark.parametrize(
     ("choice", "stock"), [("fp4", False), ("nf4", False), ("int8", False), ("fp4", True), ("nf4", True), ("nf4-int8", True), ("int8", True)]
 )
@@ -182,10 +215,10 @@ def test_a_file_is_as_safetensors_writes_it(tmp_path):
     }
     digest = write_tensors(tmp_path / "own.safetensors", tensors)
     assert digest == hashlib.sha256((tmp_path / "own.safetensors").read_bytes()).hexdigest()
-    found = load_file(tmp_path / "own.safetensors")
-    assert set(found) == set(tensors)
-    assert all(alike(found[name], tensors[name]) for name in tensors)
-    assert all(tensor.data_ptr() % tensor.element_size() == 0 for tensor in found.values())
+    for found in (load_file(tmp_path / "own.safetensors"), map_tensors(tmp_path / "own.safetensors")):
+        assert set(found) == set(tensors)
+        assert all(alike(found[name], tensors[name]) for name in tensors)
+        assert all(tensor.data_ptr() % tensor.element_size() == 0 for tensor in found.values())
     with safe_open(tmp_path / "own.safetensors", "pt") as file:
         assert file.metadata() == {"format": "pt"}
 

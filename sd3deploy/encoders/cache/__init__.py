@@ -3,7 +3,8 @@
 cache.py      the folder as a whole: find, store, clear, verify
 entry.py      one encoder: model.safetensors, config.json, manifest.json
 manifest.py   what an encoder was made of, and the proof that it is whole
-writing.py    new files, whole or not at all
+tensors.py    the file with the tensors
+writing.py    new entries, whole or not at all
 """
 
 from sd3deploy.encoders.cache.cache import DEFAULT_LIMIT, Cache, folder_for, limit_for

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -17,6 +18,7 @@ from sd3deploy.encoders.cache import writing
 from sd3deploy.encoders.cache.entry import CONFIG, MODEL, TEMPORARY, Entry, name_for, ours
 from sd3deploy.encoders.cache.error import CacheError
 from sd3deploy.encoders.cache.manifest import key
+from sd3deploy.encoders.cache.tensors import Progress, map_tensors, quiet
 from sd3deploy.errors import Sd3Error, SettingError
 from sd3deploy.file_lock import try_lock
 
@@ -80,7 +82,7 @@ class Cache:
             text = entry.text
             wrong = self._wrong(entry, wanted)
             if wrong is None:
-                return Encoded(recipe, *_read(entry.folder))
+                return Encoded(recipe, json.loads((entry.folder / CONFIG).read_bytes()), map_tensors(entry.folder / MODEL))
         except (FileNotFoundError, ValueError):  # removed this moment, or a header that can not be read
             wrong = MODEL
         except OSError as error:
@@ -104,7 +106,7 @@ class Cache:
         recipe: Recipe,
         encoded: Encoded,
         fingerprint: list[Any] | None = None,
-        progress: writing.Progress = writing.quiet,
+        progress: Progress = quiet,
     ) -> Entry | None:
         """Keep an encoder. None where it is not kept: another process is writing, or the source was changed while it was read.
 
@@ -171,7 +173,7 @@ class Cache:
             raise CacheError("cache.unwritable", folder=self.folder, detail=error.strerror or error) from error
         return freed
 
-    def verify(self, progress: writing.Progress = writing.quiet) -> list[tuple[Entry, bool]]:
+    def verify(self, progress: Progress = quiet) -> list[tuple[Entry, bool]]:
         """Read everything and compare it with what was written. What is damaged is removed, so that it is made anew.
 
         progress: called with bytes done and bytes in all.
@@ -211,7 +213,7 @@ class Cache:
             entry.touch()
         return wrong
 
-    def _store(self, weights: Weights, encoded: Encoded, fingerprint: list[Any], progress: writing.Progress) -> Entry:
+    def _store(self, weights: Weights, encoded: Encoded, fingerprint: list[Any], progress: Progress) -> Entry:
         self._sweep()
         wanted = key(fingerprint, encoded.recipe)
         entry = Entry(self.folder / name_for(encoded.recipe.choice.id, wanted))
@@ -281,19 +283,6 @@ class Cache:
             yield mine
         finally:
             os.close(descriptor)  # closing is unlocking
-
-
-def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Config and tensors. Raises ValueError for a file that is none of safetensors."""
-    import json
-
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return json.loads((folder / CONFIG).read_bytes()), load_file(folder / MODEL)
-    except SafetensorError as error:
-        raise ValueError(str(error)) from error
 
 
 def _title(entry: Entry) -> str:

@@ -1,8 +1,4 @@
-"""A folder with a quantized encoder, whole or not at all: written beside its place, flushed to the disk, then renamed.
-
-safetensors before 0.8 (SD.Next of 2025 brings 0.6 and 0.7) copies every tensor into memory before it writes the first; here they go to
-the file piece by piece, out of the memory in which they lie, and are hashed on the way.
-"""
+"""A folder with a quantized encoder, whole or not at all: written beside its place, flushed to the disk, then renamed."""
 
 from __future__ import annotations
 
@@ -13,47 +9,24 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from sd3deploy import units
 from sd3deploy.encoders.cache import manifest
 from sd3deploy.encoders.cache.entry import CONFIG, MANIFEST, MODEL, TEMPORARY, Entry
 from sd3deploy.encoders.cache.error import CacheError
 from sd3deploy.encoders.cache.manifest import Manifest
+from sd3deploy.encoders.cache.tensors import Progress, quiet, write_tensors
 
 if TYPE_CHECKING:
-    import torch
-
     from sd3deploy.encoders.quantize import Encoded
     from sd3deploy.encoders.weights import Weights
 
-__all__ = ["SPARE", "Progress", "check_room", "export", "quiet", "write", "write_tensors"]
-
-Progress = Callable[[int, int], None]
+__all__ = ["SPARE", "check_room", "export", "failure", "write"]
 
 SPARE = 10**9  # bytes that stay free: pictures, logs and the system itself need some
-_PIECE = 1 << 24  # bytes at a time
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-# torch's name of a type → safetensors' (its format description)
-_TYPES = {
-    "float64": "F64",
-    "float32": "F32",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "float8_e4m3fn": "F8_E4M3",
-    "int64": "I64",
-    "int32": "I32",
-    "int16": "I16",
-    "int8": "I8",
-    "uint8": "U8",
-    "bool": "BOOL",
-}
-
-
-def quiet(done: int, total: int) -> None:
-    """Tell nobody how far it is."""
 
 
 def export(folder: Path, weights: Weights, encoded: Encoded, fingerprint: list[Any] | None = None, progress: Progress = quiet) -> Entry:
@@ -123,34 +96,6 @@ def write(
     return Entry(target)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], progress: Progress = quiet) -> str:
-    """Write a safetensors file and flush it to the disk. Returns its sha256."""
-    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))  # so that each lies where its type may lie
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers asks for that
-    end = 0
-    for name, tensor in ordered:
-        start, end = end, end + tensor.numel() * tensor.element_size()
-        dtype = _TYPES[str(tensor.dtype).removeprefix("torch.")]
-        header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [start, end]}
-    head = json.dumps(header, separators=(",", ":")).encode()
-    head += b" " * (-len(head) % 8)
-    digest = hashlib.sha256()
-    with open(path, "xb") as file:
-        _put(file, digest, memoryview(len(head).to_bytes(8, "little") + head))
-        done = 0
-        progress(0, end)
-        for _, tensor in ordered:
-            content = _bytes(tensor)
-            for start in range(0, len(content), _PIECE):
-                piece = content[start : start + _PIECE]
-                _put(file, digest, piece)
-                done += len(piece)
-                progress(done, end)
-        file.flush()
-        os.fsync(file.fileno())
-    return digest.hexdigest()
-
-
 def failure(folder: Path, encoded: Encoded, error: OSError) -> CacheError:
     """What the operating system said, as an error with a remedy."""
     if error.errno in _FULL:
@@ -164,18 +109,6 @@ def failure(folder: Path, encoded: Encoded, error: OSError) -> CacheError:
 def _no_room(folder: Path, encoded: Encoded, free: int) -> CacheError:
     size, spare = units.size(encoded.size), units.size(SPARE)
     return CacheError("cache.no-room", name=encoded.recipe.choice.name, size=size, spare=spare, folder=folder, free=units.size(free))
-
-
-def _put(file: BinaryIO, digest: Any, piece: memoryview) -> None:
-    file.write(piece)
-    digest.update(piece)
-
-
-def _bytes(tensor: torch.Tensor) -> memoryview:
-    import torch
-
-    flat = tensor.detach().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
 
 
 def _write(path: Path, content: bytes) -> None:
