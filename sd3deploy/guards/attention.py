@@ -92,10 +92,16 @@ def layers(pipeline: Any) -> Iterator[tuple[str, Any]]:
 def _attention(model: torch.nn.Module, path: str) -> Iterator[tuple[str, Any]]:
     """Attention layers below a module; it does not look into them, because this runs before each image."""
     for name, child in model._modules.items():
-        if hasattr(type(child), "set_processor"):  # of the class: a module that lacks an attribute takes its time to say so
+        if _attends(type(child)):
             yield f"{path}.{name}", child
         elif child is not None and child._modules:
             yield from _attention(child, f"{path}.{name}")
+
+
+@functools.cache
+def _attends(kind: type) -> bool:
+    """Whether modules of that class are attention layers. Kept, because it is asked of five hundred modules, most of which are not."""
+    return hasattr(kind, "set_processor")
 
 
 def _kind(processor: Any) -> Any:
