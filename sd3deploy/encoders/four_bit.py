@@ -12,6 +12,7 @@ little-endian numbers: those of every machine that torch runs on.
 
 from __future__ import annotations
 
+import math
 import threading
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,8 @@ FACTORS = (0.8, 0.88, 0.95, 1.0)
 
 # Weights at a time. Threads wait for each other's Python between two operations: larger ones wait less, still larger ones leave the cache.
 _CHUNK = 8192 * BLOCK
-_SEARCHED = 4096  # blocks whose errors are looked up at a time: eight bytes for each two weights
+_LOOKED_UP = 2048 * BLOCK  # at a time: numpy writes the places down as 64-bit numbers first, and so many stay in the cache
+_SEARCHED = 2 * _LOOKED_UP // BLOCK  # blocks: one look-up for each two weights
 _RANGE = 1.25  # of the integers, in scales: 1 / 0.8
 _UNSURE = 16  # in place of a code
 _UNEQUAL = 0.02  # integers; float32 rounds less than that
@@ -107,9 +109,11 @@ class FourBit:
         integers, magnitude = (torch.int32, 0x7FFFFFFF) if weights.dtype is torch.float32 else (torch.int16, 0x7FFF)
         bits = torch.bitwise_and(weights.view(integers), magnitude, out=room.wide_bits if integers is torch.int32 else room.bits)
         scale = torch.amax(bits.view(-1, BLOCK), 1).view(weights.dtype).float()  # bits of magnitudes are ordered as the magnitudes are
-        if not scale.isfinite().all():
+        smallest, largest = (limit.item() for limit in scale.aminmax())
+        if not math.isfinite(largest):
             raise EncoderError("encoder.not-finite")
-        safe = scale.clamp(min=_SMALLEST)
+        tiny = smallest < _SMALLEST
+        safe = scale.clamp(min=_SMALLEST) if tiny else scale
         wide = room.weights.copy_(weights)
         if best:
             torch.mul(wide.view(-1, BLOCK), (self._eight / safe)[:, None], out=room.scaled.view(-1, BLOCK))
@@ -118,23 +122,24 @@ class FourBit:
                 part = pairs[start : start + _SEARCHED]
                 errors = self._errors.take(part, out=room.pairs[: len(part)], mode="wrap")
                 torch.sum(torch.from_numpy(errors.view("int64")), 1, out=room.errors[start : start + _SEARCHED])
-            each = room.errors.numpy().view("uint16").reshape(-1, len(FACTORS))
-            factors = torch.from_numpy(self._factors[each.argmin(1)])
+            factors = torch.from_numpy(self._factors.take(_least(numpy, room.errors.numpy())))
             scale, safe = scale * factors, safe * factors
         torch.mul(wide.view(-1, BLOCK), (self._sixteen / safe)[:, None], out=room.scaled.view(-1, BLOCK))
         sixteens = room.bits.copy_(room.scaled).numpy().view("uint16")
-        found = self._codes.take(sixteens, out=room.codes, mode="wrap")
-        unsure = numpy.greater_equal(found, _UNSURE, out=room.unsure)
-        if scale.min() < _SMALLEST:
-            unsure.reshape(-1, BLOCK)[scale.numpy() < _SMALLEST] = True
-        places = numpy.flatnonzero(unsure)
+        found = room.codes
+        for start in range(0, len(found), _LOOKED_UP):
+            part = slice(start, start + _LOOKED_UP)
+            self._codes.take(sixteens[part], out=found[part], mode="wrap")
+        if tiny:
+            found.reshape(-1, BLOCK)[scale.numpy() < _SMALLEST] = _UNSURE
+        places = _unsure(numpy, found)
         if len(places):
             bounds, names = self._exact
-            inverse = numpy.float32(1) / numpy.maximum(scale.numpy(), numpy.float32(1e-38))[places // BLOCK]  # 1e-38: bitsandbytes' own
+            inverse = numpy.float32(1) / numpy.maximum(scale.numpy()[places // BLOCK], numpy.float32(1e-38))  # 1e-38: bitsandbytes' own
             found[places] = names[numpy.searchsorted(bounds, (wide.numpy()[places] * inverse).clip(-1, 1))]
-        both, packed = found.view("uint16"), sixteens[: len(codes)]
-        numpy.left_shift(both, 4, out=packed)
-        numpy.copyto(codes, numpy.bitwise_or(packed, numpy.right_shift(both, 8, out=both), out=packed), casting="unsafe")
+        both = torch.from_numpy(found.view("int16"))  # two codes; times 4097 the upper byte is the first of them, and behind it the second
+        packed = torch.mul(both, 4097, out=room.bits[: len(codes)]).numpy().view("uint16")
+        numpy.copyto(codes, numpy.right_shift(packed, 8, out=packed), casting="unsafe")
         scales[:] = scale.numpy()
 
     def _on_device(self, weights: torch.Tensor, best: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -175,7 +180,7 @@ class _Room:
         self.bits, self.eights = torch.empty(size, dtype=torch.int16), torch.empty(size, dtype=torch.int8)
         self.errors = torch.empty(size // BLOCK, dtype=torch.int64)
         self.pairs = numpy.empty((_SEARCHED, BLOCK // 2), "uint64")
-        self.codes, self.unsure = numpy.empty(size, "uint8"), numpy.empty(size, "bool")
+        self.codes = numpy.empty(size, "uint8")
 
     def first(self, size: int) -> _Room:
         """The same memory, for less."""
@@ -183,6 +188,21 @@ class _Room:
         for name, array in vars(self).items():
             setattr(less, name, array if name == "pairs" else array[: size // BLOCK] if name == "errors" else array[:size])
         return less
+
+
+def _least(numpy: Any, errors: Any) -> Any:
+    """Which of the four errors side by side is the least. Each one's place is written into its two lowest bits, and found in the least."""
+    marked = ((errors.view("uint64") & numpy.uint64(0xFFFC_FFFC_FFFC_FFFC)) | numpy.uint64(0x0003_0002_0001_0000)).view("uint16")
+    one, two, three, four = (marked[place::4] for place in range(len(FACTORS)))
+    return numpy.minimum(numpy.minimum(one, two), numpy.minimum(three, four)) & 3
+
+
+def _unsure(numpy: Any, codes: Any) -> Any:
+    """Places of those codes that have to be found exactly: few, and so looked for among eight at a time."""
+    marks = codes.view("uint64") & numpy.uint64(_UNSURE * 0x0101_0101_0101_0101)
+    eights = numpy.flatnonzero(marks != 0)
+    row, column = numpy.nonzero(codes.reshape(-1, 8)[eights] == _UNSURE)
+    return 8 * eights[row] + column
 
 
 def _cells(numpy: Any, integers: Any) -> tuple[Any, Any]:
