@@ -31,7 +31,7 @@ Progress = Callable[[int, int], None]
 _PIECE = 1 << 24  # bytes written at a time
 _AHEAD = 1 << 26  # bytes read ahead at a time: the thread that does it waits for Python in between
 _POPULATE, _SOON = 22, 3  # MADV_POPULATE_READ, of Linux; MADV_WILLNEED
-_SMALL = 4096  # numbers
+_SMALL = 4096  # numbers at most in a tensor that is called small
 # torch's name of a type → safetensors' (its format description)
 _TYPES = {
     "float64": "F64",
@@ -108,7 +108,10 @@ def map_tensors(path: Path) -> dict[str, torch.Tensor]:
             raise ValueError(f"{name}: {tensor.size} bytes at {tensor.offset}")
         # A storage of its own each: by it others tell which tensors are one and the same, and how large they are.
         found[name] = empty.set_(whole[tensor.offset : tensor.offset + tensor.size], 0, tensor.shape)
-    threading.Thread(target=_read_ahead, args=(whole,), name="sd3-read-ahead", daemon=True).start()
+    try:
+        threading.Thread(target=_read_ahead, args=(whole,), name="sd3-read-ahead", daemon=True).start()
+    except RuntimeError:  # no more threads: then it is read when it is used
+        pass
     return found
 
 
