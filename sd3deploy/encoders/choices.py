@@ -61,9 +61,9 @@ CHOICES = (
     HOST_DEFAULT,
     NONE,
     # SM60 for 4 bit, SM75 for INT8: the hardware table of bitsandbytes 0.50.
-    Choice("fp4", "T5 FP4", 2_652_519_584, 0.498, "fp4", "fp4", ("bitsandbytes",), _BITSANDBYTES, (6, 0)),
+    Choice("fp4", "T5 FP4", 2_652_519_584, 0.500, "fp4", "fp4", ("bitsandbytes",), _BITSANDBYTES, (6, 0)),
     Choice("nf4", "T5 NF4", 2_652_519_584, 0.378, "nf4", "nf4", ("bitsandbytes",), _BITSANDBYTES, (6, 0)),
-    Choice("nf4-int8", "T5 NF4 + INT8", 3_140_228_672, 0.342, "nf4", "int8-rows", ("bitsandbytes",), _BITSANDBYTES, (6, 0)),
+    Choice("nf4-int8", "T5 NF4 + INT8", 3_140_228_672, 0.343, "nf4", "int8-rows", ("bitsandbytes",), _BITSANDBYTES, (6, 0)),
     Choice("uint4", "T5 UINT4 (SDNQ)", 4_541_788_160, 0.347, "sdnq", "wide", backends=_EVERYWHERE),
     Choice("fp8", "T5 FP8", 4_898_041_856, 0.116, "fp8-rows", "fp8-rows", backends=_EVERYWHERE - {"mps", "directml"}, fp8=True),
     Choice("int8", "T5 INT8", 5_904_281_600, 0.080, "int8", "wide", ("bitsandbytes",), _BITSANDBYTES, (7, 5)),
