@@ -15,15 +15,18 @@ def start() -> type | None:
 
     from sd3deploy.deployment import Deployment
     from sd3deploy.events import Events
-    from sd3deploy.webui import api, hooks, job, language, panel, settings
-    from sd3deploy.webui.diagnosing import Diagnosing
-    from sd3deploy.webui.forecast import Forecast
-    from sd3deploy.webui.guarding import Guarding
-    from sd3deploy.webui.host import SdNext
-    from sd3deploy.webui.installing import Installing
-    from sd3deploy.webui.reporting import Reporting
-    from sd3deploy.webui.verifying import Verifying
-    from sd3deploy.webui.watching import Watching
+    from sd3deploy.webui import api
+    from sd3deploy.webui.host import hooks
+    from sd3deploy.webui.host.adapter import SdNext
+    from sd3deploy.webui.jobs import facts
+    from sd3deploy.webui.jobs.forecast import Forecast
+    from sd3deploy.webui.jobs.guarding import Guarding
+    from sd3deploy.webui.jobs.watching import Watching
+    from sd3deploy.webui.page import language, panel, settings
+    from sd3deploy.webui.services.diagnosing import Diagnosing
+    from sd3deploy.webui.services.installing import Installing
+    from sd3deploy.webui.services.reporting import Reporting
+    from sd3deploy.webui.services.verifying import Verifying
 
     language.begin()
     host = SdNext()
@@ -43,7 +46,7 @@ def start() -> type | None:
     panel.allow_in_control()
     script_callbacks.on_ui_settings(lambda: settings.register(deployment, forecast))
     script_callbacks.on_app_started(lambda demo, app: api.register(deployment, guarding, watching, reporting, installing))
-    script_callbacks.on_after_process(job.restore)
+    script_callbacks.on_after_process(facts.restore)
     script_callbacks.on_script_unloaded(points.undo)
     return panel.script_class(deployment, guarding, watching, verifying, reporting)
 

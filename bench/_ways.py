@@ -36,12 +36,12 @@ def device() -> Any:
     """The facts about the device that is measured: the GPU if there is one."""
     import torch
 
-    from sd3deploy.device import look
+    from sd3deploy.device import detect_device
 
     kind = "cuda" if torch.cuda.is_available() else "cpu"
     if kind == "cpu":
         os.environ.setdefault("SDNQ_USE_TORCH_COMPILE", "0")  # as the host does, or the import of sdnq compiles a kernel
-    return look(kind, kind)
+    return detect_device(kind, kind)
 
 
 def sdnq_config() -> Any:

@@ -81,7 +81,7 @@ def installed(times: int) -> float:
     """Reading the descriptions of everything that is installed."""
     from sd3deploy.diagnosis import installed
 
-    return _ms(lambda: installed.look(), times)
+    return _ms(lambda: installed.read_installed(), times)
 
 
 def _ms(work: Any, times: int) -> float:

@@ -27,8 +27,8 @@ from modules import modeldata, processing
 from sd3deploy import tiny_sd3
 from sd3deploy.events import Events
 from sd3deploy.guards import attention
-from sd3deploy.webui.guarding import Guarding
-from sd3deploy.webui.host import SdNext
+from sd3deploy.webui.jobs.guarding import Guarding
+from sd3deploy.webui.host.adapter import SdNext
 
 MEDIUM = dict(num_layers=24, num_attention_heads=24, attention_head_dim=64, joint_attention_dim=4096, caption_projection_dim=1536,
               pooled_projection_dim=2048, pos_embed_max_size=192)
@@ -70,7 +70,7 @@ for name, shape in SHAPES.items():
     modeldata.model_data.sd_model = pipeline
     result[name] = {{
         "attention_layers": len(list(attention.layers(pipeline))),
-        "attention_processors_us": times(lambda: attention.look(pipeline)),
+        "attention_processors_us": times(lambda: attention.find_misfits(pipeline)),
         "all_guards_short_prompt_us": times(job("a cat", 1024)),
         "all_guards_long_prompts_us": times(job(LONG, 1024)),
         "all_guards_with_a_change_us": times(job("a cat", 1000)),

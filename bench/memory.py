@@ -136,7 +136,7 @@ def measured(folder: str, choice_id: str, px: int) -> dict[str, Any]:
 
         parts = _load_and_draw(folder, choice, px, mark)
         mark("done", 0)
-    setup = Setup(sizes.read(Path(folder)), choice, kind="cpu", dtype="float32", width=px, height=px, offload="none")
+    setup = Setup(sizes.read_model(Path(folder)), choice, kind="cpu", dtype="float32", width=px, height=px, offload="none")
     found = estimate(setup)
     return {
         "level": sampler.level,
@@ -152,7 +152,7 @@ def _load_and_draw(folder: str, choice: Any, px: int, mark: Any) -> dict[str, in
     import torch
     from diffusers import StableDiffusion3Pipeline
 
-    from sd3deploy.device import look
+    from sd3deploy.device import detect_device
     from sd3deploy.encoders import choices, source, swap
     from sd3deploy.encoders.load import load
     from sd3deploy.encoders.measure import tensors
@@ -164,7 +164,7 @@ def _load_and_draw(folder: str, choice: Any, px: int, mark: Any) -> dict[str, in
     pipeline: Any = StableDiffusion3Pipeline.from_pretrained(folder, torch_dtype=torch.float32, **without)
     if ours and choice is not choices.NONE:
         found = source.find("Model", source.Facts(folder))
-        swap.replace(pipeline, load(choice, found, look("cpu", "cpu"), _sdnq_config), swap.tokenizer(pipeline, folder, found))
+        swap.replace(pipeline, load(choice, found, detect_device("cpu", "cpu"), _sdnq_config), swap.tokenizer(pipeline, folder, found))
     modules = {name: getattr(pipeline, name) for name in PARTS}
     parts = {name: sum(t.numel() * t.element_size() for t in tensors(module)) if module else 0 for name, module in modules.items()}
     pipeline.set_progress_bar_config(disable=True)
@@ -217,11 +217,11 @@ def published() -> dict[str, Any]:
 
 def watching(seconds: float) -> dict[str, float]:
     """What the monitor's thread costs while the process waits, in percent of a core; a reading, and a mark with its reading, in µs."""
-    from sd3deploy.device import look
+    from sd3deploy.device import detect_device
     from sd3deploy.memory.monitor import Monitor, reader
 
     device = _device()
-    monitor = Monitor(reader(look(device, device)))
+    monitor = Monitor(reader(detect_device(device, device)))
     alone = _cpu_seconds(lambda: time.sleep(seconds))
     with monitor.run("job") as run:
         watched = _cpu_seconds(lambda: time.sleep(seconds))

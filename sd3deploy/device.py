@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Device", "look"]
+__all__ = ["Device", "detect_device"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Device:
         return "bfloat16" if self.bf16 else "float16"
 
 
-def look(device: object, backend: str) -> Device:
+def detect_device(device: object, backend: str) -> Device:
     """The facts about a torch device. `backend` is the host's name of the stack, because torch calls ROCm and ZLUDA "cuda" too."""
     import torch
 

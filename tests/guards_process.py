@@ -30,20 +30,20 @@ def main() -> None:
     tried = [shape for shape in shapes if shape.keys() <= known.keys()]  # SD3.5 came with 0.31
     for shape in tried:
         model = types.SimpleNamespace(transformer=SD3Transformer2DModel(**tiny_sd3.TRANSFORMER | shape).eval())
-        assert attention.look(model) == ()
+        assert attention.find_misfits(model) == ()
         before = run(model.transformer)
         for kind in (processors.AttnProcessor, processors.AttnProcessor2_0):
             model.transformer.set_attn_processor(kind())
             with pytest.raises(ValueError, match=r"too many values to unpack \(expected 2"):
                 run(model.transformer)
-            found = attention.look(model)
+            found = attention.find_misfits(model)
             assert len([misfit for misfit in found if misfit.path.endswith(".attn")]) == 2, found
             attention.restore(model, tuple(misfit.path for misfit in found))
-            assert attention.look(model) == ()
+            assert attention.find_misfits(model) == ()
             assert torch.equal(run(model.transformer), before)
         for _, layer in attention.layers(model):
             layer.set_processor(processors.FusedJointAttnProcessor2_0())
-        assert attention.look(model) == ()
+        assert attention.find_misfits(model) == ()
     print(f"{diffusers.__version__}: {len(tried)} shapes, {type(attention._default()).__name__}")
 
 

@@ -156,7 +156,7 @@ def test_a_model_at_a_path(capsys):
     folder = tiny_sd3.ensure()
     code, found = answer(capsys, f"estimate --model {folder} --encoder fp8 --dtype bfloat16")
     assert (code, found["model"]) == (0, folder.name)
-    assert found["parts"] == sizes.read(folder).bytes(find("fp8"), "bfloat16")
+    assert found["parts"] == sizes.read_model(folder).bytes(find("fp8"), "bfloat16")
     assert found["total"] < 10**8
     assert answer(capsys, f"recommend --model {folder} --vram 4")[1]["choice"] == "T5 BF16"
 

@@ -14,10 +14,10 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from sd3deploy import deps, handover, tiny_sd3, units
+from sd3deploy import deps, tiny_sd3, units
 from sd3deploy.deployment import Deployment, Wanted
-from sd3deploy.device import look
-from sd3deploy.encoders import choices, load, measure, source
+from sd3deploy.device import detect_device
+from sd3deploy.encoders import choices, handover, load, measure, source
 from sd3deploy.encoders.cache import Cache
 from sd3deploy.encoders.quantize import Stopped
 from sd3deploy.encoders.weights import open_weights
@@ -71,7 +71,7 @@ class Host:
         return source.Facts(str(self.folder), offline=True)
 
     def device(self):
-        return look("cpu", "cpu")
+        return detect_device("cpu", "cpu")
 
     def cache(self):
         return self.kept

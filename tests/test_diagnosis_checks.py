@@ -712,7 +712,7 @@ def test_single_files(tmp_path):
 def test_headers_that_are_none(tmp_path, content, state):
     file = tmp_path / "model.safetensors"
     file.write_bytes(content)
-    assert weights.look(file).state == state
+    assert weights.read_header(file).state == state
 
 
 def test_links_that_go_in_circles(copy):

@@ -47,7 +47,7 @@ def cause(work):
 def test_a_processor_that_was_made_for_a_unet(pipeline, processor, values):
     pipeline.transformer.set_attn_processor(processor())
     assert cause(lambda: draw(pipeline, **values)) == "attention-processor"
-    attention.restore(pipeline, tuple(one.path for one in attention.look(pipeline)))
+    attention.restore(pipeline, tuple(one.path for one in attention.find_misfits(pipeline)))
     assert draw(pipeline, **values).shape[0] == values.get("num_images_per_prompt", 1)
 
 

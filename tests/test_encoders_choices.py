@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from sd3deploy.device import Device, look
+from sd3deploy.device import Device, detect_device
 from sd3deploy.encoders import choices
 from sd3deploy.errors import EncoderError, SettingError
 
-CPU = look("cpu", "cpu")
+CPU = detect_device("cpu", "cpu")
 TURING = Device("cuda:0", "cuda", "RTX 2060", (7, 5), bf16=False)
 AMPERE = Device("cuda:0", "cuda", "RTX 3060", (8, 6))
 PASCAL = Device("cuda:0", "cuda", "GTX 1060", (6, 1), bf16=False)

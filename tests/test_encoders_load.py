@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sd3deploy.device import Device, look
+from sd3deploy.device import Device, detect_device
 from sd3deploy.encoders import choices, source
 from sd3deploy.encoders.load import load
 from sd3deploy.encoders.measure import measure
@@ -120,7 +120,7 @@ def test_moves_and_copies_keep_the_output(model, choice):
 @pytest.mark.parametrize("choice", LOADABLE, ids=lambda choice: choice.id)
 def test_on_a_gpu_it_is_close_there_and_back_again(model, choice):
     folder, full = model
-    device = look("cuda", "cuda")
+    device = detect_device("cuda", "cuda")
     if choices.unsuitable(choice, device):
         pytest.skip(choices.unsuitable(choice, device))
     encoder = read(choice.id, folder, device).to("cuda")

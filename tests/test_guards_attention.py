@@ -60,7 +60,7 @@ def picture(pipeline, batch):
 
 def guarded(pipeline, setting="", mode="fix"):
     """What the extension does before each image."""
-    job = Job(MODELS["sd3-medium"], 512, 512, misfits=attention.look(pipeline), attention_setting=setting)
+    job = Job(MODELS["sd3-medium"], 512, 512, misfits=attention.find_misfits(pipeline), attention_setting=setting)
     outcome = guards.check(job, {"attention": mode}, ["attention"])
     outcome.raise_refused()
     attention.restore(pipeline, outcome.change.get("processors", ()))
@@ -92,7 +92,7 @@ def test_with_the_guard_the_picture_is_that_of_an_untouched_pipeline_bit_for_bit
 def test_looking_draws_no_random_numbers(pipeline):
     attention._default.cache_clear()
     before = torch.get_rng_state()
-    attention.look(pipeline)
+    attention.find_misfits(pipeline)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -221,7 +221,7 @@ def model(request):
 def test_a_processor_that_brings_the_pair_is_kept(model, make):
     for _, layer in attention.layers(model):
         layer.set_processor(make())
-    assert attention.look(model) == ()
+    assert attention.find_misfits(model) == ()
 
 
 @pytest.mark.parametrize("make", REPLACED)
@@ -230,10 +230,10 @@ def test_every_other_one_is_found_in_every_joint_layer(model, make):
         layer.set_processor(make())
     joint = [path for path, layer in attention.layers(model) if layer.added_kv_proj_dim is not None]
     assert len(joint) == 2
-    found = [misfit.path for misfit in attention.look(model)]
+    found = [misfit.path for misfit in attention.find_misfits(model)]
     assert [path for path in found if not path.endswith("attn2")] == joint
     attention.restore(model, tuple(found))
-    assert attention.look(model) == ()
+    assert attention.find_misfits(model) == ()
 
 
 def run(transformer):
@@ -247,7 +247,7 @@ def run(transformer):
 def test_every_model_of_the_family_gives_what_it_gave(model, make):
     before = run(model.transformer)
     model.transformer.set_attn_processor(make())
-    attention.restore(model, tuple(misfit.path for misfit in attention.look(model)))
+    attention.restore(model, tuple(misfit.path for misfit in attention.find_misfits(model)))
     assert torch.equal(run(model.transformer), before)
 
 
@@ -257,16 +257,16 @@ def test_on_the_picture_alone_a_processor_without_normalization_is_wrong_without
     layer = model.transformer.transformer_blocks[0].attn2
     layer.set_processor(processors.AttnProcessor())
     assert not torch.allclose(run(model.transformer), before, atol=1e-3)
-    assert [misfit.path for misfit in attention.look(model)] == ["transformer.transformer_blocks.0.attn2"]
+    assert [misfit.path for misfit in attention.find_misfits(model)] == ["transformer.transformer_blocks.0.attn2"]
     layer.set_processor(processors.AttnProcessor2_0())  # it normalizes: nothing is wrong with it here
     assert torch.equal(run(model.transformer), before)
-    assert attention.look(model) == ()
+    assert attention.find_misfits(model) == ()
 
 
 def test_a_processor_whose_code_can_not_be_read_is_left_alone(model):
     for _, layer in attention.layers(model):
         layer.set_processor(print)
-    assert attention.look(model) == ()
+    assert attention.find_misfits(model) == ()
 
 
 def test_pag_keeps_its_own_and_gives_the_same_picture():
@@ -283,7 +283,7 @@ def test_pag_keeps_its_own_and_gives_the_same_picture():
     original = pipeline.transformer.forward
 
     def forward(*args, **kwargs):  # PAG sets its processors while the pipeline runs
-        seen.append((type(pipeline.transformer.transformer_blocks[0].attn.processor).__name__, attention.look(pipeline)))
+        seen.append((type(pipeline.transformer.transformer_blocks[0].attn.processor).__name__, attention.find_misfits(pipeline)))
         return original(*args, **kwargs)
 
     pipeline.transformer.forward = forward
@@ -298,11 +298,11 @@ def test_controlnets_are_looked_at_too():
     for controlnets in (controlnet, [controlnet, controlnet]):
         model = types.SimpleNamespace(transformer=transformer, controlnet=controlnets)
         controlnet.set_attn_processor(processors.AttnProcessor2_0())
-        found = attention.look(model)
+        found = attention.find_misfits(model)
         assert found
         assert {misfit.path.split(".")[0] for misfit in found} == {"controlnet"}
         attention.restore(model, tuple(misfit.path for misfit in found))
-        assert attention.look(model) == ()
+        assert attention.find_misfits(model) == ()
 
 
 def test_the_single_stream_blocks_of_a_controlnet_fit_with_either():
@@ -311,13 +311,13 @@ def test_the_single_stream_blocks_of_a_controlnet_fit_with_either():
         pooled_projection_dim=96, use_pos_embed=False, force_zeros_for_pooled_projection=True,
     )  # fmt: skip
     controlnet.set_attn_processor(processors.AttnProcessor2_0())
-    assert attention.look(types.SimpleNamespace(transformer=None, controlnet=controlnet)) == ()
+    assert attention.find_misfits(types.SimpleNamespace(transformer=None, controlnet=controlnet)) == ()
 
 
 def test_a_compiled_transformer_is_looked_into(pipeline):
     pipeline.transformer.set_attn_processor(processors.AttnProcessor())
     model = types.SimpleNamespace(transformer=torch.compile(pipeline.transformer))
-    found = attention.look(model)
+    found = attention.find_misfits(model)
     assert len(found) == 2
     attention.restore(model, tuple(misfit.path for misfit in found))
-    assert attention.look(model) == ()
+    assert attention.find_misfits(model) == ()

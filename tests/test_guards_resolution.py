@@ -147,13 +147,13 @@ def test_the_real_pipeline_makes_whatever_comes_out():
     from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 
     from sd3deploy import tiny_sd3
-    from sd3deploy.guards.job import look
+    from sd3deploy.guards.job import describe_model
 
     transformer = SD3Transformer2DModel(**tiny_sd3.TRANSFORMER | {"pos_embed_max_size": 16, "sample_size": 16, "num_layers": 1}).eval()
     pipeline = StableDiffusion3Pipeline.from_pretrained(tiny_sd3.ensure(), transformer=transformer, torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     prompt, _, pooled, _ = pipeline.encode_prompt("a cat", None, None)
-    model = look(pipeline, "tiny")
+    model = describe_model(pipeline, "tiny")
     assert (model.limit, model.grid, model.trained) == (256, 16, 128)
     chance = random.Random(3)
     made = 0

@@ -9,9 +9,9 @@ import psutil
 import pytest
 
 from sd3deploy.device import Device
-from sd3deploy.device import look as look_at_device
+from sd3deploy.device import detect_device as look_at_device
 from sd3deploy.memory import capacity
-from sd3deploy.memory.capacity import GIB, Capacity, card, look
+from sd3deploy.memory.capacity import GIB, Capacity, card, read_capacity
 from sd3deploy.memory.estimate import constants
 
 CONTEXT = constants("cuda").context
@@ -45,7 +45,7 @@ def cuda(total=24 * GIB, free=20 * GIB, reserved=0, asked=None):
 @pytest.mark.parametrize("backend", ["cuda", "rocm", "zluda"])
 def test_cuda_and_what_calls_itself_so(backend):
     asked = []
-    found = look(device(backend, "cuda:1"), torch=cuda(free=14 * GIB, reserved=6 * GIB, asked=asked))
+    found = read_capacity(device(backend, "cuda:1"), torch=cuda(free=14 * GIB, reserved=6 * GIB, asked=asked))
     assert (found.kind, found.name, found.total) == (backend, "a card", 24 * GIB)
     assert found.usable == (14 + 6) * GIB  # what this process holds it can use again
     assert found.others == (24 - 14 - 6) * GIB - CONTEXT
@@ -54,19 +54,19 @@ def test_cuda_and_what_calls_itself_so(backend):
 
 
 def test_where_nobody_else_is_there_are_no_others():
-    assert look(device("cuda"), torch=cuda(free=24 * GIB - CONTEXT // 2)).others == 0
+    assert read_capacity(device("cuda"), torch=cuda(free=24 * GIB - CONTEXT // 2)).others == 0
 
 
 @pytest.mark.parametrize(("fraction", "usable"), [(0.0, 20 * GIB), (0.5, 12 * GIB), (0.9, 20 * GIB), (1.0, 20 * GIB)])
 def test_the_hosts_limit_for_this_process(fraction, usable):
-    assert look(device("cuda"), fraction=fraction, torch=cuda()).usable == usable
+    assert read_capacity(device("cuda"), fraction=fraction, torch=cuda()).usable == usable
 
 
 @pytest.mark.parametrize(("platform", "spills"), [("win32", True), ("linux", False), ("darwin", False)])
 @pytest.mark.parametrize("backend", ["cuda", "rocm", "zluda"])
 def test_windows_takes_ram_instead(monkeypatch, backend, platform, spills):
     monkeypatch.setattr(sys, "platform", platform)
-    assert look(device(backend), torch=cuda()).spills == spills
+    assert read_capacity(device(backend), torch=cuda()).spills == spills
 
 
 def xpu(**more):
@@ -79,19 +79,19 @@ def xpu(**more):
 
 @pytest.mark.parametrize("backend", ["ipex", "xpu"])
 def test_intel(backend):
-    found = look(device(backend, "xpu:0"), torch=xpu(mem_get_info=lambda device: (9 * GIB, 16 * GIB)))
+    found = read_capacity(device(backend, "xpu:0"), torch=xpu(mem_get_info=lambda device: (9 * GIB, 16 * GIB)))
     assert (found.kind, found.total, found.usable) == ("xpu", 16 * GIB, 12 * GIB)
     assert found.others == 4 * GIB - constants("xpu").context
 
 
 def test_intel_before_torch_could_tell_what_is_free():
-    found = look(device("ipex", "xpu:0"), torch=xpu())
+    found = read_capacity(device("ipex", "xpu:0"), torch=xpu())
     assert (found.total, found.usable, found.others) == (16 * GIB, 16 * GIB, 0)
 
 
 def test_intel_does_not_spill_on_windows(monkeypatch):
     monkeypatch.setattr(sys, "platform", "win32")
-    assert not look(device("ipex", "xpu:0"), torch=xpu()).spills
+    assert not read_capacity(device("ipex", "xpu:0"), torch=xpu()).spills
 
 
 def mps(recommended=12 * GIB, allocated=2 * GIB):
@@ -101,30 +101,30 @@ def mps(recommended=12 * GIB, allocated=2 * GIB):
 
 
 def test_apple_has_one_memory():
-    found = look(device("mps", "mps"), torch=mps())
+    found = read_capacity(device("mps", "mps"), torch=mps())
     assert (found.kind, found.total, found.usable, found.others, found.unified) == ("mps", 12 * GIB, 12 * GIB, 0, True)
-    assert look(device("mps", "mps"), fraction=0.5, torch=mps()).usable == 6 * GIB
+    assert read_capacity(device("mps", "mps"), fraction=0.5, torch=mps()).usable == 6 * GIB
 
 
 @pytest.mark.parametrize("backend", ["directml", "something new"])
 def test_a_device_that_tells_nothing(backend):
-    found = look(device(backend, "privateuseone:0"), torch=SimpleNamespace())
+    found = read_capacity(device(backend, "privateuseone:0"), torch=SimpleNamespace())
     assert found == Capacity("unknown", "a card", ram_total=RAM[0], ram_usable=RAM[1])
 
 
 @pytest.mark.parametrize("backend", ["cpu", "openvino"])
 def test_a_cpu_has_ram_alone(backend):
-    found = look(device(backend, "cpu"), torch=SimpleNamespace())
+    found = read_capacity(device(backend, "cpu"), torch=SimpleNamespace())
     assert found == Capacity("cpu", "a card", ram_total=RAM[0], ram_usable=RAM[1])
 
 
 def test_what_the_model_has_in_ram_can_be_used_again():
-    assert look(device("cuda"), in_ram=5 * GIB, torch=cuda()).ram_usable == 45 * GIB
-    assert look(device("cpu"), in_ram=50 * GIB, torch=cuda()).ram_usable == RAM[0]
+    assert read_capacity(device("cuda"), in_ram=5 * GIB, torch=cuda()).ram_usable == 45 * GIB
+    assert read_capacity(device("cpu"), in_ram=50 * GIB, torch=cuda()).ram_usable == RAM[0]
 
 
 def test_the_real_machine():
-    found = look(look_at_device("cpu", "cpu"))
+    found = read_capacity(look_at_device("cpu", "cpu"))
     memory = psutil.virtual_memory()
     assert found.kind == "cpu"
     assert 0 < found.ram_usable <= found.ram_total <= memory.total
@@ -138,7 +138,7 @@ def test_a_real_gpu():
     import torch
 
     block = torch.zeros(2**28, dtype=torch.uint8, device="cuda")
-    found = look(look_at_device("cuda", "cuda"))
+    found = read_capacity(look_at_device("cuda", "cuda"))
     free, total = torch.cuda.mem_get_info()
     assert found.total == total
     assert found.usable - free == pytest.approx(torch.cuda.memory_reserved(), abs=2**26)

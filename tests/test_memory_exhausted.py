@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sd3deploy.errors import EncoderError
-from sd3deploy.memory.exhausted import Exhausted, read
+from sd3deploy.memory.exhausted import Exhausted, read_exhausted
 
 KIB, MIB, GIB, TIB = 2**10, 2**20, 2**30, 2**40
 
@@ -140,9 +140,9 @@ SPELLINGS = [
 @pytest.mark.parametrize(("source", "message", "tried", "free", "host"), SPELLINGS, ids=[row[1][:30] for row in SPELLINGS])
 def test_spellings(source, message, tried, free, host):
     expected = Exhausted(tried, free, host)
-    assert read(message) == expected
-    assert read(RuntimeError(message)) == expected
-    assert read(OSError(message)) == expected
+    assert read_exhausted(message) == expected
+    assert read_exhausted(RuntimeError(message)) == expected
+    assert read_exhausted(OSError(message)) == expected
 
 
 NEAR_MISSES = [
@@ -168,33 +168,33 @@ NEAR_MISSES = [
 
 @pytest.mark.parametrize("message", NEAR_MISSES)
 def test_other_errors_that_sound_alike(message):
-    assert read(message) is None
-    assert read(RuntimeError(message)) is None
+    assert read_exhausted(message) is None
+    assert read_exhausted(RuntimeError(message)) is None
 
 
 def test_our_own_words_for_it_are_no_news():
-    assert read(EncoderError("encoder.out-of-memory", name="T5 BF16", size="9.5")) is None
+    assert read_exhausted(EncoderError("encoder.out-of-memory", name="T5 BF16", size="9.5")) is None
 
 
 @pytest.mark.parametrize("error", [MemoryError(), MemoryError("std::bad_alloc"), MemoryError("whatever")])
 def test_pythons_own(error):
-    assert read(error) == Exhausted(host=True)
+    assert read_exhausted(error) == Exhausted(host=True)
 
 
 def test_torchs_class_of_its_own_needs_no_words():
-    assert read(torch.OutOfMemoryError("")) == Exhausted()
+    assert read_exhausted(torch.OutOfMemoryError("")) == Exhausted()
 
 
 def test_a_real_tensor_that_is_too_large():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60, dtype=torch.uint8)
-    assert read(caught.value) == Exhausted(2**60, None, True)
+    assert read_exhausted(caught.value) == Exhausted(2**60, None, True)
 
 
 def test_a_real_array_that_is_too_large():
     with pytest.raises(MemoryError) as caught:
         numpy.empty(2**60, numpy.uint8)
-    assert read(caught.value) == Exhausted(2**60, None, True)
+    assert read_exhausted(caught.value) == Exhausted(2**60, None, True)
 
 
 @pytest.mark.gpu
@@ -202,7 +202,7 @@ def test_a_real_array_that_is_too_large():
 def test_a_real_tensor_that_is_too_large_for_the_gpu():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**50, dtype=torch.uint8, device="cuda")
-    found = read(caught.value)
+    found = read_exhausted(caught.value)
     assert (found.tried, found.host) == (2**50, False)
     assert found.free == pytest.approx(torch.cuda.mem_get_info()[0], rel=0.05)
 
@@ -219,9 +219,9 @@ def test_what_was_missing(found, missing):
 def test_every_unit_counts_in_powers_of_two(unit):
     """torch and numpy divide by 1024 whatever they call it."""
     power = "bkmgtpe".index(unit[0].lower())
-    assert read(f"CUDA out of memory. Tried to allocate 1.50 {unit}.").tried == int(1.5 * 1024**power)
+    assert read_exhausted(f"CUDA out of memory. Tried to allocate 1.50 {unit}.").tried == int(1.5 * 1024**power)
 
 
 def test_numbers_that_are_none_are_no_error():
-    assert read("out of memory: tried to allocate ... bytes") == Exhausted()
-    assert read("out of memory: tried to allocate some bytes") == Exhausted()
+    assert read_exhausted("out of memory: tried to allocate ... bytes") == Exhausted()
+    assert read_exhausted("out of memory: tried to allocate some bytes") == Exhausted()

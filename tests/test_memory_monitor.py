@@ -17,10 +17,10 @@ import torch
 from PIL import Image
 
 from sd3deploy import messages, tiny_sd3
-from sd3deploy.device import Device, look
+from sd3deploy.device import Device, detect_device
 from sd3deploy.encoders.choices import find
 from sd3deploy.memory import plot
-from sd3deploy.memory.correction import LEAST, RANGE, Corrections, measured
+from sd3deploy.memory.correction import LEAST, RANGE, Corrections, measured_factors
 from sd3deploy.memory.estimate import PHASES, Estimate, Setup, estimate
 from sd3deploy.memory.monitor import HZ, Monitor, Reading, Run, reader
 from sd3deploy.memory.phases import watched
@@ -262,7 +262,7 @@ def test_a_report_is_json():
 
 
 def test_a_real_reader_sees_what_is_allocated():
-    monitor = Monitor(reader(look("cpu", "cpu")))
+    monitor = Monitor(reader(detect_device("cpu", "cpu")))
     with monitor.run("job") as run:
         block = numpy.ones(200 * MIB, numpy.uint8)
         monitor.mark("denoise", 1)
@@ -314,7 +314,7 @@ def test_what_each_stack_is_asked(device, library, expected):
 def test_a_real_gpu_with_a_peak_between_two_readings():
     torch.zeros(1, device="cuda")
     torch.cuda.empty_cache()
-    monitor = Monitor(reader(look("cuda", "cuda")))
+    monitor = Monitor(reader(detect_device("cuda", "cuda")))
     with monitor.run("job") as run:
         torch.cuda.reset_peak_memory_stats()
         monitor.mark("denoise", 1)
@@ -467,7 +467,7 @@ def test_under_the_hooks_of_model_offload(pipeline, monkeypatch):
 
 
 def test_a_monitor_and_the_phases_of_a_pipeline(pipeline):
-    monitor = Monitor(reader(look("cpu", "cpu")))
+    monitor = Monitor(reader(detect_device("cpu", "cpu")))
     with monitor.run("job") as run, watched(pipeline, monitor.mark, lambda error, phase: None):
         job(pipeline, steps=2)
     assert run.phases == ["prepare", "encode", "denoise", "decode"]
@@ -503,36 +503,36 @@ TIMES = {"encode": 1.5, "denoise": 0.8, "decode": 2.0}
 def test_a_run_shows_what_its_activations_were(kind, offload):
     found = estimate(Setup(MODELS["sd3-medium"], find("nf4"), kind=kind, offload=offload))
     assert all(found.phases[phase].activation > LEAST for phase in TIMES)  # or this would show nothing
-    assert measured(made_up(found, TIMES), found) == pytest.approx(TIMES, rel=1e-3)
+    assert measured_factors(made_up(found, TIMES), found) == pytest.approx(TIMES, rel=1e-3)
 
 
 def test_it_is_relative_to_the_estimate_before_it_was_corrected():
     found = estimate(Setup(MODELS["sd3-medium"], find("nf4"), factors={"denoise": 3.0}))
-    assert measured(made_up(found, TIMES), found) == pytest.approx(TIMES, rel=1e-3)
+    assert measured_factors(made_up(found, TIMES), found) == pytest.approx(TIMES, rel=1e-3)
 
 
 def test_one_run_does_not_talk_the_estimate_out_of_more_than_that():
     found = estimate(Setup(MODELS["sd3-medium"], find("nf4")))
-    assert measured(made_up(found, {"denoise": 100, "decode": 0.01}), found) == {"denoise": RANGE[1], "decode": RANGE[0]}
+    assert measured_factors(made_up(found, {"denoise": 100, "decode": 0.01}), found) == {"denoise": RANGE[1], "decode": RANGE[0]}
 
 
 def test_what_a_run_can_not_tell_is_left_out():
     setup = Setup(MODELS["sd3-medium"], find("nf4"))
     found = estimate(setup)
-    assert measured(made_up(found, {"denoise": 1.2}), found) == pytest.approx({"denoise": 1.2}, rel=1e-3)
-    assert measured(made_up(found, {"load": 1.2}), found) == {}
-    assert measured(made_up(found, {"denoise": -1}), found) == {}  # less than the weights: they were not where they were thought to be
-    assert measured(Run(1, "job", "", 0.0), found) == {}
+    assert measured_factors(made_up(found, {"denoise": 1.2}), found) == pytest.approx({"denoise": 1.2}, rel=1e-3)
+    assert measured_factors(made_up(found, {"load": 1.2}), found) == {}
+    assert measured_factors(made_up(found, {"denoise": -1}), found) == {}  # less than the weights: they lay elsewhere
+    assert measured_factors(Run(1, "job", "", 0.0), found) == {}
     small = estimate(replace(setup, width=64, height=64))
     assert small.phases["denoise"].activation < LEAST
-    assert "denoise" not in measured(made_up(small, TIMES), small)
+    assert "denoise" not in measured_factors(made_up(small, TIMES), small)
 
 
 def test_a_corrected_estimate_is_what_the_run_has_shown():
     setup = Setup(MODELS["sd3-medium"], find("nf4"))
     found = estimate(setup)
     run = made_up(found, TIMES)
-    again = estimate(replace(setup, factors=measured(run, found)))
+    again = estimate(replace(setup, factors=measured_factors(run, found)))
     for phase in TIMES:
         assert again.phases[phase].gpu == pytest.approx(run.peaks()[phase]["allocated"], rel=1e-6)
 
@@ -683,7 +683,7 @@ def test_the_phases_of_two_pictures_are_named_once():
 
 
 def test_a_real_run_is_rendered():
-    monitor = Monitor(reader(look("cpu", "cpu")))
+    monitor = Monitor(reader(detect_device("cpu", "cpu")))
     with monitor.run("load", "tiny") as run:
         monitor.mark("denoise", 1)
     assert rendered(plot.figure(run)).size == (800, 320)

@@ -214,11 +214,11 @@ def pipelines(tiny):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_folder_takes_what_its_loaded_pipeline_takes(tiny, pipelines, dtype):
-    assert sizes.read(tiny).bytes(choices.HOST_DEFAULT, dtype) == measured(pipelines[dtype])
+    assert sizes.read_model(tiny).bytes(choices.HOST_DEFAULT, dtype) == measured(pipelines[dtype])
 
 
 def test_the_facts_of_a_folder(tiny):
-    found = sizes.read(tiny)
+    found = sizes.read_model(tiny)
     assert (found.width, found.dual, found.channels) == (2 * 32, False, 8)
     assert found.tile == AutoencoderKL.from_pretrained(tiny / "vae").config.sample_size
     assert found.t5 == T5Shape(384, 128, 64, 256, 3, 2)
@@ -228,17 +228,17 @@ def test_a_model_with_a_second_attention(tiny, tmp_path):
     made = SD3Transformer2DModel(**tiny_sd3.TRANSFORMER | {"qk_norm": "rms_norm", "dual_attention_layers": (0, 1)})
     made.save_pretrained(tmp_path / "model" / "transformer")
     shutil.copy(tiny / "model_index.json", tmp_path / "model")
-    found = sizes.read(tmp_path / "model")
+    found = sizes.read_model(tmp_path / "model")
     assert found.dual
     assert found.parts["transformer"].bytes("float32") == of(made)
 
 
 def test_parts_that_a_folder_lacks_count_as_published(tiny, tmp_path):
     shutil.copytree(tiny, tmp_path / "model", ignore=shutil.ignore_patterns("text_encoder_3", "vae"))
-    found = sizes.read(tmp_path / "model")
+    found = sizes.read_model(tmp_path / "model")
     assert found.parts["text_encoder_3"] == MODELS["sd3-medium"].parts["text_encoder_3"]
     assert found.parts["vae"] == MODELS["sd3-medium"].parts["vae"]
-    assert found.parts["text_encoder"] == sizes.read(tiny).parts["text_encoder"]
+    assert found.parts["text_encoder"] == sizes.read_model(tiny).parts["text_encoder"]
     assert found.t5 == T5_XXL
 
 
@@ -251,8 +251,8 @@ def sharded(pipelines, tmp_path_factory):
 
 
 def test_shards_add_up(tiny, sharded):
-    assert sizes.read(sharded).parts == sizes.read(tiny).parts
-    assert sizes.read(sharded).t5 == sizes.read(tiny).t5
+    assert sizes.read_model(sharded).parts == sizes.read_model(tiny).parts
+    assert sizes.read_model(sharded).t5 == sizes.read_model(tiny).t5
 
 
 def test_one_shard_is_not_taken_for_the_whole(tiny, sharded, tmp_path):
@@ -261,15 +261,15 @@ def test_one_shard_is_not_taken_for_the_whole(tiny, sharded, tmp_path):
     for part in ("text_encoder_3", "transformer"):
         for shard in sorted((tmp_path / "model" / part).glob("*-of-*.safetensors"))[1:]:
             shard.unlink()
-    assert sizes.read(tmp_path / "model").parts == sizes.read(tiny).parts
-    assert sizes.read(tmp_path / "model").t5 == sizes.read(tiny).t5
+    assert sizes.read_model(tmp_path / "model").parts == sizes.read_model(tiny).parts
+    assert sizes.read_model(tmp_path / "model").t5 == sizes.read_model(tiny).t5
 
 
 def test_of_two_variants_one_counts(tiny, pipelines, tmp_path):
     shutil.copytree(tiny, tmp_path / "model")
     pipelines["float16"].save_pretrained(tmp_path / "model", variant="fp16")
     assert (tmp_path / "model" / "vae" / "diffusion_pytorch_model.fp16.safetensors").is_file()
-    assert sizes.read(tmp_path / "model").parts == sizes.read(tiny).parts
+    assert sizes.read_model(tmp_path / "model").parts == sizes.read_model(tiny).parts
 
 
 def test_a_variant_whose_index_lies_beside_that_of_absent_shards(tiny, pipelines, tmp_path):
@@ -281,7 +281,7 @@ def test_a_variant_whose_index_lies_beside_that_of_absent_shards(tiny, pipelines
     names = {"weight_map": {"shared.weight": "model-00001-of-00002.safetensors"}}
     (encoder / "model.safetensors.index.json").write_text(json.dumps(names))
     (encoder / "config.json").unlink()  # which would know it too
-    assert sizes.read(tmp_path / "model").parts == sizes.read(tiny).parts
+    assert sizes.read_model(tmp_path / "model").parts == sizes.read_model(tiny).parts
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -289,8 +289,8 @@ def test_a_part_without_safetensors_is_counted_from_its_configuration(tiny, tmp_
     shutil.copytree(tiny, tmp_path / "model")
     for file in (tmp_path / "model" / part).glob("*.safetensors"):
         file.unlink()
-    assert sizes.read(tmp_path / "model").parts == sizes.read(tiny).parts
-    assert sizes.read(tmp_path / "model").t5 == sizes.read(tiny).t5
+    assert sizes.read_model(tmp_path / "model").parts == sizes.read_model(tiny).parts
+    assert sizes.read_model(tmp_path / "model").t5 == sizes.read_model(tiny).t5
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -303,14 +303,14 @@ def test_a_t5_that_lies_quantized_in_the_folder_stays_as_it_is(tiny, tmp_path, b
         tiny, subfolder="text_encoder_3", quantization_config=how, dtype=torch.bfloat16, device_map={"": "cpu"}
     )
     encoder.save_pretrained(tmp_path / "model" / "text_encoder_3")
-    found, loaded = sizes.read(tmp_path / "model"), measured(pipeline_of(tmp_path / "model", "bfloat16"))
+    found, loaded = sizes.read_model(tmp_path / "model"), measured(pipeline_of(tmp_path / "model", "bfloat16"))
     told = found.bytes(choices.HOST_DEFAULT, "bfloat16")
     # The file describes each of 3 × 6 quantized layers in some 170 bytes of JSON, which the loaded one does not keep.
     assert 0 <= told["text_encoder_3"] - loaded["text_encoder_3"] < 18 * 200
     assert {**told, "text_encoder_3": 0} == {**loaded, "text_encoder_3": 0}
     assert found.bytes(choices.HOST_DEFAULT, "float32")["text_encoder_3"] == told["text_encoder_3"]
-    assert found.t5 == sizes.read(tiny).t5  # from the configuration: codes have other shapes
-    assert found.bytes(choices.find("fp4"), "bfloat16") == sizes.read(tiny).bytes(choices.find("fp4"), "bfloat16")
+    assert found.t5 == sizes.read_model(tiny).t5  # from the configuration: codes have other shapes
+    assert found.bytes(choices.find("fp4"), "bfloat16") == sizes.read_model(tiny).bytes(choices.find("fp4"), "bfloat16")
 
 
 # A single file
@@ -337,7 +337,7 @@ def single(tiny, file, parts=PARTS, dtype=None):
 
 
 def test_a_single_file_takes_what_the_folder_takes(tiny, tmp_path):
-    whole, file = sizes.read(tiny), sizes.read(single(tiny, tmp_path / "sd3_incl_clips_t5xxl.safetensors"))
+    whole, file = sizes.read_model(tiny), sizes.read_model(single(tiny, tmp_path / "sd3_incl_clips_t5xxl.safetensors"))
     assert file.parts == whole.parts
     assert (file.name, file.t5, file.width, file.dual) == ("sd3_incl_clips_t5xxl", whole.t5, whole.width, whole.dual)
 
@@ -348,12 +348,12 @@ def test_the_widest_channels_of_a_file_are_twice_its_last(tiny, tmp_path):
     single(tmp_path, tmp_path / "vae.safetensors", ["vae"])
     merged = load_file(single(tiny, tmp_path / "rest.safetensors", ["transformer"])) | load_file(tmp_path / "vae.safetensors")
     save_file(merged, tmp_path / "model.safetensors")
-    assert sizes.read(tmp_path / "model.safetensors").channels == 16
+    assert sizes.read_model(tmp_path / "model.safetensors").channels == 16
 
 
 def test_what_a_single_file_lacks_counts_as_published(tiny, tmp_path):
-    found = sizes.read(single(tiny, tmp_path / "sd3_medium.safetensors", ["transformer", "vae"]))
-    assert found.parts["transformer"] == sizes.read(tiny).parts["transformer"]
+    found = sizes.read_model(single(tiny, tmp_path / "sd3_medium.safetensors", ["transformer", "vae"]))
+    assert found.parts["transformer"] == sizes.read_model(tiny).parts["transformer"]
     assert found.parts["text_encoder_3"] == MODELS["sd3-medium"].parts["text_encoder_3"]
     assert found.t5 == T5_XXL
 
@@ -363,7 +363,7 @@ def test_a_tied_embedding_that_is_written_twice_counts_once(tiny, tmp_path):
     shared = tensors_of["text_encoders.t5xxl.transformer.shared.weight"]
     tensors_of["text_encoders.t5xxl.transformer.encoder.embed_tokens.weight"] = shared.clone()
     save_file(tensors_of, tmp_path / "twice.safetensors")
-    assert sizes.read(tmp_path / "twice.safetensors").parts == sizes.read(tiny).parts
+    assert sizes.read_model(tmp_path / "twice.safetensors").parts == sizes.read_model(tiny).parts
 
 
 def test_integers_with_their_scales_stay_as_they_are(tiny, tmp_path):
@@ -371,22 +371,22 @@ def test_integers_with_their_scales_stay_as_they_are(tiny, tmp_path):
     tensors_of["text_encoders.t5xxl.transformer.layer.weight"] = torch.zeros(64, 32, dtype=torch.int8)
     tensors_of["text_encoders.t5xxl.transformer.layer.scale"] = torch.zeros(64)
     save_file(tensors_of, tmp_path / "int8.safetensors")
-    assert sizes.read(tmp_path / "int8.safetensors").parts["text_encoder_3"] == Part(0, 64 * 32 + 64 * 4)
+    assert sizes.read_model(tmp_path / "int8.safetensors").parts["text_encoder_3"] == Part(0, 64 * 32 + 64 * 4)
 
 
 def test_float8_in_a_file_is_no_quantized_part(tiny, tmp_path):
     """The host loads it as 16 bit."""
     file = single(tiny, tmp_path / "sd3_fp8.safetensors", ["transformer", "text_encoder_3"], torch.float8_e4m3fn)
-    assert sizes.read(file).parts["text_encoder_3"] == sizes.read(tiny).parts["text_encoder_3"]
-    assert sizes.read(file).t5 == sizes.read(tiny).t5
+    assert sizes.read_model(file).parts["text_encoder_3"] == sizes.read_model(tiny).parts["text_encoder_3"]
+    assert sizes.read_model(file).t5 == sizes.read_model(tiny).t5
 
 
 def test_a_second_attention_in_a_file(tiny, tmp_path):
     tensors_of = load_file(single(tiny, tmp_path / "plain.safetensors", ["transformer"]))
     tensors_of["model.diffusion_model.joint_blocks.0.x_block.attn2.qkv.weight"] = torch.zeros(2, 2)
     save_file(tensors_of, tmp_path / "dual.safetensors")
-    assert not sizes.read(tmp_path / "plain.safetensors").dual
-    assert sizes.read(tmp_path / "dual.safetensors").dual
+    assert not sizes.read_model(tmp_path / "plain.safetensors").dual
+    assert sizes.read_model(tmp_path / "dual.safetensors").dual
 
 
 def header_alone(file, shapes):
@@ -406,7 +406,7 @@ def test_no_weight_is_read(tmp_path):
     file = header_alone(tmp_path / "large.safetensors", {"model.diffusion_model.x_embedder.proj.weight": [2**14, 2**15]})
     assert file.stat().st_size > 2**30
     before = psutil.Process().memory_info().rss
-    assert sizes.read(file).bytes(choices.NONE, "bfloat16")["transformer"] == 2**30
+    assert sizes.read_model(file).bytes(choices.NONE, "bfloat16")["transformer"] == 2**30
     assert psutil.Process().memory_info().rss - before < 64 * 2**20
 
 
@@ -473,7 +473,7 @@ def test_a_name_longer_than_a_path_can_be():
 
 def test_names_of_published_models_and_of_places(tiny):
     assert sizes.known(" SD3.5-Large ") is MODELS["sd3.5-large"]
-    assert sizes.known(str(tiny)) == sizes.read(tiny)
+    assert sizes.known(str(tiny)) == sizes.read_model(tiny)
 
 
 @pytest.mark.parametrize(
@@ -506,10 +506,10 @@ def test_what_a_name_is_likely_to_mean(name, model):
 
 def test_a_loaded_pipeline_is_as_measured(tiny, pipelines):
     pipeline = pipelines["bfloat16"]
-    found = sizes.look(pipeline, "tiny", measured(pipeline))
+    found = sizes.measure_pipeline(pipeline, "tiny", measured(pipeline))
     assert found.bytes(choices.HOST_DEFAULT, "bfloat16") == measured(pipeline)
     assert found.bytes(choices.find("nf4"), "float32") == measured(pipeline)  # what it is counts before what was said
-    read = sizes.read(tiny)
+    read = sizes.read_model(tiny)
     assert (found.name, found.t5, found.width, found.dual) == ("tiny", read.t5, read.width, read.dual)
     assert (found.channels, found.tile) == (read.channels, read.tile)
 
@@ -518,16 +518,16 @@ def test_another_encoder_for_a_loaded_pipeline(tiny, pipelines):
     """What the host asks when it is about to load one: the other parts as measured, T5 as it will be."""
     pipeline = pipelines["bfloat16"]
     others = {name: size for name, size in measured(pipeline).items() if name != "text_encoder_3"}
-    found = sizes.look(pipeline, "tiny", others).bytes(choices.find("fp8"), "bfloat16")
-    assert found == {**others, "text_encoder_3": sizes.read(tiny).t5.bytes(choices.find("fp8"))}
+    found = sizes.measure_pipeline(pipeline, "tiny", others).bytes(choices.find("fp8"), "bfloat16")
+    assert found == {**others, "text_encoder_3": sizes.read_model(tiny).t5.bytes(choices.find("fp8"))}
 
 
 def test_a_loaded_pipeline_without_t5(tiny):
     pipeline = StableDiffusion3Pipeline.from_pretrained(tiny, text_encoder_3=None, tokenizer_3=None, torch_dtype=torch.bfloat16)
-    found = sizes.look(pipeline, "tiny", measured(pipeline), SHAPES["odd"])
+    found = sizes.measure_pipeline(pipeline, "tiny", measured(pipeline), SHAPES["odd"])
     assert found.bytes(choices.NONE, "bfloat16") == {**measured(pipeline), "text_encoder_3": 0}
     assert found.t5 == SHAPES["odd"]
-    assert sizes.look(pipeline, "tiny", {}).t5 == T5_XXL
+    assert sizes.measure_pipeline(pipeline, "tiny", {}).t5 == T5_XXL
 
 
 def test_tiles_are_never_made_larger():

@@ -12,7 +12,7 @@ from diffusers import StableDiffusion3Pipeline
 
 from bench import encoders, memory
 from sd3deploy import tiny_sd3
-from sd3deploy.device import look
+from sd3deploy.device import detect_device
 from sd3deploy.encoders import choices, source
 from sd3deploy.encoders.load import load
 from sd3deploy.memory.estimate import Setup, estimate
@@ -120,7 +120,7 @@ def peaks_on_gpu(pipeline, setup):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("choice_id", ["fp4", "bf16"])
 def test_a_picture_on_a_gpu_takes_what_was_estimated(t5, choice_id):
-    choice, device = choices.find(choice_id), look("cuda", "cuda")
+    choice, device = choices.find(choice_id), detect_device("cuda", "cuda")
     setup = Setup(MODELS["sd3-medium"], choice, compute=device.compute_dtype, offload="none")
     told = estimate(setup)
     if choices.unsuitable(choice, device):

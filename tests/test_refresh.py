@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from sd3deploy.refresh import Verdict, guards, private, refresh
-from sd3deploy.refresh.package import look, same_version
+from sd3deploy.refresh.package import read_package, same_version
 from tests import stacks
 
 # --- the real packages -------------------------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ def test_an_install_within_the_tick_of_the_file_system_is_seen(site):
     """A folder whose time stamp did not change: importlib.metadata would answer from its listing."""
     stamp = (1_700_000_000, 1_700_000_000)
     os.utime(site.folder, stamp)
-    assert look("fake-tick").version == ""
+    assert read_package("fake-tick").version == ""
     site.install("fake-tick", "1.0", {"fake_tick/__init__.py": ""})
     os.utime(site.folder, stamp)
     assert refresh(["fake-tick"]).refreshed == ("fake-tick",)
@@ -261,11 +261,11 @@ def test_what_is_not_installed_needs_no_restart():
 
 def test_import_names_come_from_the_files_of_the_distribution(site):
     site.install("fake-optimum-quanto", "1.0", {"fake/optimum/quanto/__init__.py": "", "test/__init__.py": "", "bench/__init__.py": ""})
-    assert look("fake-optimum-quanto").imports == ("fake.optimum.quanto",)
+    assert read_package("fake-optimum-quanto").imports == ("fake.optimum.quanto",)
     site.install(
         "fake-pillow", "1.0", {"FakePIL/__init__.py": "", "FakePIL/sub/__init__.py": "", "tests/__init__.py": "", "json/__init__.py": ""}
     )
-    assert look("fake-pillow").imports == ("FakePIL",)
+    assert read_package("fake-pillow").imports == ("FakePIL",)
 
 
 @pytest.mark.parametrize(
@@ -335,7 +335,7 @@ def test_flags_and_guarded_imports_are_brought_up_to_date(site):
     user.patched = patch = object()  # the host patches libraries; that must survive
     site.install("fakepkg", "1.0", {"fakepkg/__init__.py": "def tool(): return 1"})
     importlib.invalidate_caches()
-    steps = guards.replay([look("fakepkg")], ("fakelib",))
+    steps = guards.replay([read_package("fakepkg")], ("fakelib",))
     assert not [step for step in steps if "failed" in step]
     assert (checks._fakepkg_available, checks._fakepkg_version, checks.USE_FAKEPKG) == (True, "1.0", True)
     assert (checks._other_available, checks._other_version) == (False, "N/A")
@@ -346,7 +346,7 @@ def test_flags_and_guarded_imports_are_brought_up_to_date(site):
     assert user.Base is base
     assert user.patched is patch
     uses = user.Uses
-    assert guards.replay([look("fakepkg")], ("fakelib",)) == []
+    assert guards.replay([read_package("fakepkg")], ("fakelib",)) == []
     assert user.Uses is uses
 
 

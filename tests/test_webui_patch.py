@@ -5,7 +5,7 @@ import types
 
 import pytest
 
-from sd3deploy.webui.patch import Patch
+from sd3deploy.webui.host.patch import Patch
 
 
 @pytest.fixture

@@ -160,12 +160,12 @@ def _devices(name: str) -> tuple[device.Device, device.Device]:
     """The one that it is for, and the one to quantize on: what is made on the CPU is for the GPU all the same."""
     import torch
 
-    own = device.look(*guess(torch))
+    own = device.detect_device(*guess(torch))
     if not name:
         return own, own
     try:
         kind = torch.empty(1, device=name).device.type
-        asked = device.look(name, own.backend if kind == own.torch.partition(":")[0] else kind)
+        asked = device.detect_device(name, own.backend if kind == own.torch.partition(":")[0] else kind)
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # a word or a card that torch does not know
         raise SettingError("quantize.device", name=name, detail=str(error).splitlines()[0]) from error
     return (own if kind == "cpu" else asked), asked

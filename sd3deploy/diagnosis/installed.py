@@ -15,7 +15,7 @@ from sd3deploy.deps.requirement import import_name, normal
 from sd3deploy.deps.site_folders import infos
 from sd3deploy.deps.vendored import InvalidRequirement, Specification, SpecifierSet, version
 
-__all__ = ["STACK", "Installed", "Need", "look"]
+__all__ = ["STACK", "Installed", "Need", "read_installed"]
 
 # The packages that Stable Diffusion 3 runs on. What others lack or contradict is no failure of it.
 _NAMES = """
@@ -113,7 +113,7 @@ class Installed:
         return {import_name(name).partition(".")[0]: name for name in self.versions}
 
 
-def look(host_root: Path | None = None, device: str = "") -> Installed:
+def read_installed(host_root: Path | None = None, device: str = "") -> Installed:
     """This environment, from the descriptions on disk: 50 to 200 ms. host_root: the folder with the host's pins."""
     versions: dict[str, str] = {}
     requires: dict[str, tuple[str, ...]] = {}

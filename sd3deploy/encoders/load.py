@@ -126,11 +126,11 @@ def _explained(choice: Choice, source: str) -> Iterator[None]:
     except EncoderError:
         raise
     except OSError as error:  # what transformers raises for a missing folder, file or repository, and the network's own errors
-        if exhausted.read(error):  # Windows has one of its own for that
+        if exhausted.read_exhausted(error):  # Windows has one of its own for that
             raise too_large(choice) from error
         raise EncoderError("encoder.unreadable", source=source, error=_first_line(error)) from error
     except Exception as error:
-        if exhausted.read(error):
+        if exhausted.read_exhausted(error):
             raise too_large(choice) from error
         raise EncoderError("encoder.failed", name=choice.name, error=f"{type(error).__name__}: {_first_line(error)}") from error
 

@@ -88,7 +88,7 @@ def quantize(
     try:
         return _quantize(weights, recipe, place, progress, cancelled)
     except Exception as error:
-        if place is None or not exhausted.read(error):
+        if place is None or not exhausted.read_exhausted(error):
             raise
     return _quantize(weights, recipe, None, progress, cancelled)  # somebody else took the room on the GPU
 

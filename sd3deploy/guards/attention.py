@@ -19,7 +19,7 @@ from sd3deploy.guards.job import Job, Misfit
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["check", "fits", "layers", "look", "restore"]
+__all__ = ["check", "find_misfits", "fits", "layers", "restore"]
 
 _PARTS = ("transformer", "controlnet")
 # Whoever attends jointly has to project the prompt's queries, by one of these layers of diffusers' Attention; PAG, IP-Adapter, RAS,
@@ -36,7 +36,7 @@ _SETTINGS = {
 _read: weakref.WeakKeyDictionary[Any, frozenset[str]] = weakref.WeakKeyDictionary()
 
 
-def look(pipeline: Any) -> tuple[Misfit, ...]:
+def find_misfits(pipeline: Any) -> tuple[Misfit, ...]:
     """Every attention layer of the transformer and the controlnets whose processor does not fit it."""
     return tuple(
         Misfit(path, type(layer.processor).__name__, type(layer.processor).__module__)

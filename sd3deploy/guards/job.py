@@ -8,7 +8,7 @@ from typing import Any
 
 from sd3deploy.errors import SettingError
 
-__all__ = ["MODELS", "Hires", "Job", "Misfit", "Model", "Prompt", "known", "look"]
+__all__ = ["MODELS", "Hires", "Job", "Misfit", "Model", "Prompt", "describe_model", "known"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def known(name: str) -> Model:
     raise SettingError("setting.model-unknown", value=repr(name)[:60], nearest=nearest, known=", ".join(MODELS))
 
 
-def look(pipeline: Any, name: str) -> Model:
+def describe_model(pipeline: Any, name: str) -> Model:
     """The facts of a loaded SD3 pipeline. Nothing but the name tells a distilled model from its teacher."""
     config = pipeline.transformer.config
     return Model(

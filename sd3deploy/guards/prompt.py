@@ -8,14 +8,14 @@ from sd3deploy import messages
 from sd3deploy.guards.finding import Finding, finding
 from sd3deploy.guards.job import Job, Prompt
 
-__all__ = ["T5_DEFAULT", "T5_MOST", "check", "read"]
+__all__ = ["T5_DEFAULT", "T5_MOST", "check", "read_prompt"]
 
 # max_sequence_length of diffusers' SD3 pipelines: its default, and the most that they take.
 T5_DEFAULT, T5_MOST = 256, 512
 _SHOWN = 120  # characters of what is cut
 
 
-def read(text: str, pipeline: Any, t5: bool, *, negative: bool = False, t5_limit: int = T5_DEFAULT) -> Prompt:
+def read_prompt(text: str, pipeline: Any, t5: bool, *, negative: bool = False, t5_limit: int = T5_DEFAULT) -> Prompt:
     """Count the tokens of a prompt with the tokenizers of the pipeline, those of T5 where it takes part; a text that is short in
     any language is not looked at.
     """

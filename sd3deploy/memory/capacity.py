@@ -10,7 +10,7 @@ from typing import Any
 from sd3deploy.device import Device
 from sd3deploy.memory.estimate import constants
 
-__all__ = ["GIB", "Capacity", "card", "look"]
+__all__ = ["GIB", "Capacity", "card", "read_capacity"]
 
 GIB = 2**30
 
@@ -42,7 +42,7 @@ def card(gib: float, ram_gib: float = 0) -> Capacity:
     return Capacity("cuda", f"{gib:g} GB", total, max(0, total - constants("cuda").context), 0, ram, ram)
 
 
-def look(device: Device, *, fraction: float = 0.0, in_ram: int = 0, torch: Any = None) -> Capacity:
+def read_capacity(device: Device, *, fraction: float = 0.0, in_ram: int = 0, torch: Any = None) -> Capacity:
     """The capacity of this machine now. fraction: the host's limit for this process (its cuda_mem_fraction), 0 for none.
     in_ram: bytes of the model that are in RAM already, and can be used again. torch: the library, for tests.
     """

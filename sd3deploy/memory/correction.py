@@ -13,13 +13,13 @@ from typing import Any
 from sd3deploy.memory.estimate import Estimate
 from sd3deploy.memory.monitor import Run
 
-__all__ = ["Corrections", "measured"]
+__all__ = ["Corrections", "measured_factors"]
 
 LEAST = 64 * 2**20  # bytes of estimated activation; below it a run measures noise, such as the memory of libraries loaded on the way
 RANGE = (0.5, 3.0)  # one run does not talk the estimate out of more than that
 
 
-def measured(run: Run, found: Estimate) -> dict[str, float]:
+def measured_factors(run: Run, found: Estimate) -> dict[str, float]:
     """Phase → activation in the run, relative to the estimate before any correction. Phases that a run can not tell about are left out."""
     factors = {}
     peaks, setup = run.peaks(), found.setup

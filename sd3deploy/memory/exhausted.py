@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-__all__ = ["Exhausted", "read"]
+__all__ = ["Exhausted", "read_exhausted"]
 
 # Spellings of torch's allocators (c10/cuda, c10/xpu, aten/mps, c10/core/impl/alloc_cpu.cpp), of cuBLAS and cuDNN, of the XPU and
 # DirectML drivers, of ComfyUI's own error, of Linux and Windows (1455: the paging file; its sentence is in the user's language), and of
@@ -40,7 +40,7 @@ class Exhausted:
         return None if self.tried is None else max(0, self.tried - (self.free or 0))
 
 
-def read(error: BaseException | str) -> Exhausted | None:
+def read_exhausted(error: BaseException | str) -> Exhausted | None:
     """What an error, or the text of one, says about too little memory; None when it is about something else."""
     text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
     if not isinstance(error, MemoryError) and not _SPELLINGS.search(text):

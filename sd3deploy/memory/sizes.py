@@ -14,7 +14,7 @@ from sd3deploy.encoders.choices import HOST_DEFAULT, NONE, Choice
 from sd3deploy.errors import SettingError
 from sd3deploy.memory.t5_shape import DTYPES, T5_XXL, T5Shape
 
-__all__ = ["MODELS", "PARTS", "Part", "Weights", "guess", "known", "look", "read", "tiled"]
+__all__ = ["MODELS", "PARTS", "Part", "Weights", "guess", "known", "measure_pipeline", "read_model", "tiled"]
 
 PARTS = ("transformer", "text_encoder", "text_encoder_2", "text_encoder_3", "vae")  # CLIP-L, CLIP-G, T5: as the pipeline names them
 
@@ -98,7 +98,7 @@ def known(name: str) -> Weights:
     except OSError:  # longer than a name can be, or in a folder that may not be looked into
         there = False
     if there:
-        return read(Path(name))
+        return read_model(Path(name))
     nearest = difflib.get_close_matches(name.lower(), MODELS, 1, 0.0)[0]
     raise SettingError("setting.model-unknown", value=repr(name)[:60], nearest=nearest, known=", ".join(MODELS))
 
@@ -139,7 +139,7 @@ class _Tensor:
         return count
 
 
-def read(path: Path) -> Weights:
+def read_model(path: Path) -> Weights:
     """The sizes of a model folder (with model_index.json) or of a single .safetensors file. Parts that it lacks, which the host takes
     from elsewhere, count as published. Raises SettingError when it can not be read.
     """
@@ -276,7 +276,7 @@ def _on_meta(folder: Path) -> Part:
     return Part(numbers, sum(tensor.numel() * 8 for tensor in tensors if not tensor.is_floating_point()))
 
 
-def look(pipeline: Any, name: str, measured: Mapping[str, int], t5: T5Shape | None = T5_XXL) -> Weights:
+def measure_pipeline(pipeline: Any, name: str, measured: Mapping[str, int], t5: T5Shape | None = T5_XXL) -> Weights:
     """The facts of a loaded pipeline. measured: bytes of its parts as they are. t5: the shapes that a T5 for it has when none is loaded."""
     transformer, vae = pipeline.transformer.config, pipeline.vae.config
     config = getattr(getattr(pipeline, "text_encoder_3", None), "config", None)

@@ -15,7 +15,7 @@ from packaging.version import InvalidVersion, Version
 
 from sd3deploy.refresh.private import ALIASES
 
-__all__ = ["Package", "changed_on_disk", "loaded_version", "look", "normal", "pattern", "real_module", "same_version"]
+__all__ = ["Package", "changed_on_disk", "loaded_version", "normal", "pattern", "read_package", "real_module", "same_version"]
 
 # Beside their package some distributions ship folders with names that everybody uses; never import those.
 _JUNK = {"test", "tests", "example", "examples", "doc", "docs", "bench", "benchmarks", "scripts", "tools"}
@@ -71,7 +71,7 @@ def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def look(name: str) -> Package:
+def read_package(name: str) -> Package:
     """The facts of one distribution. Raises nothing: a broken installation is one without a version."""
     try:
         distribution = metadata.distribution(name)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from sd3deploy import messages
 from sd3deploy.refresh import caches, finders, guards, lazy
-from sd3deploy.refresh.package import Package, changed_on_disk, look, normal
+from sd3deploy.refresh.package import Package, changed_on_disk, normal, read_package
 from sd3deploy.refresh.private import LIBRARIES
 
 __all__ = ["Restart", "Verdict", "refresh"]
@@ -54,7 +54,7 @@ def refresh(distributions: Iterable[str]) -> Verdict:
     steps: list[str] = []
     restart: list[Restart] = []
     finders.invalidate()
-    packages = [look(name) for name in sorted({normal(name) for name in distributions})]
+    packages = [read_package(name) for name in sorted({normal(name) for name in distributions})]
     restart += [_replaced(package) for package in packages if package.replaced]
     steps += [f"{package.name}: not installed" for package in packages if not package.version and not package.loaded]
     haunted = [package for package in packages if package.haunted]
@@ -63,7 +63,7 @@ def refresh(distributions: Iterable[str]) -> Verdict:
     # A library whose files are no longer those in memory must not be corrected by what its new files say.
     swapped = [library for library in LIBRARIES if changed_on_disk(library)]
     known = {normal(entry.name) for entry in restart}
-    restart += [_replaced(look(library)) for library in swapped if normal(library) not in known]
+    restart += [_replaced(read_package(library)) for library in swapped if normal(library) not in known]
 
     namespaces, residue = finders.clean(hot)
     steps += residue

@@ -10,7 +10,7 @@ def adapter(host):
     """Run code with `sdnext`, the adapter, in the host's process."""
 
     def run(code):
-        start = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from sd3deploy.webui.host import SdNext; sdnext = SdNext()\n"
+        start = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from sd3deploy.webui.host.adapter import SdNext; sdnext = SdNext()\n"
         return host.run(start + code)
 
     return run
@@ -114,7 +114,7 @@ def test_without_offload_a_new_encoder_goes_to_the_device_even_where_the_pipelin
     code = """
 import torch
 from modules import devices
-from sd3deploy.webui import offload
+from sd3deploy.webui.host import offload
 class Pipeline:
     device = torch.device("meta")  # of its first part
     has_accelerate = False
@@ -136,7 +136,7 @@ result = str(pipeline.text_encoder_3.weight.device)
 def test_a_refusal_out_of_a_callback_is_of_the_hosts_own_kind(adapter):
     code = """
 from sd3deploy.errors import SettingError
-from sd3deploy.webui.host import rejection
+from sd3deploy.webui.host.adapter import rejection
 error = rejection(SettingError("setting.wrong-type", value=1))
 result = [type(error).__name__, "Set it again" in str(error)]
 """

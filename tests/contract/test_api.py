@@ -565,12 +565,12 @@ def test_an_encoder_that_fails_leaves_everything_as_it_was(host):
 def test_an_encoder_that_is_refused_for_its_memory(host):
     host.run(
         """
-        from sd3deploy.webui import forecast
-        real = forecast.room
+        from sd3deploy.webui.jobs import forecast
+        real = forecast.free_memory
         import dataclasses
-        forecast.room = lambda host: dataclasses.replace(real(host), ram_usable=1_000_000)
+        forecast.free_memory = lambda host: dataclasses.replace(real(host), ram_usable=1_000_000)
         result = None
-        sd3probe.real_room = real
+        sd3probe.real_free_memory = real
         """
     )
     try:
@@ -580,7 +580,7 @@ def test_an_encoder_that_is_refused_for_its_memory(host):
         assert answer.json()["body"]["id"] == "memory.encoder"
         assert get(host, "status")["encoder"] == "T5 NF4"
     finally:
-        host.run("from sd3deploy.webui import forecast; forecast.room = sd3probe.real_room")
+        host.run("from sd3deploy.webui.jobs import forecast; forecast.free_memory = sd3probe.real_free_memory")
         host.set(sd3_memory="warn")
 
 

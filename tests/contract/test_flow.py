@@ -227,7 +227,7 @@ def test_a_prompt_is_encoded_anew_for_another_encoder_and_for_nothing_else(host,
 
 
 def test_another_offload_mode_costs_no_encoded_prompts(host):
-    switch = "from sd3deploy.webui import offload; from modules import modeldata; offload.switch(modeldata.model_data.sd_model, {mode!r})"
+    switch = "from sd3deploy.webui.host import offload; from modules import modeldata as m; offload.switch(m.model_data.sd_model, {mode!r})"
     with encoded(host) as counts:
         picture(host, prompt="words for a mode")
         counts()

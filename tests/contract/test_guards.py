@@ -272,7 +272,7 @@ def test_the_host_agrees_about_every_sampler(host):
     """Each one is set by the host's own function: what it falls back from is what the guard names."""
     wrong = host.run("""
         from modules import modeldata, sd_samplers
-        from sd3deploy.webui import job
+        from sd3deploy.webui.jobs import facts as job
         model = modeldata.model_data.sd_model
         result, kept = [], model.scheduler
         for data in sd_samplers.all_samplers:
@@ -411,7 +411,7 @@ def test_a_model_that_is_none_of_stable_diffusion_3_passes_untouched(host, told)
         from types import SimpleNamespace
         from modules import processing, shared
         from sd3deploy.events import Events
-        from sd3deploy.webui.guarding import Guarding
+        from sd3deploy.webui.jobs.guarding import Guarding
         events = Events()
         guarding = Guarding(SimpleNamespace(pipeline=lambda: SimpleNamespace(unet="another model")), events)
         p = processing.StableDiffusionProcessingTxt2Img(sd_model=shared.sd_model, prompt="a cat", **{asked!r})

@@ -37,7 +37,7 @@ class Context:
     @cached_property
     def installed(self) -> Installed:
         """What is in this environment, and what the host pins."""
-        return installed.look(self.host_root, self.backend)
+        return installed.read_installed(self.host_root, self.backend)
 
     def release(self) -> None:
         """Let go of everything that a run has made."""

@@ -106,7 +106,7 @@ def examine(path: Path) -> Model:
     if path.is_dir():
         return _folder(path) if _is_sd3(path) or not (path / "model_index.json").is_file() else _foreign(path)
     if path.suffix == ".safetensors":
-        weight = weights.look(path)
+        weight = weights.read_header(path)
         return _single(weight) if not weight.names or any(_MARK in key for key in weight.names) else _foreign(path)
     return Model(path, path.name, failed=(seen("file-missing", {"file": path, "model": path.name}),))
 
@@ -138,7 +138,7 @@ def _singles(folder: Path, files: list[str]) -> Iterator[Model]:
         path = folder / name
         if not name.endswith(".safetensors") or "-of-" in name:
             continue
-        weight = weights.look(path)
+        weight = weights.read_header(path)
         if weight.state == "pointer" or (weight.state == "truncated" and not weight.names):
             if sizes.guess(path.stem):  # nothing but its name tells what it was to be
                 yield _single(weight)
@@ -206,7 +206,7 @@ def _part(folder: Path, model: str) -> Iterator[Finding]:
     ]
     first: list[Finding] = []
     for files in variants:
-        wrong = [one for file in files for one in _damage(weights.look(file), model)]
+        wrong = [one for file in files for one in _damage(weights.read_header(file), model)]
         if not wrong:
             return
         first = first or wrong

@@ -48,15 +48,15 @@ def device(words: list[str], write: Callable[[Any], None]) -> None:
     """The facts about the device, then what it really computes. words: torch's and the host's for it, "" to guess; "4bit" to try that."""
     import torch
 
-    from sd3deploy.device import look
+    from sd3deploy.device import detect_device
     from sd3deploy.memory import capacity
 
     build = {"torch": torch.__version__, "cuda": torch.version.cuda, "hip": torch.version.hip, "available": torch.cuda.is_available()}
     write(build)
     where, backend = words[:2] if words[0] else guess(torch)
-    found = look(where, backend)
+    found = detect_device(where, backend)
     write({"device": asdict(found)})
-    write({"capacity": asdict(capacity.look(found))})
+    write({"capacity": asdict(capacity.read_capacity(found))})
     dtype = getattr(torch, found.compute_dtype)
     write(_tried("plain", lambda: _plain(torch, where, dtype)))
     if "4bit" in words[2:]:

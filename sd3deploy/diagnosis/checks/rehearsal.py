@@ -153,7 +153,7 @@ def plan(context: Context, say: Say = lambda fraction, text: None) -> Plan:
             say(0.1, messages.text("checks.base.making"))
         place = model or tiny_sd3.ensure()
         kind = "tiny" if _is_tiny(place) else "cpu" if where == "cpu" else "gpu"
-        context.held["plan"] = Plan(place, place.name, kind == "tiny", model is None, device.look(where, backend), _EDGE[kind])
+        context.held["plan"] = Plan(place, place.name, kind == "tiny", model is None, device.detect_device(where, backend), _EDGE[kind])
     return context.held["plan"]
 
 
@@ -251,7 +251,7 @@ def _sdnq() -> Any:
 
 
 def _lack(found: Plan, chosen: Choice) -> Finding | None:
-    return None if found.tiny else room.lack(found.model, chosen, found.device, capacity.look(found.device), found.edge)
+    return None if found.tiny else room.lack(found.model, chosen, found.device, capacity.read_capacity(found.device), found.edge)
 
 
 def _refused(lack: Finding) -> Outcome:

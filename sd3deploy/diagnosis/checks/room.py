@@ -31,7 +31,7 @@ def lack(model: Path, encoder: Choice, device: Device, capacity: Capacity, edge:
     One part at a time on the device (model offload), which is the least that still computes at full speed.
     """
     try:
-        weights = sizes.read(model)
+        weights = sizes.read_model(model)
     except (SettingError, ImportError):  # what is wrong with it is said elsewhere
         return None
     kind = capacity.kind if capacity.kind != "unknown" else device.backend

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-__all__ = ["Weights", "look"]
+__all__ = ["Weights", "read_header"]
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _HEADER = 100_000_000  # bytes: the safetensors library refuses longer ones
@@ -27,7 +27,7 @@ class Weights:
     names: tuple[str, ...] = field(default=(), repr=False)
 
 
-def look(path: Path) -> Weights:
+def read_header(path: Path) -> Weights:
     """Of a .safetensors file; of others it is only said whether they are there."""
     size = count = 0
     try:

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 from sd3deploy import units
 from sd3deploy.diagnosis.rule import Advice, Rule, Seen
-from sd3deploy.memory.exhausted import read
+from sd3deploy.memory.exhausted import read_exhausted
 
 __all__ = ["RULES"]
 
 def _amounts(values: Mapping[str, str], seen: Seen) -> Advice:
     """With the numbers that the error gives, where it gives some."""
-    exhausted = read(seen.text)
+    exhausted = read_exhausted(seen.text)
     if exhausted is None or not exhausted.tried:
         return Advice()
     words = {"tried": units.size(exhausted.tried), "free": units.size(exhausted.free or 0)}

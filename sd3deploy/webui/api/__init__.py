@@ -11,10 +11,10 @@ from sd3deploy.deployment import Deployment
 from sd3deploy.webui.api import check, events, install, memory, report, status, verify
 from sd3deploy.webui.api.route import PREFIX, add
 from sd3deploy.webui.api.services import Services
-from sd3deploy.webui.guarding import Guarding
-from sd3deploy.webui.installing import Installing
-from sd3deploy.webui.reporting import Reporting
-from sd3deploy.webui.watching import Watching
+from sd3deploy.webui.jobs.guarding import Guarding
+from sd3deploy.webui.jobs.watching import Watching
+from sd3deploy.webui.services.installing import Installing
+from sd3deploy.webui.services.reporting import Reporting
 
 __all__ = ["register"]
 

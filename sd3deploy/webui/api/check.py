@@ -14,12 +14,12 @@ from sd3deploy.guards.number import number
 from sd3deploy.hints import hints
 from sd3deploy.memory import verdict
 from sd3deploy.memory.estimate import estimate
-from sd3deploy.webui import job
 from sd3deploy.webui.api.models import Check
 from sd3deploy.webui.api.question import Question
 from sd3deploy.webui.api.route import Route
 from sd3deploy.webui.api.services import Services
-from sd3deploy.webui.setup import guided, room
+from sd3deploy.webui.jobs import facts
+from sd3deploy.webui.jobs.memory_setup import free_memory, guided
 
 __all__ = ["Asked", "routes"]
 
@@ -59,7 +59,7 @@ def routes(services: Services) -> list[Route]:
         Quick: ask with each key that is pressed.
         """
         words = {name: getattr(query, name) for name in ("width", "height", "hires", "encoder", "sampler", "steps", "guidance")}
-        asked = job.question(
+        asked = facts.question(
             host.pipeline(),
             host.model_name() or "",
             query.model,
@@ -87,7 +87,7 @@ def routes(services: Services) -> list[Route]:
         if query.encoder:
             given["encoder"] = choices.find(query.encoder)
         setup = forecast.setup(query.model, **given, guided=guided(made.guidance))
-        return verdict.judge(estimate(setup), room(host)) if setup else None
+        return verdict.judge(estimate(setup), free_memory(host)) if setup else None
 
     return [Route("GET", "check", check, "Whether a job would run, and as what", Check)]
 

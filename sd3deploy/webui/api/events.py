@@ -10,12 +10,12 @@ from typing import Annotated, Any
 from fastapi import Query
 from pydantic import Field
 
-from sd3deploy.webui import texts as page
-from sd3deploy.webui.actions import action
 from sd3deploy.webui.api.models import Events, Texts
 from sd3deploy.webui.api.question import Nothing, Question
 from sd3deploy.webui.api.route import Route
 from sd3deploy.webui.api.services import Services
+from sd3deploy.webui.page import texts as page
+from sd3deploy.webui.page.actions import action
 
 __all__ = ["Since", "routes"]
 

@@ -14,7 +14,7 @@ from sd3deploy.webui.api.models import Done, Memory, Run
 from sd3deploy.webui.api.question import Nothing, Question
 from sd3deploy.webui.api.route import Route
 from sd3deploy.webui.api.services import Services
-from sd3deploy.webui.setup import guided
+from sd3deploy.webui.jobs.memory_setup import guided
 
 __all__ = ["Asked", "routes"]
 

@@ -12,8 +12,8 @@ from fastapi import Depends, Header, HTTPException
 
 from sd3deploy import messages
 from sd3deploy.errors import Sd3Error, SettingError
-from sd3deploy.webui import language
 from sd3deploy.webui.api.problem import Problem
+from sd3deploy.webui.page import language
 
 __all__ = ["PREFIX", "TAG", "Conflict", "Forbidden", "Refused", "Route", "add"]
 

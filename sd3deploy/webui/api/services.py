@@ -6,13 +6,13 @@ import threading
 from dataclasses import dataclass, field
 
 from sd3deploy.deployment import Deployment
-from sd3deploy.webui.diagnosing import Diagnosing
-from sd3deploy.webui.forecast import Forecast
-from sd3deploy.webui.guarding import Guarding
-from sd3deploy.webui.installing import Installing
-from sd3deploy.webui.reporting import Reporting
-from sd3deploy.webui.verifying import Verifying
-from sd3deploy.webui.watching import Watching
+from sd3deploy.webui.jobs.forecast import Forecast
+from sd3deploy.webui.jobs.guarding import Guarding
+from sd3deploy.webui.jobs.watching import Watching
+from sd3deploy.webui.services.diagnosing import Diagnosing
+from sd3deploy.webui.services.installing import Installing
+from sd3deploy.webui.services.reporting import Reporting
+from sd3deploy.webui.services.verifying import Verifying
 
 __all__ = ["Services"]
 

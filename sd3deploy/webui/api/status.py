@@ -13,7 +13,7 @@ from sd3deploy.webui.api.models import Status
 from sd3deploy.webui.api.question import Nothing, Question
 from sd3deploy.webui.api.route import Conflict, Route
 from sd3deploy.webui.api.services import Services
-from sd3deploy.webui.panel import state_line
+from sd3deploy.webui.page.panel import state_line
 
 __all__ = ["Encoder", "routes"]
 

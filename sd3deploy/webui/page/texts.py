@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sd3deploy import messages
-from sd3deploy.webui import language
+from sd3deploy.webui.page import language
 
 __all__ = ["texts"]
 

@@ -10,11 +10,12 @@ from modules import scripts_manager, shared
 from sd3deploy import messages, units
 from sd3deploy.deployment import Deployment
 from sd3deploy.encoders import choices
-from sd3deploy.webui import diagnosis_panel, memory_panel, override
-from sd3deploy.webui.guarding import Guarding
-from sd3deploy.webui.reporting import Reporting
-from sd3deploy.webui.verifying import Verifying
-from sd3deploy.webui.watching import Watching
+from sd3deploy.webui.jobs import override
+from sd3deploy.webui.jobs.guarding import Guarding
+from sd3deploy.webui.jobs.watching import Watching
+from sd3deploy.webui.page import diagnosis_panel, memory_panel
+from sd3deploy.webui.services.reporting import Reporting
+from sd3deploy.webui.services.verifying import Verifying
 
 __all__ = ["TITLE", "allow_in_control", "script_class", "state_line"]
 
@@ -51,7 +52,7 @@ def script_class(deployment: Deployment, guarding: Guarding, watching: Watching,
         def process(self, p: Any, *values: Any) -> None:
             # The first hook at which the model, the styles and the overridden settings of a job are final; the queue is held.
             # The encoder comes first: some guards depend on it.
-            p.sd3_override = override.read(values, deployment.events.fail)
+            p.sd3_override = override.read_override(values, deployment.events.fail)
             placed = deployment.reconcile(p.sd3_override.encoder, stopped=lambda: setattr(p, "sd3_stopped", True))
             if placed and placed.choice is not choices.HOST_DEFAULT:
                 p.extra_generation_params["T5"] = placed.choice.name

@@ -18,17 +18,17 @@ from modules import paths
 from sd3deploy import messages
 from sd3deploy.encoders import choices
 from sd3deploy.errors import SettingError
-from sd3deploy.webui.background import Background
-from sd3deploy.webui.host import SdNext
+from sd3deploy.webui.host.adapter import SdNext
+from sd3deploy.webui.services.background import Background
 
 if TYPE_CHECKING:
     from sd3deploy.diagnosis import checks
 
-__all__ = ["Job", "Verifying"]
+__all__ = ["Verification", "Verifying"]
 
 
 @dataclass
-class Job:
+class Verification:
     """One run of the checks. state: running, done or cancelled. fraction: 0 to 1 of all steps. text: what is being done."""
 
     number: int
@@ -51,24 +51,24 @@ class Job:
         }
 
 
-class Verifying(Background[Job]):
+class Verifying(Background[Verification]):
     """The checks as background work."""
 
     def __init__(self, host: SdNext) -> None:
         super().__init__()
         self.host = host
 
-    def start(self, model: str = "", encoder: str = "") -> Job:
+    def start(self, model: str = "", encoder: str = "") -> Verification:
         """Begin; where a job runs already, that one. Raises SettingError for an encoder or a model that there is not."""
         context = self._context(model, encoder)
-        return self._begin(Job, lambda job: self._run(job, context))
+        return self._begin(Verification, lambda job: self._run(job, context))
 
     def begin(self) -> str:
         """`start`, as a button does it: the sentence to show."""
         self.start()
         return messages.text("verify.started")
 
-    def _run(self, job: Job, context: checks.Context) -> None:
+    def _run(self, job: Verification, context: checks.Context) -> None:
         from sd3deploy.diagnosis import checks
 
         def progress(now: checks.Progress) -> None:

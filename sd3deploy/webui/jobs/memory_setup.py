@@ -19,14 +19,14 @@ from sd3deploy.guards.number import number
 from sd3deploy.memory import capacity, sizes
 from sd3deploy.memory.estimate import Setup
 from sd3deploy.memory.t5_shape import DTYPES, T5_XXL
-from sd3deploy.webui.host import SdNext
+from sd3deploy.webui.host.adapter import SdNext
 
-__all__ = ["guided", "room", "setup", "size"]
+__all__ = ["free_memory", "guided", "memory_setup", "size"]
 
 _bytes: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()  # module → its bytes: they do not change while it lives
 
 
-def setup(host: SdNext, placed: Choice | None, factors: Mapping[str, float], model: str = "", **given: Any) -> Setup | None:
+def memory_setup(host: SdNext, placed: Choice | None, factors: Mapping[str, float], model: str = "", **given: Any) -> Setup | None:
     """All that decides about memory, with the loaded SD3 model, else with the selected one, or with `model` where it is named.
 
     placed: the encoder in the loaded pipeline. given: fields of the setup that a job or a question brings, such as encoder, width,
@@ -40,7 +40,7 @@ def setup(host: SdNext, placed: Choice | None, factors: Mapping[str, float], mod
     if weights is None:
         return None
     opts, device = shared.opts, host.device()
-    place = room(host)
+    place = free_memory(host)
     tile = int(number(getattr(opts, "diffusers_vae_tile_size", 0)) or 0)
     upcast = pipeline.vae.config.get("force_upcast", True) if loaded else True
     dtype = str(devices.dtype).removeprefix("torch.")
@@ -67,12 +67,12 @@ def guided(scale: Any) -> bool:
     return value is None or value <= -1 or value > 1
 
 
-def room(host: SdNext) -> capacity.Capacity:
+def free_memory(host: SdNext) -> capacity.Capacity:
     """The memory of this machine now."""
     pipeline = host.pipeline()
     in_ram = sum(size(part) for part in _parts(pipeline).values() if _on_cpu(part)) if is_sd3(pipeline) else 0
     fraction = number(getattr(shared.opts, "cuda_mem_fraction", 0)) or 0.0
-    return capacity.look(host.device(), fraction=fraction, in_ram=in_ram)
+    return capacity.read_capacity(host.device(), fraction=fraction, in_ram=in_ram)
 
 
 def size(module: Any) -> int:
@@ -94,7 +94,7 @@ def _loaded(pipeline: Any, name: str, with_encoder: bool) -> sizes.Weights:
     """The loaded model, measured; its T5 only where that is the one that is asked about."""
     measured = {part: size(module) for part, module in _parts(pipeline).items() if with_encoder or part != "text_encoder_3"}
     on_disk = _on_disk(str(sd_models.path_to_repo(pipeline.sd_checkpoint_info)))
-    return sizes.look(pipeline, name, measured, on_disk.t5 if on_disk else T5_XXL)
+    return sizes.measure_pipeline(pipeline, name, measured, on_disk.t5 if on_disk else T5_XXL)
 
 
 def _named(model: str) -> sizes.Weights | None:
@@ -116,7 +116,7 @@ def _on_disk(place: str) -> sizes.Weights | None:
     if not (index.is_file() and "StableDiffusion3" in index.read_text("utf-8", "replace")) and path.suffix != ".safetensors":
         return None
     try:
-        return sizes.read(path)
+        return sizes.read_model(path)
     except Sd3Error:  # not a whole SD3 model, or not readable: whoever loads it will say so
         return None
 

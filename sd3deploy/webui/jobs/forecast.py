@@ -20,10 +20,10 @@ from sd3deploy.memory import verdict
 from sd3deploy.memory.capacity import Capacity
 from sd3deploy.memory.correction import Corrections
 from sd3deploy.memory.estimate import Setup, estimate
-from sd3deploy.webui import job
-from sd3deploy.webui.guarding import refuse, refused
-from sd3deploy.webui.host import SdNext
-from sd3deploy.webui.setup import guided, room, setup
+from sd3deploy.webui.host.adapter import SdNext
+from sd3deploy.webui.jobs import facts
+from sd3deploy.webui.jobs.guarding import refuse, refused
+from sd3deploy.webui.jobs.memory_setup import free_memory, guided, memory_setup
 
 __all__ = ["DEFAULT_MODE", "MODES", "Forecast"]
 
@@ -47,7 +47,7 @@ class Forecast:
         placed = self.deployment.placed(pipeline).choice if is_sd3(pipeline) else None
         if placed is None and not given.get("encoder"):
             given["encoder"] = choices.find(self.deployment.status()["wanted"])
-        return setup(self.host, placed, self.corrections.of(self.host.device().name), model, **given)
+        return memory_setup(self.host, placed, self.corrections.of(self.host.device().name), model, **given)
 
     def suitable(self) -> list[Choice]:
         """The choices that this device can run."""
@@ -55,7 +55,7 @@ class Forecast:
 
     def report(self, asked: Setup | None) -> dict[str, Any]:
         """Everything about memory as JSON-able values, in bytes. asked: the setup that is asked about, None where there is no SD3 model."""
-        there = room(self.host)
+        there = free_memory(self.host)
         report: dict[str, Any] = {
             "capacity": vars(there) | {},
             "mode": self.mode(),
@@ -125,7 +125,7 @@ class Forecast:
             self.events.fail(error)
 
     def _judge(self, p: Any, asked: Setup) -> None:
-        there = room(self.host)
+        there = free_memory(self.host)
         judged = verdict.judge(estimate(asked), there)
         if judged.answer == "tight" and judged.sentence not in self._advised:
             self._advised.append(judged.sentence)
@@ -152,7 +152,7 @@ class Forecast:
         asked = self.setup(encoder=choice)
         if asked is None or not is_sd3(self.host.pipeline()):
             return
-        there = room(self.host)
+        there = free_memory(self.host)
         judged = verdict.judge(estimate(asked), there)
         if judged.answer != "no" or (self.mode() == "warn" and self._again(choice)):
             return
@@ -185,7 +185,7 @@ class Forecast:
             if self.mode() == "off" or not Path(place).exists():
                 return None
             asked = self.setup(place, encoder=choices.find(self.deployment.status()["wanted"]))
-            there = room(self.host)
+            there = free_memory(self.host)
             judged = verdict.judge(estimate(asked), there) if asked else None
             if asked and judged and judged.answer == "no":
                 text = messages.text("memory.model", model=Path(place).stem, verdict=judged.sentence)
@@ -204,7 +204,7 @@ class Forecast:
         asked = self.setup(width=width, height=height)
         if asked is None:
             return messages.text("memory.no-sd3")
-        advice = verdict.recommend(asked, room(self.host), self.suitable())
+        advice = verdict.recommend(asked, free_memory(self.host), self.suitable())
         fields = {"encoder": advice.choice.name} if advice.choice else dict(advice.change.fields) if advice.change else {}
         if fields.get("encoder") == self.deployment.wanted().choice.name:
             return messages.text("memory.applied-already", name=fields["encoder"])
@@ -220,7 +220,7 @@ class Forecast:
 
 def _job(p: Any) -> dict[str, Any]:
     """The fields of a setup that a job brings."""
-    width, height = job.largest(p)
+    width, height = facts.largest(p)
     return {"width": width, "height": height, "batch": max(1, int(number(p.batch_size) or 1)), "guided": guided(p.cfg_scale)}
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import gradio as gr
 
 from sd3deploy import messages
-from sd3deploy.webui.language import spoken
-from sd3deploy.webui.reporting import Reporting
-from sd3deploy.webui.said import findings, said
-from sd3deploy.webui.verifying import Verifying
+from sd3deploy.webui.page.language import spoken
+from sd3deploy.webui.page.outcome import findings_html, outcome_html
+from sd3deploy.webui.services.reporting import Reporting
+from sd3deploy.webui.services.verifying import Verifying
 
 __all__ = ["show"]
 
@@ -40,8 +40,8 @@ def show(script: Any, verifying: Verifying, reporting: Reporting) -> None:
             autoscroll=False, elem_id=script.elem_id("report_text"), elem_classes=["sd3-report"],
         )  # fmt: skip
         file = gr.File(label=messages.text("panel.file"), visible=False, elem_id=script.elem_id("bundle"))
-    verify.click(fn=spoken(lambda: said(verifying.begin)), inputs=[], outputs=[done])
-    diagnose.click(fn=spoken(lambda text: findings(reporting.diagnosing.read(text))), inputs=[pasted], outputs=[found])
+    verify.click(fn=spoken(lambda: outcome_html(verifying.begin)), inputs=[], outputs=[done])
+    diagnose.click(fn=spoken(lambda text: findings_html(reporting.diagnosing.read(text))), inputs=[pasted], outputs=[found])
     report.click(
         fn=spoken(lambda: (gr.update(value=reporting.show(), visible=True), gr.update(interactive=True))), inputs=[], outputs=[text, save]
     )

@@ -13,11 +13,11 @@ from modules import shared
 from sd3deploy.encoders.swap import is_sd3
 from sd3deploy.errors import SettingError
 from sd3deploy.guards import attention, request
-from sd3deploy.guards.job import MODELS, Hires, Job, Prompt, known, look
+from sd3deploy.guards.job import MODELS, Hires, Job, Prompt, describe_model, known
 from sd3deploy.guards.number import number
-from sd3deploy.guards.prompt import T5_DEFAULT, T5_MOST, read
+from sd3deploy.guards.prompt import T5_DEFAULT, T5_MOST, read_prompt
 
-__all__ = ["apply", "attention_facts", "facts", "floorable", "largest", "question", "restore"]
+__all__ = ["apply", "attention_facts", "floorable", "gather", "largest", "question", "restore"]
 
 # Field of a guards' Job → attribute of p. What is more than an attribute is in apply().
 _ATTRIBUTES = {
@@ -32,14 +32,14 @@ _ATTRIBUTES = {
 }
 
 
-def facts(p: Any, pipeline: Any, name: str, asked: tuple[Any, Any]) -> Job:
+def gather(p: Any, pipeline: Any, name: str, asked: tuple[Any, Any]) -> Job:
     """What is asked for. asked: width and height as they were before the host cut them to a multiple of 16, and below."""
     width, height = _size(p, asked)
     parser = getattr(p, "prompt_attention", None) or shared.opts.prompt_attention
     sampler, hires_sampler = p.sampler_name or "Default", getattr(p, "hr_sampler_name", None) or "Default"
     hires, t5, limit = _hires(p), pipeline.text_encoder_3 is not None, _t5_limit(p, parser)
     return Job(
-        look(pipeline, name),
+        describe_model(pipeline, name),
         width=width,
         height=height,
         hires=hires,
@@ -54,7 +54,7 @@ def facts(p: Any, pipeline: Any, name: str, asked: tuple[Any, Any]) -> Job:
             *_prompts(p.all_negative_prompts or [p.negative_prompt], True, pipeline, t5, parser, limit),
         ),
         prompt_attention=parser,
-        misfits=attention.look(pipeline),
+        misfits=attention.find_misfits(pipeline),
         attention_setting=_attention_setting(),
     )
 
@@ -68,7 +68,7 @@ def largest(p: Any) -> tuple[int, int]:
 
 def attention_facts(pipeline: Any, name: str) -> Job:
     """What the guard of attention processors wants to know, and nothing else."""
-    return Job(look(pipeline, name), misfits=attention.look(pipeline), attention_setting=_attention_setting())
+    return Job(describe_model(pipeline, name), misfits=attention.find_misfits(pipeline), attention_setting=_attention_setting())
 
 
 def _attention_setting() -> str:
@@ -85,14 +85,14 @@ def question(pipeline: Any, name: str, model: str, prompt: str, negative_prompt:
     if not loaded:
         return request.job(known(model), **words)
     parser = words["prompt_attention"] = words["prompt_attention"] or shared.opts.prompt_attention
-    asked = request.job(look(pipeline, name), **words)
+    asked = request.job(describe_model(pipeline, name), **words)
     t5 = asked.t5 if words["encoder"] else pipeline.text_encoder_3 is not None
     return replace(
         asked,
         t5=t5,
         not_flow=frozenset() if _suits(asked.sampler, pipeline) else frozenset({asked.sampler}),
         prompts=(*_prompts([prompt], False, pipeline, t5, parser), *_prompts([negative_prompt], True, pipeline, t5, parser)),
-        misfits=attention.look(pipeline),
+        misfits=attention.find_misfits(pipeline),
         attention_setting=_attention_setting(),
     )
 
@@ -160,7 +160,7 @@ def _hires(p: Any) -> Hires | None:
 def _prompts(texts: list[Any], negative: bool, pipeline: Any, t5: bool, parser: str, t5_limit: int = T5_DEFAULT) -> list[Prompt]:
     """The prompts, as the encoders get them: without networks such as <lora:…> and, unless the parser is “fixed”, without weights."""
     different = dict.fromkeys(text for text in texts[:8] if isinstance(text, str))
-    return [read(_plain(text, parser), pipeline, t5, negative=negative, t5_limit=t5_limit) for text in different]
+    return [read_prompt(_plain(text, parser), pipeline, t5, negative=negative, t5_limit=t5_limit) for text in different]
 
 
 def _plain(text: str, parser: str) -> str:

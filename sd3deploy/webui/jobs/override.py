@@ -12,9 +12,9 @@ from sd3deploy import guards, messages
 from sd3deploy.device import Device
 from sd3deploy.encoders import choices
 from sd3deploy.errors import SettingError
-from sd3deploy.webui.forecast import MODES
+from sd3deploy.webui.jobs.forecast import MODES
 
-__all__ = ["AS_SET", "Override", "controls", "pasted", "read"]
+__all__ = ["AS_SET", "Override", "controls", "pasted", "read_override"]
 
 AS_SET = "As in Settings"  # the value, in every language
 
@@ -63,7 +63,7 @@ def pasted(components: list[Any]) -> list[tuple[Any, Callable[[Mapping[str, Any]
     return fields
 
 
-def read(values: tuple[Any, ...], complain: Callable[[SettingError], object]) -> Override:
+def read_override(values: tuple[Any, ...], complain: Callable[[SettingError], object]) -> Override:
     """The arguments of the script, of the page or of a request that gives fewer or something else: what means nothing is complained about
     and is as in the settings. What the encoder means is found out where it is loaded.
     """

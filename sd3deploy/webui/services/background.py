@@ -11,11 +11,11 @@ from typing import Generic, Protocol, TypeVar
 __all__ = ["Background"]
 
 
-class _Job(Protocol):
+class _Work(Protocol):
     state: str
 
 
-_J = TypeVar("_J", bound=_Job)
+_J = TypeVar("_J", bound=_Work)
 
 
 class Background(Generic[_J]):

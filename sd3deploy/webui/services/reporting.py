@@ -14,9 +14,9 @@ from sd3deploy.deployment import Deployment
 from sd3deploy.diagnosis import installed
 from sd3deploy.errors import SettingError
 from sd3deploy.inside import commit
-from sd3deploy.webui.diagnosing import Diagnosing
-from sd3deploy.webui.verifying import Verifying
-from sd3deploy.webui.watching import Watching
+from sd3deploy.webui.jobs.watching import Watching
+from sd3deploy.webui.services.diagnosing import Diagnosing
+from sd3deploy.webui.services.verifying import Verifying
 
 if TYPE_CHECKING:
     from sd3deploy.bundle import Bundle
@@ -42,7 +42,7 @@ class Reporting:
 
         host = self.host
         options = host.install_options()
-        found = installed.look(options.host_root, host.device().backend)
+        found = installed.read_installed(options.host_root, host.device().backend)
         status = self.deployment.status()
         job = self.verifying.job
         forecast = self.watching.forecast

@@ -17,23 +17,23 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sd3deploy import deps, handover, messages, packages, units
+from sd3deploy import deps, messages, packages, units
 from sd3deploy.deps import stopping
 from sd3deploy.device import Device
-from sd3deploy.encoders import choices, load, measure, source, swap
+from sd3deploy.encoders import choices, handover, load, measure, source, swap
 from sd3deploy.encoders.cache import Cache, Entry
 from sd3deploy.encoders.choices import HOST_DEFAULT, NONE, Choice
+from sd3deploy.encoders.handover import Handover
 from sd3deploy.encoders.quantize import Stopped
 from sd3deploy.encoders.recipe import Recipe
 from sd3deploy.encoders.weights import Weights, open_weights
 from sd3deploy.errors import RestartRequired, SettingError
 from sd3deploy.events import Events
-from sd3deploy.handover import Handover
 from sd3deploy.memory import exhausted
 from sd3deploy.memory.t5_shape import T5Shape
 from sd3deploy.refresh import refresh
 
-__all__ = ["Deployment", "Host", "Job", "Progress", "Wanted"]
+__all__ = ["Deployment", "Host", "LoadProgress", "Progress", "Wanted"]
 
 _REPORTED = ("bitsandbytes", "accelerate", "sentencepiece", "transformers", "diffusers", "torch", "numpy")
 _PATIENCE_S = 0.2  # how soon a change that waits for the running job looks whether it was cancelled
@@ -62,7 +62,7 @@ class Progress:
         return {"done": self.done, "total": self.total, "fraction": round(fraction, 3), "text": text}
 
 
-class Job(Protocol):
+class LoadProgress(Protocol):
     """What the webui shows while an encoder is loaded, and whether somebody has pressed its own Stop meanwhile."""
 
     def report(self, done: int, total: int) -> None: ...
@@ -81,7 +81,7 @@ class Host(handover.Host, Protocol):
     def sdnq_config(self) -> Any: ...
     def default_encoder(self) -> Any: ...
     def queue(self) -> threading.Lock: ...
-    def job(self, title: str, about: str) -> AbstractContextManager[Job]: ...
+    def job(self, title: str, about: str) -> AbstractContextManager[LoadProgress]: ...
     def install_options(self) -> deps.Options: ...
 
 
@@ -295,7 +295,7 @@ class Deployment:
             tokenizer = swap.tokenizer(pipeline, self.host.facts().model, found) if encoder is not None and found else None
             step.put(encoder, tokenizer)
         except Exception as error:
-            if exhausted.read(error):
+            if exhausted.read_exhausted(error):
                 raise load.too_large(wanted.choice) from error
             raise
         if wanted.choice is NONE:

@@ -12,8 +12,8 @@ from modules import processing, shared
 from sd3deploy import events, guards
 from sd3deploy.encoders.swap import is_sd3
 from sd3deploy.errors import JobRefused
-from sd3deploy.webui import job
-from sd3deploy.webui.host import SdNext
+from sd3deploy.webui.host.adapter import SdNext
+from sd3deploy.webui.jobs import facts
 
 __all__ = ["Guarding", "refuse", "refused"]
 
@@ -40,7 +40,7 @@ class Guarding:
         for name in [name for name in p.extra_generation_params if name.startswith("SD3 ")]:
             del p.extra_generation_params[name]  # the cells of a grid share this
         if is_sd3(self.host.pipeline()):
-            p.width, p.height = job.floorable(p.width), job.floorable(p.height)
+            p.width, p.height = facts.floorable(p.width), facts.floorable(p.height)
 
     def guard(self, p: Any) -> None:
         """The second look: the model, the styles and the settings of the job are final, and nothing is allocated yet."""
@@ -48,9 +48,9 @@ class Guarding:
         if not is_sd3(pipeline):
             return
         try:
-            asked = job.facts(p, pipeline, self.host.model_name() or "", p.sd3_asked)
+            asked = facts.gather(p, pipeline, self.host.model_name() or "", p.sd3_asked)
             outcome = self._decide(asked, guards.GUARDS, p)
-            job.apply(p, pipeline, outcome.change)
+            facts.apply(p, pipeline, outcome.change)
             p.sd3_made = (p.width, p.height)
             _describe(p, asked, outcome.job, outcome.change)
         except JobRefused as error:
@@ -81,9 +81,9 @@ class Guarding:
         if not is_sd3(pipeline):
             return
         try:
-            found = job.attention_facts(pipeline, self.host.model_name() or "")
+            found = facts.attention_facts(pipeline, self.host.model_name() or "")
             if found.misfits:
-                job.apply(None, pipeline, self._decide(found, ("attention",)).change)
+                facts.apply(None, pipeline, self._decide(found, ("attention",)).change)
         except JobRefused:
             raise
         except Exception as error:

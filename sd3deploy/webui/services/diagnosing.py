@@ -11,7 +11,7 @@ from sd3deploy.diagnosis import installed, matcher
 from sd3deploy.diagnosis.finding import Finding
 from sd3deploy.errors import Sd3Error
 from sd3deploy.events import Events
-from sd3deploy.webui.host import SdNext
+from sd3deploy.webui.host.adapter import SdNext
 
 __all__ = ["Diagnosing"]
 
@@ -75,7 +75,7 @@ class Diagnosing:
         return matcher.read([text], self._look) if text.strip() else list(self.findings)[:1]
 
     def _look(self) -> installed.Installed:
-        return installed.look(self.host.install_options().host_root, self.host.device().backend)
+        return installed.read_installed(self.host.install_options().host_root, self.host.device().backend)
 
 
 def _text(error: BaseException) -> str:

@@ -9,10 +9,10 @@ from sd3deploy import messages
 from sd3deploy.diagnosis.finding import Finding
 from sd3deploy.errors import Sd3Error
 
-__all__ = ["findings", "said"]
+__all__ = ["findings_html", "outcome_html"]
 
 
-def said(work: Callable[[], str]) -> str:
+def outcome_html(work: Callable[[], str]) -> str:
     """Do it, and put its sentence, or that of its error, where a screen reader finds it."""
     try:
         text = work()
@@ -21,7 +21,7 @@ def said(work: Callable[[], str]) -> str:
     return f'<div role="status">{html.escape(text)}</div>'
 
 
-def findings(found: Iterable[Finding]) -> str:
+def findings_html(found: Iterable[Finding]) -> str:
     """Each with its remedy, and the lines that show it on demand."""
     rows = [_finding(one) for one in found] or [f"<p>{html.escape(messages.text('panel.diagnose.nothing'))}</p>"]
     return f'<div role="status">{"".join(rows)}</div>'

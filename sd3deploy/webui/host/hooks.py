@@ -11,11 +11,11 @@ from typing import Any
 
 from sd3deploy import packages
 from sd3deploy.deployment import Deployment
-from sd3deploy.webui import offload, prompts
-from sd3deploy.webui.guarding import Guarding
-from sd3deploy.webui.host import SdNext
-from sd3deploy.webui.patch import Patch
-from sd3deploy.webui.watching import Watching
+from sd3deploy.webui.host import offload, prompts
+from sd3deploy.webui.host.adapter import SdNext
+from sd3deploy.webui.host.patch import Patch
+from sd3deploy.webui.jobs.guarding import Guarding
+from sd3deploy.webui.jobs.watching import Watching
 
 __all__ = ["Hooks"]
 

@@ -15,7 +15,7 @@ from typing import Any
 from modules import call_queue, devices, modeldata, paths, sd_models, shared
 
 from sd3deploy import deps, guards, units
-from sd3deploy.device import Device, look
+from sd3deploy.device import Device, detect_device
 from sd3deploy.encoders.cache import DEFAULT_LIMIT, Cache, folder_for, limit_for
 from sd3deploy.encoders.source import Facts
 from sd3deploy.errors import Sd3Error, SettingError
@@ -23,9 +23,9 @@ from sd3deploy.events import Event
 from sd3deploy.guards.number import number
 from sd3deploy.memory import capacity
 from sd3deploy.memory.verdict import TILE
-from sd3deploy.webui import offload
+from sd3deploy.webui.host import offload
 
-__all__ = ["Job", "SdNext", "log", "rejection"]
+__all__ = ["ProgressDisplay", "SdNext", "log", "rejection"]
 
 log = shared.log
 _DEFAULTS = {
@@ -44,7 +44,7 @@ _DEFAULTS = {
 _STEPS = 100  # of a job whose progress is told in bytes
 
 
-class Job:
+class ProgressDisplay:
     """A job of the host's own progress display."""
 
     def __init__(self, about: str) -> None:
@@ -118,11 +118,11 @@ class SdNext:
         return Path(sys.modules["modules"].__path__[0]).parent
 
     def device(self) -> Device:
-        return look(devices.device, str(devices.backend))
+        return detect_device(devices.device, str(devices.backend))
 
     def capacity(self) -> capacity.Capacity:
         """The memory of this machine now, within the host's own limit."""
-        return capacity.look(self.device(), fraction=number(getattr(shared.opts, "cuda_mem_fraction", 0)) or 0.0)
+        return capacity.read_capacity(self.device(), fraction=number(getattr(shared.opts, "cuda_mem_fraction", 0)) or 0.0)
 
     def cache(self) -> Cache | None:
         """Where quantized encoders are kept; None where the user wants none."""
@@ -169,13 +169,13 @@ class SdNext:
         return call_queue.queue_lock
 
     @contextmanager
-    def job(self, title: str, about: str) -> Iterator[Job]:
+    def job(self, title: str, about: str) -> Iterator[ProgressDisplay]:
         """A job of the host's progress display, in which `about` is loaded."""
         job = shared.state.begin(title, api=shared.state.api)
         shared.state.sampling_steps = _STEPS
         try:
             with self.watch(about):
-                yield Job(about)
+                yield ProgressDisplay(about)
         finally:
             shared.state.interrupted = False  # it was meant for this job: the host would leave out the parts of a model that come next
             shared.state.end(job)

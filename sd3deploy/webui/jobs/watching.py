@@ -14,13 +14,13 @@ from sd3deploy import messages, units
 from sd3deploy.encoders.swap import is_sd3
 from sd3deploy.memory import exhausted, monitor, phases, plot, verdict
 from sd3deploy.memory.capacity import Capacity
-from sd3deploy.memory.correction import measured
+from sd3deploy.memory.correction import measured_factors
 from sd3deploy.memory.estimate import Estimate, Setup, estimate
-from sd3deploy.webui import offload
-from sd3deploy.webui.diagnosing import Diagnosing
-from sd3deploy.webui.forecast import Forecast
-from sd3deploy.webui.host import SdNext
-from sd3deploy.webui.setup import room
+from sd3deploy.webui.host import offload
+from sd3deploy.webui.host.adapter import SdNext
+from sd3deploy.webui.jobs.forecast import Forecast
+from sd3deploy.webui.jobs.memory_setup import free_memory
+from sd3deploy.webui.services.diagnosing import Diagnosing
 
 __all__ = ["Watching"]
 
@@ -84,7 +84,7 @@ class Watching:
         self._prepare()
         self._noted = None
         found = estimate(asked)
-        pipeline, there = self.host.pipeline(), room(self.host)
+        pipeline, there = self.host.pipeline(), free_memory(self.host)
         watched = phases.watched(pipeline, self.monitor.mark, self.note)
         with self.diagnosing.watch(), self.monitor.run("job", _title(asked)) as run, watched:
             run.facts |= _expected(found, there)
@@ -104,7 +104,7 @@ class Watching:
                 run.outcome = "no picture"
                 self.diagnosing.tell(job=True)
         if run.outcome == "done":
-            self.forecast.corrections.learn(self.host.device().name, measured(run, found))
+            self.forecast.corrections.learn(self.host.device().name, measured_factors(run, found))
         if there.spills and max((reading.reserved for reading in run.readings), default=0) > there.usable:
             run.facts["spilled"] = True
             self.events.tell("warning", "memory.spilled")
@@ -112,7 +112,7 @@ class Watching:
 
     def note(self, error: BaseException, phase: str = "") -> None:
         """An error that the host or a module has met. Only its text is kept: its frames hold the tensors that did not fit."""
-        found = exhausted.read(error)
+        found = exhausted.read_exhausted(error)
         running = self.monitor.running
         if not found:
             self.diagnosing.note(error)
@@ -129,7 +129,7 @@ class Watching:
     def _explain(self, p: Any, asked: Setup) -> verdict.Change | None:
         assert self._noted is not None
         found, phase = self._noted
-        before, there = estimate(asked), room(self.host)
+        before, there = estimate(asked), free_memory(self.host)
         need = before.phases.get(phase) or before.phases["encode"]  # the encoders are moved before the first of them runs
         on_cpu = asked.kind == "cpu" or found.host
         wanted = need.ram if on_cpu else need.gpu

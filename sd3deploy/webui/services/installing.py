@@ -19,13 +19,13 @@ from sd3deploy.encoders.choices import CHOICES, Choice, unsuitable
 from sd3deploy.encoders.swap import is_sd3
 from sd3deploy.errors import DependencyError, RestartRequired, Sd3Error, SettingError
 from sd3deploy.refresh import refresh
-from sd3deploy.webui.background import Background
+from sd3deploy.webui.services.background import Background
 
-__all__ = ["Installing", "Job"]
+__all__ = ["Installation", "Installing"]
 
 
 @dataclass
-class Job:
+class Installation:
     """One installation. state: running, done, failed or cancelled. text: the last line of pip. changed: distribution → version.
 
     error: why it failed. restart: what a restart is needed for, where one is.
@@ -60,7 +60,7 @@ def _redactor() -> Callable[[str], str]:
     return Redactor(paths=False)
 
 
-class Installing(Background[Job]):
+class Installing(Background[Installation]):
     """Installations as background work; a cancelled one is undone.
 
     allow: asked before an encoder that was waiting for its packages is loaded.
@@ -89,17 +89,17 @@ class Installing(Background[Job]):
         broken = deps.check(self._pin(name) for name in self._broken()) if repair else ()
         return deps.plan((*broken, *needed), self.host.install_options(), installed())
 
-    def start(self, groups: Iterable[str] | None = None, repair: bool = False) -> Job:
+    def start(self, groups: Iterable[str] | None = None, repair: bool = False) -> Installation:
         """Begin; where a job runs already, that one. Raises Sd3Error where nothing may be installed, and as `plan` does."""
         chosen = self.groups(groups)
         if refusal := self.allowed():
             raise refusal
         text = messages.text("install.resolving")
-        return self._begin(lambda number: Job(number, text=text), lambda job: self._run(job, chosen, repair))
+        return self._begin(lambda number: Installation(number, text=text), lambda job: self._run(job, chosen, repair))
 
     # The work
 
-    def _run(self, job: Job, groups: tuple[str, ...], repair: bool) -> None:
+    def _run(self, job: Installation, groups: tuple[str, ...], repair: bool) -> None:
         state = "failed"
         try:
             try:
@@ -121,7 +121,7 @@ class Installing(Background[Job]):
         if state == "done" and not job.restart:
             self._bring()
 
-    def _work(self, job: Job, groups: tuple[str, ...], repair: bool) -> None:
+    def _work(self, job: Installation, groups: tuple[str, ...], repair: bool) -> None:
         """Mend the host's packages first: nothing works on top of a broken NumPy."""
 
         def progress(line: str) -> None:
@@ -142,7 +142,7 @@ class Installing(Background[Job]):
         for stale in todo.stale:
             self._restart(job, RestartRequired("deps.restart", name=stale.name, loaded=stale.loaded, installed=stale.installed))
 
-    def _refresh(self, job: Job) -> None:
+    def _refresh(self, job: Installation) -> None:
         """Make what is new visible to this process, while it makes no picture."""
         if not job.changed:
             return
@@ -152,13 +152,13 @@ class Installing(Background[Job]):
         for one in verdict.restart:
             self._restart(job, RestartRequired("restart.needed", name=one.name, reason=one.reason))
 
-    def _restart(self, job: Job, late: RestartRequired) -> None:
+    def _restart(self, job: Installation, late: RestartRequired) -> None:
         """Say so once: whatever it is for, it is one restart."""
         if job.restart is None:
             told = self.events.fail(late, "warning")
             job.restart = {"id": told.id, "message": told.message, "remedy": told.remedy}
 
-    def _tell(self, job: Job) -> None:
+    def _tell(self, job: Installation) -> None:
         if job.restart:
             job.text = job.restart["message"]
         elif job.changed:
@@ -166,7 +166,7 @@ class Installing(Background[Job]):
         else:
             job.text = messages.text("install.nothing")
 
-    def _names(self, job: Job) -> str:
+    def _names(self, job: Installation) -> str:
         return ", ".join(f"{name} {version}" for name, version in job.changed.items())
 
     def _bring(self) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from modules import devices, sd_models, sd_offload, shared
 
-from sd3deploy.webui import prompts
+from sd3deploy.webui.host import prompts
 
 __all__ = ["apply", "leave_room", "restore", "switch"]
 

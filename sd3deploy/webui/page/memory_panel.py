@@ -9,9 +9,9 @@ from typing import Any
 import gradio as gr
 
 from sd3deploy import messages
-from sd3deploy.webui.language import spoken
-from sd3deploy.webui.said import said
-from sd3deploy.webui.watching import Watching
+from sd3deploy.webui.jobs.watching import Watching
+from sd3deploy.webui.page.language import spoken
+from sd3deploy.webui.page.outcome import outcome_html
 
 __all__ = ["show"]
 
@@ -32,6 +32,6 @@ def show(script: Any, watching: Watching) -> None:
         forget = gr.Button(messages.text("panel.memory.forget"), size="sm", elem_id=script.elem_id("forget"))
     # Pressed by the page when a run has ended: gradio lets nobody else change a plot.
     show = gr.Button(messages.text("panel.memory.show"), elem_id=script.elem_id("show"), elem_classes=["sd3-show"])
-    apply.click(fn=spoken(lambda: said(watching.forecast.apply)), inputs=[], outputs=[done])
-    forget.click(fn=spoken(lambda: said(watching.forecast.forget)), inputs=[], outputs=[done])
+    apply.click(fn=spoken(lambda: outcome_html(watching.forecast.apply)), inputs=[], outputs=[done])
+    forget.click(fn=spoken(lambda: outcome_html(watching.forecast.forget)), inputs=[], outputs=[done])
     show.click(fn=spoken(lambda: watching.figure()), inputs=[], outputs=[shown])

@@ -16,8 +16,8 @@ from sd3deploy.encoders import choices, source
 from sd3deploy.encoders.cache import DEFAULT_LIMIT
 from sd3deploy.errors import SettingError
 from sd3deploy.guards.number import number
-from sd3deploy.webui.forecast import DEFAULT_MODE, MODES, Forecast
-from sd3deploy.webui.host import rejection
+from sd3deploy.webui.host.adapter import rejection
+from sd3deploy.webui.jobs.forecast import DEFAULT_MODE, MODES, Forecast
 
 __all__ = ["SECTION", "STATE", "mend", "register", "table"]
 
