@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 import shutil
 import time
@@ -42,6 +43,19 @@ def pid(host):
 
 def status(host):
     return host.get("/sdapi/v1/sd3/status")
+
+
+def written(host, **options):
+    """Wait until these settings are in the host's file: it writes on a thread of its own, and who ends it meanwhile leaves an empty one."""
+    for _ in range(600):
+        try:
+            stored = json.loads((host.data / "config.json").read_text("utf-8"))
+        except ValueError:
+            stored = {}
+        if options.items() <= stored.items():
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"{options} were not written")
 
 
 def happened(host):
@@ -358,7 +372,7 @@ def test_unloading_the_script_puts_every_function_back(host):
 def test_the_choice_survives_a_restart_of_the_server(site):
     old = site["host"]
     old.set(sd3_text_encoder="T5 FP4")
-    old.post("/sdapi/v1/options", {"samples_save": False})  # a second save: the host writes on a thread of its own
+    written(old, sd3_text_encoder="T5 FP4")
     old.stop()
     again = start_again(site)
     try:
