@@ -1,7 +1,7 @@
 """The benchmarks that take seconds with `--small`: they run, and their results have the keys that are read elsewhere.
 
 Not here, because of the time they take: install (20 whole processes), refresh (a real install), screen (a server and a browser), memory
-(pictures), calibrate, diagnosis (logs of 300 MB), guards and startup (a whole host in each process).
+(pictures), calibrate, diagnosis (logs of 300 MB), guards and startup (a whole host in each process), soak (a server for minutes).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import _memory, _weights, encoders, load, startup
+from bench import _memory, _weights, encoders, load, soak, startup
 from bench.__main__ import names
 from demo.server import ROOT
 
@@ -214,3 +214,16 @@ def test_startup_says_of_each_promise_whether_it_is_kept():
 
     assert all(line["met"] for line in startup.judged(result(0.14, 0.9, [], 0.0)).values())
     assert not any(line["met"] for line in startup.judged(result(0.16, 1.1, ["pandas"], 1.0)).values())
+
+
+# soak
+
+
+def test_soak_tells_what_grows_from_what_only_varies():
+    level = [100.0, 104, 99, 101, 98, 103, 100, 102]
+    assert soak.trend(level)["flat"] is True
+    grown = soak.trend([value + 5 * number for number, value in enumerate(level)])
+    assert grown["flat"] is False
+    assert grown["growth"] == pytest.approx(35, abs=3)
+    assert soak.trend([3.0, 3, 3, 3, 3])["flat"] is True
+    assert soak.trend(level[:3])["flat"] is None  # too few to show anything
