@@ -7,7 +7,6 @@ import html
 import json
 import re
 import string
-import time
 from pathlib import Path
 from urllib.parse import quote, quote_plus, unquote
 
@@ -17,6 +16,7 @@ from hypothesis import strategies as st
 
 import sd3deploy.redact
 from sd3deploy.redact import PLACEHOLDER, Redactor
+from tests.waiting import HANG
 
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 redact = Redactor()
@@ -490,15 +490,10 @@ HARD = {
 }  # fmt: skip
 
 
+@pytest.mark.timeout(HANG)  # measured: 2 s (bench/diagnosis.py); what grew with the square of the length would take a quarter of an hour
 @pytest.mark.parametrize("kind", HARD)
-def test_time_grows_with_the_length_alone(kind):
-    def seconds(size):
-        text = HARD[kind] * (size // len(HARD[kind]))
-        began = time.process_time()
-        redact(text)
-        return time.process_time() - began
-
-    assert seconds(500_000) < 12 * max(seconds(100_000), 0.1)  # five times as long, with room for a busy machine
+def test_a_megabyte_of_what_is_hard_hangs_nothing(kind):
+    assert redact(HARD[kind] * (1_000_000 // len(HARD[kind])))
 
 
 def test_the_secrets_of_this_machine(tmp_path):
