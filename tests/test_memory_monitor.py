@@ -590,6 +590,14 @@ def test_a_factor_that_no_run_has_shown_is_none(stored, factor):
     assert stored.of("a card") == {"decode": 1.5}
 
 
+def test_the_least_and_the_most_that_a_run_can_show_come_back(stored):
+    least, most = RANGE
+    stored.learn("a card", {"denoise": least, "decode": most})
+    assert stored.of("a card") == {"denoise": least, "decode": most}
+    stored.learn("a card", {"denoise": least - 0.001, "decode": most + 0.001})
+    assert stored.of("a card") == {}
+
+
 def test_a_folder_that_can_not_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     stored = Corrections(tmp_path / "file" / "memory.json")
