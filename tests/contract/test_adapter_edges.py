@@ -1,5 +1,7 @@
 """What the adapter and the hooks do where there is nothing to do."""
 
+import shutil
+
 import pytest
 
 from demo import server
@@ -9,8 +11,6 @@ from tests.contract.conftest import AUTH, PROBE, ProbedHost, start
 @pytest.fixture(scope="module")
 def host(tmp_path_factory):
     """A host with this extension in it, and the probe."""
-    import shutil
-
     folder = tmp_path_factory.mktemp("edges")
     data = server.data_folder(folder / "data")
     shutil.copytree(PROBE, data / "extensions" / "sd3-probe", ignore=shutil.ignore_patterns("__pycache__"))
@@ -30,12 +30,13 @@ sdnext = next(one.host for one in gc.get_objects() if type(one) is Deployment)
 
 def test_each_folder_of_models_is_there_once_and_an_empty_setting_is_none(host, tmp_path):
     code = ADAPTER + f"""
-keys = ("diffusers_dir", "ckpt_dir", "hfcache_dir")
-before = {{key: getattr(shared.opts, key) for key in keys}}
+before = dict(shared.opts.data)
 shared.opts.data.update(diffusers_dir={str(tmp_path)!r}, ckpt_dir={str(tmp_path)!r}, hfcache_dir="")
 try:
     result = [str(folder) for folder in sdnext.model_folders()]
 finally:
+    for key in ("diffusers_dir", "ckpt_dir", "hfcache_dir"):
+        shared.opts.data.pop(key)
     shared.opts.data.update(before)
 """
     assert host.run(code) == [str(tmp_path)]
@@ -69,8 +70,7 @@ finally:
 def test_an_installation_that_changes_nothing_refreshes_nothing(host):
     """Packages that were there before the host's pip ran, and are there as they were, are nobody's business."""
     assert host.run("""
-import gc, installer, time
-from sd3deploy.refresh import verdict
+import gc, installer
 from sd3deploy.deployment import Deployment
 seen, deployment = [], next(one for one in gc.get_objects() if type(one) is Deployment)
 real = deployment.installed
