@@ -1,5 +1,5 @@
 """Do the tests notice a changed line? `python3 dev.py mutants [PATH …] [--minutes N]` changes modules of sd3deploy/, one place at a time,
-with the operators of cosmic-ray, and runs the tests that cover them. Linux: each mutant is a fork of a process that has the libraries loaded.
+with the operators of cosmic-ray, and runs the tests that cover them. On Linux: each mutant is a fork of a process that has all libraries.
 
 The tree is copied: nothing changes here. Mutants are drawn in an order that is the same each time, so a longer run goes on where a shorter
 one ended. Those that survive are shown as a difference; whether one is equivalent, a person has to say.

@@ -36,7 +36,7 @@ def test_an_error_of_one_job_is_not_the_last_one_and_one_before_it_is():
 
 @pytest.mark.parametrize(
     ("action", "package", "offered"),
-    [("install", "bitsandbytes", "install"), ("install", "torch", ""), ("repair", "torch", "repair"), ("none", "", "none")],
+    [("install", "bitsandbytes", "install"), ("install", "torch", ""), ("restart", "torch", "restart"), ("none", "", "none")],
 )
 def test_what_is_found_offers_to_install_our_packages_alone(action, package, offered):
     event = Events().found(Finding("a-rule", "unknown", action, package, "What is wrong.", "What to do.", ()), "warning", job=True)
