@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Everything that a developer runs: `python3 dev.py demo | test | bench | pictures | lint`, on a fresh machine too.
+"""Everything that a developer runs: `python3 dev.py demo | test | bench | mutants | pictures | lint`, on a fresh machine too.
 
 The first call makes a virtual environment in `.venv` and fills it from demo/requirements.txt; later calls find it ready.
 Standard library only.
@@ -31,11 +31,12 @@ def main() -> int:
     commands.add_parser("demo", add_help=False, help="the stand-in host, from nothing to an image with a 4-bit T5: demo --help")
     commands.add_parser("test", add_help=False, help="all tests; what follows goes to pytest")
     commands.add_parser("bench", add_help=False, help="the numbers of the README: bench [NAME] [--small] [--json FILE] | --list")
+    commands.add_parser("mutants", add_help=False, help="which changed lines no test notices: mutants [PATH …] [--minutes N]")
     commands.add_parser("pictures", add_help=False, help="the pictures of the README, taken anew from the demo: pictures [--docs DIR]")
     commands.add_parser("lint", add_help=False, help="ruff and pyright")
     args, rest = parser.parse_known_args()
     prepare()
-    return {"demo": demo, "test": test, "bench": bench, "pictures": pictures, "lint": lint}[args.command](rest)
+    return {"demo": demo, "test": test, "bench": bench, "mutants": mutants, "pictures": pictures, "lint": lint}[args.command](rest)
 
 
 def demo(rest: list[str]) -> int:
@@ -61,6 +62,19 @@ def browser() -> None:
 
 def bench(rest: list[str]) -> int:
     return run("-m", "bench", *rest)
+
+
+def mutants(rest: list[str]) -> int:
+    """cosmic-ray in an environment of its own, which sees the packages of the other one: they stay as they are."""
+    folder = VENV / "mutants"
+    python = folder / "bin" / "python"
+    if not (folder / "ready").exists():
+        venv.EnvBuilder(clear=True, symlinks=True).create(folder)
+        subprocess.run([*PIP, "--python", str(python), "install", "--quiet", "cosmic-ray==8.7.0"], check=True)
+        (site,) = folder.glob("lib/*/site-packages")
+        (site / "other.pth").write_text("".join(f"{path}\n" for path in VENV.glob("lib/*/site-packages")))
+        (folder / "ready").touch()
+    return subprocess.call([str(python), str(ROOT / ".ci" / "mutants.py"), *rest], cwd=ROOT)
 
 
 def pictures(rest: list[str]) -> int:

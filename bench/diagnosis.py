@@ -1,4 +1,4 @@
-"""Diagnosis: how fast a log is read, what one error costs while the server runs, and what a look at the environment takes.
+"""Diagnosis: how fast logs are read and secrets taken out, what an error costs while the server runs, what the commands take.
 
 Logs of 300 MB are made on the spot (`--small`: 5 MB): healthy with a failure every now and then, the same in UTF-16, and nothing but one
 failure.
@@ -33,9 +33,54 @@ print(json.dumps([seconds, used[0] / 1024, len(found)]))
 
 
 def run(small: bool = False) -> dict[str, Any]:
-    """{"reading": {kind of log: {seconds, mb_per_second, peak_mb, findings}}, "an_error_ms": …, "installed_ms": …}; medians."""
-    size = 5e6 if small else 300e6
-    return {"reading": reading(size), "an_error_ms": an_error(3 if small else 30), "installed_ms": installed(3 if small else 20)}
+    """{"reading": {kind of log: {seconds, mb_per_second, peak_mb, findings}}, "an_error_ms": …, "installed_ms": …, "redacting": …,
+    "commands_s": …}; medians.
+    """
+    times = 3 if small else 20
+    return {
+        "reading": reading(5e6 if small else 300e6),
+        "an_error_ms": an_error(3 if small else 30),
+        "installed_ms": installed(times),
+        "redacting": redacting(100_000 if small else 1_000_000),
+        "commands_s": commands(1 if small else 5),
+    }
+
+
+def redacting(size: int) -> dict[str, Any]:
+    """The kind of hard text that takes longest, in seconds for `size` characters, and how many times as long as for a fifth of them: 5
+    where time grows with the length alone.
+    """
+    from sd3deploy.redact import Redactor
+    from tests.test_redact import HARD
+
+    redact = Redactor()
+
+    def seconds(kind: str, length: int) -> float:
+        text = HARD[kind] * (length // len(HARD[kind]))
+        started = time.process_time()
+        redact(text)
+        return time.process_time() - started
+
+    found = {kind: seconds(kind, size) for kind in HARD}
+    growth = {kind: found[kind] / max(seconds(kind, size // 5), 1e-6) for kind in HARD if found[kind] > 0.1}
+    slowest = max(found, key=lambda kind: found[kind])
+    return {"characters": size, "slowest": slowest, "seconds": found[slowest], "most growth": max(growth.values(), default=0.0)}
+
+
+def commands(times: int) -> dict[str, float]:
+    """Whole processes in this environment, verify on the tiny model: seconds."""
+    from sd3deploy import tiny_sd3
+
+    words = {"verify": ["verify", "--model", str(tiny_sd3.ensure())], "verify --quick": ["verify", "--quick"], "doctor": ["doctor"]}
+    found = {}
+    for name, arguments in words.items():
+        taken = []
+        for _ in range(times):
+            started = time.perf_counter()
+            subprocess.run([sys.executable, "-m", "sd3deploy", *arguments], cwd=ROOT, capture_output=True)
+            taken.append(time.perf_counter() - started)
+        found[name] = statistics.median(taken)
+    return found
 
 
 def reading(size: float) -> dict[str, Any]:

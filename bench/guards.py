@@ -25,8 +25,11 @@ from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 import modules.shared
 from modules import modeldata, processing
 from sd3deploy import tiny_sd3
+from sd3deploy import guards, hints
 from sd3deploy.events import Events
-from sd3deploy.guards import attention
+from sd3deploy.guards import attention, request
+from sd3deploy.guards.job import MODELS
+from sd3deploy.memory.verdict import Verdict
 from sd3deploy.webui.jobs.guarding import Guarding
 from sd3deploy.webui.host.adapter import SdNext
 
@@ -76,6 +79,9 @@ for name, shape in SHAPES.items():
         "all_guards_with_a_change_us": times(job("a cat", 1000)),
     }}
 modeldata.model_data.sd_model = SimpleNamespace(unet=None)
+typed = request.job(MODELS["sd3.5-large"], "1000", "1000", sampler="DDIM", steps="x")
+outcome, judged = guards.check(typed), Verdict("no", "denoise", "gpu", 2, 1)
+result["hints_of_one_key_us"] = times(lambda: hints.hints(typed, outcome, judged))
 result["no_sd3_us"] = times(job("a cat", 1000))
 print("RESULT", json.dumps(result))
 """
@@ -83,7 +89,7 @@ print("RESULT", json.dumps(result))
 
 def run(small: bool) -> dict:
     """Medians in µs of `times` jobs: looking at the attention processors alone (once of the two looks at each image), all that is done
-    for an image, and all that is done when the model is none of Stable Diffusion 3.
+    for an image, the hints beside the controls after a key, and all that is done when the model is none of Stable Diffusion 3.
     """
     times = 50 if small else 500
     with tempfile.TemporaryDirectory() as folder:

@@ -25,7 +25,15 @@ WATCH = """
   }).observe(document.querySelector(hints), { childList: true, subtree: true, characterData: true });
 }
 """
-ROUTES = ("events", "check?width=1000&height=1000", "memory?width=1000&height=1000", "status")
+CHECK = "check?width=1000&height=1000&sampler=DDIM"
+ROUTES = {
+    "events": "events",
+    "check": CHECK,
+    "check, two long prompts": f"{CHECK}&prompt={'a%20cat%20' * 60}&negative_prompt=blurry",
+    "check, another model": f"{CHECK}&model=sd3.5-large&encoder=fp4",
+    "memory": "memory?width=1000&height=1000",
+    "status": "status",
+}
 
 
 def run(small: bool = False) -> dict[str, Any]:
@@ -39,7 +47,7 @@ def run(small: bool = False) -> dict[str, Any]:
         try:
             with opened(host) as page:
                 typed = _typed(page, times)
-            return {"key to hint": typed, "answers": {route.partition("?")[0]: _asked(host, route, times) for route in ROUTES}}
+            return {"key to hint": typed, "answers": {name: _asked(host, route, times) for name, route in ROUTES.items()}}
         finally:
             host.stop()
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.waiting import HANG, until
 
 __all__ = ["MODERN", "STANDARD", "UIS", "Ui", "chromium", "opened", "until", "usable", "visit"]
 
@@ -27,12 +28,13 @@ def chromium() -> str:
 def visit(browser: Any, host: Any, **words: Any) -> Any:
     """A page of a browser that shows a host, logged in and ready. words: for playwright's new_page, such as locale="zh-CN"."""
     page = browser.new_page(**{"viewport": {"width": 1400, "height": 1000}} | words)
+    page.set_default_timeout(HANG * 1000)
     if host.auth:
         user, password = host.auth
         page.request.post(f"{host.url}/login", form={"username": user, "password": password})
     page.goto(host.url)
-    page.wait_for_selector("#txt2img_generate", state="attached", timeout=120_000)
-    page.wait_for_function("window.gradioApp && window.opts && Object.keys(window.opts).length > 0", timeout=120_000)
+    page.wait_for_selector("#txt2img_generate", state="attached")
+    page.wait_for_function("window.gradioApp && window.opts && Object.keys(window.opts).length > 0")
     return page
 
 
@@ -48,16 +50,6 @@ def opened(host: Any, **words: Any) -> Iterator[Any]:
             yield visit(browser, host, **words)
         finally:
             browser.close()
-
-
-def until(done: Callable[[], Any], seconds: float = 20) -> Any:
-    """What `done` gives as soon as that is something; None when it is nothing for so long."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := done():
-            return found
-        time.sleep(0.1)
-    return None
 
 
 @dataclass(frozen=True)
@@ -76,9 +68,9 @@ class Ui:
 
     def ready(self, page: Any) -> None:
         """Wait until the page has put itself together: ModernUI moves everything to its place when the rest is there."""
-        page.wait_for_selector(f"#{self.tab}_generate", state="attached", timeout=180_000)
+        page.wait_for_selector(f"#{self.tab}_generate", state="attached")
         page.evaluate("window.waitForUiReady ? window.waitForUiReady() : null")
-        page.wait_for_selector(f"#{self.tab}_generate", timeout=60_000)
+        page.wait_for_selector(f"#{self.tab}_generate")
 
     def go(self, page: Any, place: str) -> None:
         """Open a place: "Generate", "Extensions", "System", "Settings" or "Scripts"."""

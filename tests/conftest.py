@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import settings
 
 # SDNQ would compile its kernels for each new shape, some seconds each; what is tested here is not their speed.
 os.environ.setdefault("SDNQ_USE_TORCH_COMPILE", "0")
 # The models are tiny and the processes many: threads of one would only wait for those of another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Hypothesis would end an example that takes 0.2 s, as any does on a busy machine.
+settings.register_profile("no clock", deadline=None)
+settings.load_profile("no clock")
 
 ALLOWED = {"gpu", "real"}
 

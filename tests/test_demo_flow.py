@@ -26,7 +26,7 @@ def test_from_nothing_to_an_image_with_a_4_bit_t5(tmp_path):
     assert result["linear4bit"] == 21
     assert result["wo_quantized"]
     assert result["t5_bytes"] < 0.4 * result["t5_bytes_16bit"]
-    assert all(seconds >= 0 for seconds in result["seconds"].values())
+    assert all(isinstance(one, float) for one in result["seconds"].values())
     assert Image.open(Path(result["image"])).size == (512, 512)
     assert "together" in done.stdout
 

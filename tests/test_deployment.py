@@ -7,7 +7,6 @@ import gc
 import os
 import shutil
 import threading
-import time
 import weakref
 from contextlib import contextmanager
 
@@ -24,6 +23,7 @@ from sd3deploy.encoders.weights import open_weights
 from sd3deploy.errors import EncoderError, SettingError
 from sd3deploy.events import Events
 from sd3deploy.memory import capacity
+from tests.waiting import until
 
 PLENTY = capacity.Capacity("cpu", ram_total=2**40, ram_usable=2**40)
 TIGHT = capacity.Capacity("cpu", ram_total=2**40, ram_usable=1)
@@ -291,24 +291,43 @@ def test_a_change_waits_for_the_running_job(loaded, deployment):
         loaded.options["sd3_text_encoder"] = "T5 FP4"
         thread = threading.Thread(target=deployment.change)
         thread.start()
-        deadline = time.monotonic() + 30
-        while not deployment.events.since(0) and time.monotonic() < deadline:
-            time.sleep(0.01)
+        assert until(lambda: deployment.events.since(0))
         assert deployment.events.since(0)[-1].id == "encoder.waiting"
         assert deployment.status()["encoder"] == "Host default"
-    thread.join(60)
+    thread.join()
     assert deployment.status()["encoder"] == "T5 FP4"
+
+
+class Asked:
+    """A lock that tells when somebody wants it."""
+
+    def __init__(self, lock):
+        self.lock, self.asked = lock, threading.Event()
+
+    def acquire(self, *words, **named):
+        self.asked.set()
+        return self.lock.acquire(*words, **named)
+
+    def release(self):
+        self.lock.release()
+
+    def __enter__(self):
+        return self.acquire()
+
+    def __exit__(self, *_):
+        self.release()
 
 
 def test_a_change_waits_for_a_model_that_is_being_loaded(loaded, deployment):
     pipeline, loaded.pipe = loaded.pipe, None
     loaded.options["sd3_text_encoder"] = "T5 FP4"
     with deployment.busy:  # as the hook around the host's loader holds it
+        deployment.busy = lock = Asked(deployment.busy)
         thread = threading.Thread(target=deployment.change)
         thread.start()
-        time.sleep(0.2)
+        assert lock.asked.wait()
         loaded.pipe = pipeline
-    thread.join(60)
+    thread.join()
     assert deployment.status()["encoder"] == "T5 FP4"
 
 
@@ -373,8 +392,7 @@ def cached(loaded, tmp_path):
 def stored():
     """Wait for what is written in the background."""
     if thread := load.writing():
-        thread.join(60)
-        assert not thread.is_alive()
+        thread.join()
 
 
 def weights(folder):
@@ -490,12 +508,10 @@ def test_a_change_that_waits_for_the_running_job_can_be_cancelled(loaded, deploy
 
         thread = threading.Thread(target=change)
         thread.start()
-        deadline = time.monotonic() + 30
-        while deployment.status()["busy"] is None and time.monotonic() < deadline:
-            time.sleep(0.01)
+        assert until(lambda: deployment.status()["busy"] is not None)
         assert "as soon as the running job is done" in deployment.status()["busy"]
         assert deployment.cancel()
-        thread.join(30)
+        thread.join()
         assert failed == ["encoder.cancelled"]
     assert deployment.status()["busy"] is None
 

@@ -3,24 +3,24 @@
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from sd3deploy.deps.lock import install_lock
 from sd3deploy.errors import DependencyError
 from tests.deps_lab import ROOT
+from tests.waiting import HANG
 
 HOLD = """
-import subprocess, sys, time
+import signal, subprocess, sys
 from sd3deploy.deps import lock
 from pathlib import Path
 lock.workspace = lambda: Path(sys.argv[1])
 with lock.install_lock() as descriptor:
-    if sys.argv[2] == "child":
-        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1)"], pass_fds=(descriptor,), stdout=subprocess.DEVNULL)
+    if sys.argv[2] == "child":  # it ends when our standard input does, which is its own too
+        subprocess.Popen([sys.executable, "-c", "input()"], pass_fds=(descriptor,), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     print("held", flush=True)
-    time.sleep(60)
+    signal.pause()
 """
 
 
@@ -31,7 +31,8 @@ def folder(tmp_path, monkeypatch):
 
 
 def hold(folder, kind="alone"):
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(folder), kind], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    command = [sys.executable, "-c", HOLD, str(folder), kind]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert process.stdout.readline() == "held\n"
     return process
 
@@ -50,7 +51,7 @@ def test_a_killed_holder_blocks_nobody(folder):
     process = hold(folder)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    with install_lock(patience=1):
+    with install_lock(patience=0):
         pass
 
 
@@ -59,11 +60,11 @@ def test_an_installer_that_outlives_its_parent_still_holds_it(folder):
     process = hold(folder, "child")
     process.kill()
     process.wait()
-    start = time.monotonic()
     with pytest.raises(DependencyError), install_lock(patience=0.2):
         pass
-    with install_lock(patience=5):
-        assert time.monotonic() - start > 0.5
+    process.stdin.close()
+    with install_lock(patience=HANG):
+        pass
 
 
 def test_two_threads_of_one_process_take_turns_too(folder):

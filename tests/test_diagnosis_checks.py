@@ -10,7 +10,6 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +31,9 @@ ROOT = Path(__file__).parent.parent
 NVIDIA = Device("cuda:0", "cuda", "NVIDIA GeForce RTX 3060", (8, 6), True, True)
 
 
+KILLED = 1 if sys.platform == "win32" else -9  # how a child ends that is not left to end by itself
+
+
 @pytest.fixture(scope="module")
 def model():
     return tiny_sd3.ensure()
@@ -41,6 +43,20 @@ def model():
 def copy(model, tmp_path):
     """A models folder with a copy that a test may damage: its path."""
     return Path(shutil.copytree(model, tmp_path / "models" / "Diffusers" / "sd3"))
+
+
+@pytest.fixture
+def children(monkeypatch):
+    """The children that a test has started."""
+    started = []
+    enter = child.Child.__enter__
+
+    def entered(self):
+        started.append(enter(self))
+        return started[-1]
+
+    monkeypatch.setattr(child.Child, "__enter__", entered)
+    return started
 
 
 def context(*models, **values):
@@ -158,7 +174,7 @@ def test_after_cancelling_the_rest_is_cancelled(after):
 
 
 @pytest.mark.parametrize("id", [one.id for one in checks.STEPS if one.id != "environment"])  # which is over in a moment
-def test_every_step_can_be_cancelled_while_it_runs(id, copy):
+def test_every_step_can_be_cancelled_while_it_runs(id, copy, children):
     before = {"encoder": ["base"], "image": ["base"]}.get(id, [])
     calls = [0]
 
@@ -169,11 +185,9 @@ def test_every_step_can_be_cancelled_while_it_runs(id, copy):
         calls[0] += at.id == id
 
     steps = [step(one) for one in [*before, id]]
-    started = time.monotonic()
     *_, last = checks.run(steps, context(copy.parents[1]), progress, cancelled)
     assert last.state == "cancelled"
-    if id in ("imports", "device"):
-        assert time.monotonic() - started < 3
+    assert [one.code for one in children] == [KILLED] * (id in ("imports", "device"))  # it was not waited for
 
 
 def test_ctrl_c_within_a_step_ends_the_run_in_order():
@@ -774,20 +788,6 @@ def test_a_run_in_a_child(copy):
     assert list(dict.fromkeys(at.id for at in told)) == ["base", "encoder", "image"]
 
 
-@pytest.fixture
-def children(monkeypatch):
-    """The children that a test has started."""
-    started = []
-    enter = child.Child.__enter__
-
-    def entered(self):
-        started.append(enter(self))
-        return started[-1]
-
-    monkeypatch.setattr(child.Child, "__enter__", entered)
-    return started
-
-
 @pytest.mark.parametrize("when", ["at once", "on the way", "after the first"])
 def test_a_child_is_gone_when_cancelled(model, children, when):
     told, results = [], []
@@ -795,19 +795,12 @@ def test_a_child_is_gone_when_cancelled(model, children, when):
     def cancelled():
         return {"at once": True, "on the way": bool(told), "after the first": bool(results)}[when]
 
-    started = time.monotonic()
     for result in checks.rehearse_in_child(context(model=model), told.append, cancelled):
         results.append(result)
-    states = [one.state for one in results]
-    assert len(states) == 3
-    assert states[-1] in ("cancelled", "ok")
-    if when != "after the first":
-        assert set(states) == {"cancelled"}
-    for one in children:
-        assert one.code is not None
-        with pytest.raises(ProcessLookupError):
-            os.kill(one.pid, 0)
-    assert time.monotonic() - started < 30
+    assert [one.state for one in results] == ["ok" if when == "after the first" else "cancelled", "cancelled", "cancelled"]
+    assert [one.code for one in children] == [KILLED]
+    with pytest.raises(ProcessLookupError):
+        os.kill(children[0].pid, 0)
 
 
 def test_a_child_is_gone_when_nobody_listens_any_more(model, children):
@@ -850,7 +843,8 @@ write({"one": 1})
 
 
 def test_a_child_ends_with_the_process_that_started_it():
-    code = "import time; from sd3deploy.diagnosis.checks.child import follow_parent; follow_parent(); print(1, flush=True); time.sleep(60)"
+    code = "import threading; from sd3deploy.diagnosis.checks import child; child.follow_parent(); print(1, flush=True)"
+    code += "; threading.Event().wait()"
     with child.Child(["-c", code]) as started:
         values = started.values()
         assert next(values) == 1

@@ -1,4 +1,4 @@
-"""Whole logs of SD.Next, as its own logger and rich wrote them while the real libraries failed; and how long a large one takes."""
+"""Whole logs of SD.Next, as its own logger and rich wrote them while the real libraries failed; and how much memory a large one takes."""
 
 from __future__ import annotations
 
@@ -57,16 +57,15 @@ def large(tmp_path_factory):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux says how much a process has taken at most")
-def test_a_log_of_300_mb_takes_seconds_and_little_memory(large):
+def test_a_log_of_300_mb_takes_little_memory(large):
     code = (
-        "import json, sys, time; from sd3deploy.diagnosis import logfile, matcher; start = time.process_time();"
-        "found = matcher.read(logfile.blocks(sys.argv[1])); seconds = time.process_time() - start;"
+        "import json, sys; from sd3deploy.diagnosis import logfile, matcher;"
+        "found = matcher.read(logfile.blocks(sys.argv[1]));"
         # of this program alone: what getrusage says begins with the size of the process that started it
         "used = [int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmHWM')];"
-        "print(json.dumps([[one.cause for one in found], seconds, used[0] / 1024]))"
+        "print(json.dumps([[one.cause for one in found], used[0] / 1024]))"
     )
     done = subprocess.run([sys.executable, "-c", code, str(large)], cwd=ROOT, capture_output=True, text=True, check=True)
-    causes, seconds, megabytes = json.loads(done.stdout)
+    causes, megabytes = json.loads(done.stdout)
     assert "attention-processor" in causes
-    assert seconds < 15
     assert megabytes < 100

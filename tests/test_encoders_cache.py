@@ -38,6 +38,7 @@ from sd3deploy.encoders.recipe import Recipe
 from sd3deploy.encoders.t5 import t5_encoder_class
 from sd3deploy.encoders.weights import open_weights
 from tests import t5
+from tests.waiting import until
 
 ROOT = Path(__file__).parent.parent
 CPU = Device("cpu", "cpu", "CPU")
@@ -717,16 +718,22 @@ def work():
         phase[0] = ord("c")
         cache.clear()
 
-def fall(at):
-    encoded = quantize(weights, recipe, cpu)
+def fall(begin, at):
+    def progress(done, total):
+        if done >= at * total:
+            os.kill(os.getpid(), 9)
+
+    phase[0] = ord(begin)
+    encoded = quantize(weights, recipe, cpu, progress if begin == "q" else lambda done, total: None)
     phase[0] = ord("w")
-    cache.store(weights, recipe, encoded, progress=lambda done, total: os.kill(os.getpid(), 9) if done >= at * total else None)
+    cache.store(weights, recipe, encoded, progress=progress)
 
 quantize(weights, recipe, cpu)  # so that the children find everything imported
 for line in sys.stdin:  # a child that is born with all libraries, as often as one is asked for
     child = os.fork()
     if not child:
-        work() if line.strip() == "work" else fall(float(line))
+        task, *words = line.split()
+        work() if task == "work" else fall(task, float(words[0]))
         os._exit(1)
     print(child, flush=True)
     os.waitpid(child, 0)
@@ -765,15 +772,17 @@ def test_killed_at_any_moment_it_is_right_the_next_time(weights, made, tmp_path,
         return bool(parts)
 
     try:
-        for at in (0, 0.5, 1):  # at the beginning, in the middle, at the end of the file
-            child(at)
+        for at in (0, 0.5, 1):  # at the beginning, in the middle, at the end
+            child(f"q {at}")
+            assert not dead()  # quantizing leaves nothing
+            child(f"w {at}")
             assert dead()
         for moment in range(8):
             process = child("work")
             for _ in range(chance.randrange(1, 3)):  # not always the first time
-                until(phase, b"qw"[moment % 2])
+                begins(phase, b"qw"[moment % 2])
             time.sleep(chance.random() * 0.02)
-            os.kill(process, signal.SIGKILL)
+            os.kill(process, signal.SIGKILL)  # at some moment, which need not be the same each time: what was met above for sure
             dead()
     finally:
         nursery.kill()
@@ -781,13 +790,9 @@ def test_killed_at_any_moment_it_is_right_the_next_time(weights, made, tmp_path,
     assert {b"q", b"w"} <= set(phases)
 
 
-def until(phase, wanted):
-    end = time.monotonic() + 30
-    while phase.read_bytes()[0] == wanted and time.monotonic() < end:
-        time.sleep(0.0005)
-    while phase.read_bytes()[0] != wanted:
-        assert time.monotonic() < end
-        time.sleep(0.0005)
+def begins(phase, wanted):
+    assert until(lambda: phase.read_bytes()[0] != wanted, every=0.0005)
+    assert until(lambda: phase.read_bytes()[0] == wanted, every=0.0005)
 
 
 def test_an_entry_that_is_gone_is_asked(tmp_path):

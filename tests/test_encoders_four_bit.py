@@ -8,11 +8,11 @@ import pytest
 import torch
 from bitsandbytes import functional
 
-from sd3deploy.encoders.four_bit import BLOCK, FACTORS, four_bit
+from sd3deploy.encoders.four_bit import _CHUNK, BLOCK, FACTORS, four_bit
 from sd3deploy.errors import EncoderError
 
 KINDS = ("fp4", "nf4")
-COUNT = 4096 * BLOCK + 5 * BLOCK  # more than is looked at at a time
+COUNT = 2 * _CHUNK + 5 * BLOCK  # more than is looked at at a time, twice: each chunk has weights of its own
 
 
 def cases():
@@ -26,6 +26,8 @@ def cases():
     edges[: 3 * BLOCK] = 0
     edges[3 * BLOCK : 4 * BLOCK] *= 1e-20
     edges[4 * BLOCK] = -100
+    edges[_CHUNK : _CHUNK + BLOCK] = 0
+    edges[-BLOCK:] *= 1e-20
     return {"normal": normal, "heavy": heavy, "outliers": outliers, "uniform": normal.sign() * torch.rand(COUNT), "edges": edges}
 
 
@@ -86,9 +88,9 @@ def test_the_best_scale_is_one_of_the_factors_and_its_codes_are_the_nearest(kind
     assert all(torch.isclose(factors, torch.tensor(FACTORS)[:, None], rtol=1e-6).any(0))
     assert set((factors * 100).round().int().tolist()) == {round(factor * 100) for factor in FACTORS}
     code = functional.get_4bit_type(kind, device="cpu")
-    scaled = (weights.reshape(-1, BLOCK) / scales[:, None]).clamp(-1, 1)[:1000]
+    scaled = (weights.reshape(-1, BLOCK) / scales[:, None]).clamp(-1, 1)[::17]
     least = (scaled[..., None] - code).abs().amin(-1)
-    taken = wide(kind, codes, torch.ones_like(scales)).reshape(-1, BLOCK)[:1000]
+    taken = wide(kind, codes, torch.ones_like(scales)).reshape(-1, BLOCK)[::17]
     assert torch.allclose((taken - scaled).abs(), least, atol=1e-6)
 
 
@@ -111,6 +113,25 @@ def test_what_is_no_number_is_refused(value, best):
     weights[COUNT // 2] = value
     with pytest.raises(EncoderError, match="download it again"):
         made("fp4", weights, best)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", cases())
+def test_what_runs_on_another_device_is_plain_torch_and_runs_here_too(kind, name):
+    """The best scale, exact: never worse than the one that the CPU's tables find, the same codes wherever the scale is the same."""
+    weights = cases()[name][: 3000 * BLOCK]
+    codes, scales = four_bit(kind)._on_device(weights, True)
+    expected, known = made(kind, weights, best=True)
+    assert (codes.dtype, codes.shape, scales.shape) == (torch.uint8, expected.shape, known.shape)
+    same = scales == known
+    assert same.float().mean() > 0.85
+    assert torch.equal(codes.reshape(-1, BLOCK // 2)[same], expected.reshape(-1, BLOCK // 2)[same])
+    errors, others = ((wide(kind, *one) - weights).reshape(-1, BLOCK).square().sum(1) for one in ((codes, scales), (expected, known)))
+    assert (errors <= others * 1.0001 + 1e-12).all()
+    own, state = functional.quantize_4bit(weights, quant_type=kind)
+    codes, scales = four_bit(kind)._on_device(weights, False)
+    assert torch.equal(codes, own.reshape(-1))
+    assert torch.equal(scales, state.absmax)
 
 
 @pytest.mark.gpu

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import pytest
+
+from sd3deploy.diagnosis.finding import Finding
 from sd3deploy.errors import DependencyError, SettingError
 from sd3deploy.events import Events
 
@@ -21,6 +24,24 @@ def test_an_error_brings_its_remedy_and_a_success_clears_it():
     assert events.last_error.remedy == "Choose one of: Model."
     events.tell("success", "encoder.none-ready")
     assert events.last_error is None
+
+
+def test_an_error_of_one_job_is_not_the_last_one_and_one_before_it_is():
+    events = Events()
+    first = events.fail(SettingError("setting.weights-unknown", value=1, known="Model"))
+    events.add("error", "memory.exhausted", "One picture.", "", job=True)
+    events.tell("warning", "encoder.none-ready")
+    assert events.last_error is first
+
+
+@pytest.mark.parametrize(
+    ("action", "package", "offered"),
+    [("install", "bitsandbytes", "install"), ("install", "torch", ""), ("restart", "torch", "restart"), ("none", "", "none")],
+)
+def test_what_is_found_offers_to_install_our_packages_alone(action, package, offered):
+    event = Events().found(Finding("a-rule", "unknown", action, package, "What is wrong.", "What to do.", ()), "warning", job=True)
+    assert (event.id, event.severity, event.message, event.remedy) == ("rule.a-rule", "warning", "What is wrong.", "What to do.")
+    assert (event.action, event.job) == (offered, True)
 
 
 def test_a_foreign_error_is_told_with_its_type():

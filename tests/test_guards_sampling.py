@@ -44,8 +44,14 @@ def test_guidance_that_is_off_or_too_much_is_only_said():
     assert found(guidance=1) == {"guidance.none": {}}
     assert found(TURBO, guidance=0) == {}  # as published
     assert found(TURBO, guidance=6) == {"guidance.turbo": {}}
-    assert found(guidance=-1) == {}  # the host's word for the default of the pipeline
+    assert found(guidance=-1) == found(guidance=-0.1) == {}  # below 0: the host's word for the default of the pipeline
     assert found(guidance=4.5) == {}
+
+
+def test_where_guidance_begins_to_be_off_too_much_and_absurd():
+    assert found(guidance=1.01) == found(guidance=30) == found(TURBO, guidance=1) == found(TURBO, guidance=2) == {}
+    assert found(TURBO, guidance=2.01) == found(TURBO, guidance=30) == {"guidance.turbo": {}}
+    assert found(guidance=30.01) == {"guidance.absurd": {"guidance": 7.0}}
 
 
 anything = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20), st.lists(st.integers(), max_size=2))

@@ -140,6 +140,12 @@ def test_a_stronger_offload_never_takes_more_of_the_device(setup):
     assert all(needs[mode]["load"].gpu <= needs["none"]["load"].gpu for mode in OFFLOADS)
 
 
+@pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: choice.id)
+def test_a_model_without_t5_has_nothing_to_load_or_to_encode_with_it(choice):
+    found = estimate(Setup(replace(MEDIUM, t5=None), choice, offload="none"))
+    assert [found.phases[name].activation for name in ("load", "encode")] == [0, 0]
+
+
 @given(setups)
 def test_balanced_offload_that_keeps_nothing_back_is_model_offload(setup):
     setup = replace(setup, watermark=0, never=(), ceiling=0)

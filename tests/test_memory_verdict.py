@@ -322,6 +322,14 @@ def test_a_change_is_one_instruction():
     )
 
 
+def test_tiles_are_as_large_as_is_said_and_smaller_than_the_pictures_that_need_them():
+    assert f" {TILE} px" in Change({"tiling": True}, Setup(MEDIUM)).sentence
+    setup = Setup(MEDIUM, find("nf4"), offload="sequential")  # 1024×1024: with a tile of that size nothing would be won
+    found = changed(setup, room(estimate(setup).phases["decode"].gpu - 1))
+    assert found.fields == {"tiling": True}
+    assert estimate(found.setup).phases["decode"].activation < 0.5 * estimate(setup).phases["decode"].activation
+
+
 # judge
 
 

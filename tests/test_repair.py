@@ -158,11 +158,10 @@ def test_the_halves_were_really_broken(lab, harm):
     assert lab.run(BROADCAST, check=False).returncode != 0
 
 
-def test_healthy_is_left_alone_and_costs_little(lab):
-    code = "import time\nstart = time.perf_counter()\nstate = deps.diagnose_numpy().state.name\n"
-    state, seconds = lab.json(code + "print(json.dumps([state, time.perf_counter() - start]))")
-    assert state == "OK"
-    assert seconds < 0.25
+def test_healthy_is_left_alone(lab):
+    """Nor is it imported: that would take its time at every start of the host."""
+    code = 'state = deps.diagnose_numpy().state.name\nprint(json.dumps([state, "numpy" in sys.modules]))'
+    assert lab.json(code) == ["OK", False]
     assert lab.json(REPAIR, EXTRA="--no-index") == {}
 
 

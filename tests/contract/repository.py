@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from demo import server
+from tests.waiting import until
 
 __all__ = ["made", "served", "work_tree"]
 
@@ -47,6 +47,11 @@ def work_tree(folder: Path) -> Path:
     return made(folder, source=server.ROOT)
 
 
+def answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
     """Serve the repositories in `folder`. Yields the address to which their names are appended."""
@@ -56,12 +61,8 @@ def served(folder: Path) -> Iterator[str]:
     words = ["git", "daemon", "--export-all", "--reuseaddr", f"--base-path={folder}", "--listen=127.0.0.1", f"--port={port}", str(folder)]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        for _ in range(100):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
+        assert until(lambda: answers(port)), "git daemon does not listen"
         yield f"git://127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait()

@@ -43,7 +43,7 @@ class Screen:
         until(head.is_visible)
         if "open" not in (head.get_attribute("class") or "").split():
             head.click()
-        self.part("apply").wait_for(state="visible", timeout=20_000)
+        self.part("apply").wait_for(state="visible")
 
     def size(self, width: int, height: int) -> None:
         self.ui.go(self.page, "Generate")
@@ -56,7 +56,7 @@ class Screen:
         """Press the button and wait for a picture, or for a message that there will be none."""
         before, shown = self.pictures(), self.page.locator(".sd3-toast.sd3-error").count()
         self.page.evaluate(f"document.querySelector('#{self.ui.tab}_generate').click()")
-        over = until(lambda: len(self.pictures()) > len(before) or self.page.locator(".sd3-toast.sd3-error").count() > shown, 90)
+        over = until(lambda: len(self.pictures()) > len(before) or self.page.locator(".sd3-toast.sd3-error").count() > shown)
         assert over, self.host.log()[-3000:]
         self.page.wait_for_timeout(1500)  # until the page has the answer: a press before that is lost
         return self.pictures()[-1] if len(self.pictures()) > len(before) else None
@@ -68,7 +68,7 @@ class Screen:
 
     def ready(self) -> None:
         self.ui.ready(self.page)
-        assert until(self.page.locator(f"{self.panel}panel .sd3-headline").count, 90)
+        assert until(self.page.locator(f"{self.panel}panel .sd3-headline").count)
 
     def tell(self, severity: str, id: str, message: str, remedy: str = "", action: str = "") -> None:
         """Something that the extension says, through its own events; and the page looks for news."""

@@ -86,7 +86,7 @@ def test_the_queue_is_one_lock(adapter):
     code = """
 from modules import call_queue
 with sdnext.queue():
-    result = [call_queue.queue_lock.locked(), sdnext.queue().acquire(timeout=0.01)]
+    result = [call_queue.queue_lock.locked(), sdnext.queue().acquire(blocking=False)]
 result.append(call_queue.queue_lock.locked())
 """
     assert adapter(code) == [True, False, False]

@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import itertools
 import shutil
-import statistics
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -17,6 +15,7 @@ from demo import server
 from sd3deploy import messages
 from sd3deploy.guards import GUARDS
 from tests.contract.conftest import AUTH, PROBE, ProbedHost, slow_disk, start
+from tests.waiting import HANG, until
 
 PREFIX = "/sdapi/v1/sd3"
 
@@ -70,19 +69,9 @@ def get(host, path, **question):
     return host.get(f"{PREFIX}/{path}", params=question)
 
 
-def until(true, seconds=120.0):
-    """Whether it gets true in time."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if true():
-            return True
-        time.sleep(0.1)
-    return False
-
-
 def over(host, job):
     """The installation with that number when it has ended."""
-    assert until(lambda: get(host, "install")["state"] != "running", 300)
+    assert until(lambda: get(host, "install")["state"] != "running")
     found = get(host, "install")
     assert found["job"] == job
     return found
@@ -285,19 +274,6 @@ def test_a_batch_may_be_anything(host, batch):
     assert get(host, "check", width="512", height="512", batch=batch)["code"] == 0
 
 
-LONG, OTHER = {"prompt": "a cat " * 60, "negative_prompt": "blurry"}, {"model": "sd3.5-large", "encoder": "fp4"}
-
-
-@pytest.mark.parametrize("question", [{}, LONG, OTHER])
-def test_the_check_is_quick_enough_for_each_key(host, question):
-    took = []
-    for width in range(1000, 1021):
-        begin = time.perf_counter()
-        get(host, "check", width=str(width), height="1000", sampler="DDIM", **question)
-        took.append(time.perf_counter() - begin)
-    assert statistics.median(took) < 0.04  # measured: 3 ms
-
-
 def test_events_say_what_is_under_way_and_what_can_be_done(host):
     now = get(host, "events")
     assert (now["verifying"], now["installing"], now["loading"], now["busy"], now["progress"]) == (False, False, False, None, None)
@@ -413,11 +389,9 @@ def test_an_installation_is_ended_and_leaves_no_trace(host):
     job = ask(host, "POST", "install", body={"groups": ["bitsandbytes"]}).json()["job"]
     assert get(host, "events")["installing"] is True
     assert ask(host, "POST", "install", body={"groups": ["bitsandbytes"]}).json()["job"] == job  # one at a time
-    until(lambda: "Downloading" in get(host, "install")["text"] or get(host, "install")["state"] != "running", 60)
-    begin = time.monotonic()
+    until(lambda: "Downloading" in get(host, "install")["text"] or get(host, "install")["state"] != "running")
     assert ask(host, "POST", "cancel").json() == {"cancelled": True, "jobs": ["install"]}
     found = over(host, job)
-    assert time.monotonic() - begin < 5
     assert (found["state"], found["changed"], found["error"]) == ("cancelled", {}, None)
     assert packages(host) == before
     assert get(host, "events")["installing"] is False
@@ -429,10 +403,10 @@ def test_a_change_of_the_encoder_is_cancelled_while_its_packages_are_installed(h
     before, encoder = packages(host), get(host, "status")["encoder"]
     with ThreadPoolExecutor() as pool:
         change = pool.submit(ask, host, "POST", "encoder", body={"encoder": "T5 FP4"})
-        assert until(lambda: "bitsandbytes" in (get(host, "status")["busy"] or ""), 30)
+        assert until(lambda: "bitsandbytes" in (get(host, "status")["busy"] or ""))
         assert get(host, "events")["loading"] is True
         assert ask(host, "POST", "cancel").json() == {"cancelled": True, "jobs": ["encoder"]}
-        answer = change.result(20)
+        answer = change.result(HANG)
     assert answer.status_code == 409
     assert answer.json()["body"]["id"] in ("deps.cancelled", "encoder.cancelled")  # as far as it had come
     assert packages(host) == before
@@ -480,7 +454,7 @@ def test_what_is_missing_is_installed_and_can_be_used_at_once(host):
     host.run("from modules import shared; shared.opts.data['sd3_text_encoder'] = 'T5 NF4'; result = None")
     job = ask(host, "POST", "install", body={"repair": True}).json()["job"]
     said = set()
-    assert until(lambda: said.add(get(host, "install")["text"]) or get(host, "install")["state"] != "running", 300)
+    assert until(lambda: said.add(get(host, "install")["text"]) or get(host, "install")["state"] != "running")
     assert any("ownloading" in line or "cached" in line for line in said), said
     found = over(host, job)
     assert (found["state"], found["fraction"], found["error"], found["restart"]) == ("done", 1.0, None, None)
@@ -537,7 +511,7 @@ def test_an_encoder_is_chosen_as_in_the_settings(host, asked, name):
     assert (now["encoder"], now["wanted"], now["busy"], now["last_error"]) == (name, name, None, None)
     assert now == {**get(host, "status")}
     assert host.get("/sdapi/v1/options")["sd3_text_encoder"] == name
-    assert until(lambda: f'"{name}"' in (host.data / "config.json").read_text("utf-8"), 10)
+    assert until(lambda: f'"{name}"' in (host.data / "config.json").read_text("utf-8"))
     assert f"T5: {name}" in host.txt2img()["info"]["infotexts"][0]
 
 
@@ -600,7 +574,7 @@ def test_what_nobody_has_foreseen_is_a_failure_with_a_remedy_too(host):
 
 def reading(host):
     """How far the encoder is that is being read, as soon as it is."""
-    assert until(lambda: (get(host, "status")["progress"] or {"done": 0})["done"], 30)
+    assert until(lambda: (get(host, "status")["progress"] or {"done": 0})["done"])
     return get(host, "status")["progress"]
 
 
@@ -620,7 +594,7 @@ def test_a_load_says_how_far_it_is_and_can_be_cancelled(host):
         assert 0 < shown["progress"] < 1
         assert shown["textinfo"].startswith("T5 FP8: ")
         assert ask(host, "POST", "cancel").json() == {"cancelled": True, "jobs": ["encoder"]}
-        answer = change.result(20)
+        answer = change.result(HANG)
     assert answer.status_code == 409
     assert answer.json()["body"]["id"] == "encoder.cancelled"
     now = get(host, "status")
@@ -639,7 +613,7 @@ def test_the_hosts_own_stop_ends_a_load_too(host):
         change = pool.submit(host.set, sd3_text_encoder="T5 FP8")
         reading(host)
         host.post("/sdapi/v1/interrupt")
-        assert change.result(20) == {"sd3_text_encoder": False}
+        assert change.result(HANG) == {"sd3_text_encoder": False}
     assert (get(host, "status")["encoder"], get(host, "status")["wanted"]) == ("T5 NF4", "T5 NF4")
     assert len(host.txt2img()["images"]) == 1
 
@@ -649,7 +623,7 @@ def test_a_picture_whose_encoder_is_cancelled_is_not_made_with_another_one(host)
         job = pool.submit(host.txt2img, override_settings={"sd3_text_encoder": "T5 FP8"})
         reading(host)
         assert ask(host, "POST", "cancel").json()["jobs"] == ["encoder"]
-        assert job.result(20)["images"] == []
+        assert job.result(HANG)["images"] == []
     assert "T5: T5 NF4" in host.txt2img()["info"]["infotexts"][0]
 
 
@@ -661,7 +635,7 @@ def test_a_model_whose_encoder_is_cancelled_while_it_is_loaded_has_clip_alone_an
         loaded = pool.submit(host.post, "/sdapi/v1/reload-checkpoint", {})
         reading(host)
         host.post("/sdapi/v1/interrupt")
-        loaded.result(60)
+        loaded.result(HANG)
     told = [event["id"] for event in get(host, "events", since=before)["events"]]
     assert told[-2:] == ["encoder.cancelled", "encoder.without-t5"]
     now = get(host, "status")

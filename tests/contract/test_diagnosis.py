@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 
 import psutil
 import pytest
@@ -16,6 +15,7 @@ from demo import server
 from sd3deploy import tiny_sd3
 from sd3deploy.diagnosis import checks, installed, logfile, matcher
 from tests.contract.conftest import AUTH, PROBE, ProbedHost, start
+from tests.waiting import until
 
 TOKEN = "hf_" + "aBcDeFgHiJkLmNoPqRsTuVwXyZ012345"
 BROKEN = "Diffusers/broken-sd3"
@@ -68,16 +68,18 @@ def report(host, **question):
     return host.client.get("/sdapi/v1/sd3/report", params=question)
 
 
-def finished(host, seconds=240):
+def finished(host):
     """The checks when they are over, with every state that was seen on the way."""
-    seen, end = [], time.monotonic() + seconds
-    while time.monotonic() < end:
+    seen = []
+
+    def over():
         job = host.get("/sdapi/v1/sd3/verify")
         seen.append((job["fraction"], job["text"]))
-        if job["state"] != "running":
-            return job, seen
-        time.sleep(0.2)
-    raise AssertionError(job)
+        return job if job["state"] != "running" else None
+
+    job = until(over)
+    assert job, seen[-1]
+    return job, seen
 
 
 # While it happens
@@ -201,11 +203,9 @@ def test_a_damaged_model_is_found_without_loading_it(host):
 
 def test_checks_that_are_cancelled_leave_nothing_behind(host):
     host.post("/sdapi/v1/sd3/verify")
-    end = time.monotonic() + 120
-    while len(host.get("/sdapi/v1/sd3/verify")["results"]) < len(checks.QUICK) and time.monotonic() < end:
-        time.sleep(0.1)
+    assert until(lambda: len(host.get("/sdapi/v1/sd3/verify")["results"]) >= len(checks.QUICK))
     assert host.post("/sdapi/v1/sd3/cancel") == {"cancelled": True, "jobs": ["verify"]}
-    job, _ = finished(host, 30)
+    job, _ = finished(host)
     assert job["state"] == "cancelled"
     assert len(job["results"]) == len(checks.STEPS)
     assert {"cancelled"} <= {one["state"] for one in job["results"]}
@@ -217,14 +217,12 @@ def test_checks_wait_for_a_job_and_can_be_cancelled_meanwhile(host):
     host.run("from modules import call_queue; call_queue.queue_lock.acquire()")
     try:
         host.post("/sdapi/v1/sd3/verify")
-        end = time.monotonic() + 120
-        while len(host.get("/sdapi/v1/sd3/verify")["results"]) < len(checks.QUICK) and time.monotonic() < end:
-            time.sleep(0.1)
+        assert until(lambda: len(host.get("/sdapi/v1/sd3/verify")["results"]) >= len(checks.QUICK))
         waiting = host.get("/sdapi/v1/sd3/verify")
         assert (waiting["state"], len(waiting["results"])) == ("running", len(checks.QUICK))
         assert "job" in waiting["text"]
         host.post("/sdapi/v1/sd3/cancel")
-        job, _ = finished(host, 20)
+        job, _ = finished(host)
     finally:
         host.run("from modules import call_queue; call_queue.queue_lock.release()")
     assert job["state"] == "cancelled"

@@ -7,7 +7,6 @@ import io
 import json
 import re
 import shutil
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -16,6 +15,7 @@ from PIL import Image
 
 from demo import server
 from tests.contract.conftest import AUTH, PROBE, ProbedHost, encoded, start
+from tests.waiting import until
 
 KEYS = {"model", "encoder", "wanted", "linear4bit", "t5_bytes", "busy", "progress", "last_error", "packages", "pid"}
 
@@ -165,7 +165,7 @@ def test_no_prompt_is_reused_from_another_encoder(host):
 
 def stored(host, folder=None):
     """The kinds of encoders that are kept, when none is being written any more."""
-    host.run("from sd3deploy.encoders import load; t = load.writing(); t and t.join(60)")
+    host.run("from sd3deploy.encoders import load; t = load.writing(); t and t.join()")
     folder = folder or host.data / "models" / "SD3 Deploy"
     return {path.name.rpartition("-")[0].removeprefix("t5-") for path in folder.glob("t5-*")}
 
@@ -297,11 +297,12 @@ def test_a_failed_swap_leaves_the_old_encoder_at_work(host):
 def test_a_change_while_a_picture_is_made_waits_and_both_succeed(host):
     with ThreadPoolExecutor() as pool:
         job = pool.submit(picture, host, steps=30, width=512, height=512)
-        while not job.done():
+
+        def begun():
             now = host.get("/sdapi/v1/progress")["state"]
-            if now["job"] and now["sampling_step"] >= 2:  # the steps of a job that is over are still shown
-                break
-            time.sleep(0.1)
+            return now["job"] and now["sampling_step"] >= 2  # the steps of a job that is over are still shown
+
+        assert until(lambda: job.done() or begun())
         assert host.set(sd3_text_encoder="T5 NF4") == {"sd3_text_encoder": True}
         assert "T5: T5 FP4" in job.result()[1]
     assert status(host)["encoder"] == "T5 NF4"

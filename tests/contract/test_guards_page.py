@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from PIL import Image
 
@@ -55,24 +53,30 @@ def generate(host, page, tab="txt2img", **fields):
                     return None
         return None
 
-    assert until(lambda: new() or page.locator(".sd3-toast.sd3-error").count() > shown, 90), host.log()[-3000:]
+    assert until(lambda: new() or page.locator(".sd3-toast.sd3-error").count() > shown), host.log()[-3000:]
     return new()
 
 
 def said(page, *words):
     """Whether all the words are in the text under the gallery, which some hosts bring seconds after the picture."""
-    return until(lambda: all(word in page.locator("#html_log_txt2img").last.inner_text() for word in words), 15)
+    return until(lambda: all(word in page.locator("#html_log_txt2img").last.inner_text() for word in words))
 
 
 def toasts(page, severity):
-    page.wait_for_selector(f".sd3-toast.sd3-{severity}", timeout=20_000)
+    page.wait_for_selector(f".sd3-toast.sd3-{severity}")
     return [toast.inner_text() for toast in page.locator(f".sd3-toast.sd3-{severity}").all()]
+
+
+def up_to_date(host, page):
+    """Wait until the page has all that the server has said."""
+    told = host.get("/sdapi/v1/sd3/events")["events"]
+    page.evaluate("window.sd3deploy.wake()")
+    assert until(lambda: not told or page.evaluate("Number(sessionStorage.getItem('sd3-seen'))") >= told[-1]["seq"])
 
 
 def dismiss(host, page):
     """Close every message, once the page has all that there are."""
-    told = host.get("/sdapi/v1/sd3/events")["events"]
-    until(lambda: not told or page.evaluate("Number(sessionStorage.getItem('sd3-seen'))") >= told[-1]["seq"], 5)
+    up_to_date(host, page)
     page.evaluate("document.querySelectorAll('.sd3-toast .sd3-dismiss').forEach((button) => button.click())")
 
 
@@ -120,7 +124,7 @@ def test_the_same_message_is_there_once(host, page):
     dismiss(host, page)
     for _ in range(2):
         generate(host, page, width=200, height=200)
-    time.sleep(2)  # for a second one to come, if there were one
+    up_to_date(host, page)  # a second one would be there
     assert len(toasts(page, "warning")) == 1
 
 

@@ -45,7 +45,7 @@ class Site:
             texts = self.page.locator(f".sd3-toast.sd3-{severity}").all_inner_texts()
             return next((text for text in texts if all(word in text for word in words)), "")
 
-        return until(found, 60) or ""
+        return until(found) or ""
 
     def dismiss(self) -> None:
         """Close the messages, as a person does before going on to what is under them."""
@@ -55,7 +55,7 @@ class Site:
         """Ask for a restart and wait until the page has come back by itself."""
         starts = self.host.starts()
         ask()
-        assert until(lambda: self.host.starts() > starts, 240), self.host.log()[-3000:]
+        assert until(lambda: self.host.starts() > starts), self.host.log()[-3000:]
         self.ui.ready(self.page)
 
     def picture(self) -> Image.Image:
@@ -73,7 +73,7 @@ class Site:
                     return None
             return None
 
-        found = until(made, 120)
+        found = until(made)
         assert found, self.host.log()[-3000:]
         return found
 
@@ -90,7 +90,6 @@ def host(request, tmp_path_factory):
         with opened(started) as site.page:
             errors: list[Any] = []
             site.page.on("pageerror", lambda error: errors.append(error))  # a builtin method is no handler for playwright
-            site.page.set_default_timeout(60_000)
             ui.ready(site.page)
             yield site
             assert not [error for error in errors if NAME in (error.stack or "")]
@@ -123,7 +122,7 @@ def test_it_is_installed_from_the_extensions_tab(host, address):
     page.get_by_label("Extension GIT repository URL").fill(address)
     page.get_by_role("button", name="Install", exact=True).click()
     info = page.locator("#extension_info").last  # gradio gives the id to the frame around it too
-    assert until(lambda: info.inner_text().strip(), 300), host.host.log()[-3000:]
+    assert until(lambda: info.inner_text().strip()), host.host.log()[-3000:]
     assert f"Extension installed: {host.extension} | Restart required" in info.inner_text()
     assert (host.extension / ".git").is_dir()
     assert (host.packages / "bitsandbytes").is_dir()  # its install.py has run

@@ -12,6 +12,7 @@ from PIL import Image
 from tests.browser import UIS, until
 from tests.contract.conftest import slow_disk
 from tests.contract.screen import Screen, screen
+from tests.waiting import HANG
 
 AXE_SERIOUS = ("serious", "critical")
 
@@ -172,7 +173,7 @@ def test_a_load_shows_how_far_it_is_and_a_button_ends_it(host, place):
         assert " of " in bar.locator("xpath=following-sibling::p").inner_text()
         host.shot(f"load-{place.split()[-1]}")
         button.click()
-        assert change.result(20) == {"sd3_text_encoder": False}
+        assert change.result(HANG) == {"sd3_text_encoder": False}
     host.toast("Loading T5 FP8 was cancelled.", "Host default is still in use.")
     assert until(lambda: bar.count() == 0 and not button.is_visible())
     assert host.host.get("/sdapi/v1/sd3/status")["encoder"] == "Host default"
@@ -182,7 +183,7 @@ def test_install_shows_the_plan_and_asks(host):
     host.open()
     host.part("install").click()
     dialog = host.page.locator("dialog.sd3-dialog")
-    dialog.wait_for(timeout=20_000)
+    dialog.wait_for()
     assert "bitsandbytes" in dialog.inner_text()  # the environment of the test is without it
     assert "pip install" in dialog.inner_text()
     host.shot("install")
@@ -192,8 +193,8 @@ def test_install_shows_the_plan_and_asks(host):
     host.part("install").click()
     dialog.locator(".sd3-action").click()
     work = f"{host.panel}diagnosis .sd3-install-work"
-    assert until(lambda: host.page.locator(f"{work} progress, {work} .sd3-ok").count(), 20)  # a bar, unless it is over already
-    assert until(lambda: host.page.locator(f"{work} .sd3-ok").count(), 180)
+    assert until(lambda: host.page.locator(f"{work} progress, {work} .sd3-ok").count())  # a bar, unless it is over already
+    assert until(lambda: host.page.locator(f"{work} .sd3-ok").count())
     assert host.host.get("/sdapi/v1/sd3/status")["packages"]["bitsandbytes"]
     host.part("install").click()
     assert until(lambda: "Everything that is needed is installed" in dialog.inner_text())
@@ -244,13 +245,15 @@ def test_messages_are_stacked_with_their_severity_and_stay_until_they_are_dismis
 
 
 def test_an_advice_goes_by_itself_but_not_while_it_is_being_read(host):
+    host.page.clock.install()
     host.tell("info", "memory.verdict.tight", "Only an advice.")
     toast = host.toast("Only an advice.")
     toast.hover()
-    host.page.wait_for_timeout(7000)
+    host.page.clock.run_for(60_000)
     assert toast.count() == 1
     host.page.mouse.move(5, 5)
-    assert until(lambda: host.page.locator(".sd3-toast").count() == 0, 15)
+    host.page.clock.run_for(6000)
+    assert until(lambda: host.page.locator(".sd3-toast").count() == 0)
 
 
 def test_what_was_not_dismissed_survives_a_reload(host):
@@ -280,7 +283,7 @@ def test_a_kind_of_message_can_be_switched_off_and_on_again(host):
 def test_the_button_of_a_message_does_what_it_says(host):
     host.tell("error", "memory.verdict.no", "Does not fit.")
     host.toast("Does not fit.").locator(".sd3-action").click()
-    assert until(lambda: host.host.get("/sdapi/v1/sd3/status")["encoder"] == "T5 BF16", 60)
+    assert until(lambda: host.host.get("/sdapi/v1/sd3/status")["encoder"] == "T5 BF16")
     host.toast("T5 BF16")
     host.host.set(sd3_text_encoder="Host default")
     host.dismiss()
@@ -289,7 +292,7 @@ def test_the_button_of_a_message_does_what_it_says(host):
     assert toast.locator(".sd3-action").inner_text() == "Reload the model"
     toast.locator(".sd3-action").click()
     host.toast("The model is loaded again.")
-    assert until(lambda: host.host.get("/sdapi/v1/sd3/status")["model"], 60)
+    assert until(lambda: host.host.get("/sdapi/v1/sd3/status")["model"])
 
 
 PAYLOADS = ["<img src=x onerror=window.sd3hacked=1>", "<script>window.sd3hacked=1</script>", "\"><svg onload=window.sd3hacked=1>"]
@@ -378,7 +381,7 @@ def test_the_panel_can_be_used_by_keys_alone(host):
     host.part("install").focus()
     host.page.keyboard.press("Enter")
     dialog = host.page.locator("dialog.sd3-dialog")
-    dialog.wait_for(timeout=20_000)
+    dialog.wait_for()
     for _ in range(6):
         host.page.keyboard.press("Tab")
         assert host.page.evaluate("document.activeElement === document.body || Boolean(document.activeElement.closest('dialog'))")
@@ -402,7 +405,7 @@ def test_axe_finds_nothing_serious(host, dark):
     host.tell("error", "memory.exhausted", "Another one.", "Its remedy.")
     host.toast("Another one.")
     host.page.evaluate("document.querySelectorAll('.sd3-panel .label-wrap:not(.open)').forEach((head) => head.click())")
-    host.page.wait_for_timeout(500)
+    assert until(lambda: host.page.locator(".sd3-panel .label-wrap:not(.open)").count() == 0)
     result = Axe().run(host.page, context={"include": [[f"{host.panel}panel"], ["#sd3-toasts"], [f"#sd3-hints-{host.ui.tab}"]]})
     serious = [one for one in result.response["violations"] if one["impact"] in AXE_SERIOUS]
     ours = [(one["id"], node["html"][:200], node.get("failureSummary", "")[:300]) for one in serious for node in one["nodes"]]

@@ -47,7 +47,7 @@ def test_the_answer_of_a_button_is_chinese(host):
     host.open()
     host.part("install").click()
     dialog = host.page.locator("dialog.sd3-dialog")
-    dialog.wait_for(timeout=20_000)
+    dialog.wait_for()
     assert HAN.search(dialog.inner_text())
     host.page.keyboard.press("Escape")
     host.page.locator(f"{host.panel}forget").first.evaluate("(el) => el.click()")
@@ -64,7 +64,7 @@ def test_the_settings_are_chinese(host):
 
 def test_checks_speak_the_language_of_whoever_began_them_in_their_own_processes_too(host):
     host.host.post("/sdapi/v1/sd3/verify", headers={"Accept-Language": "zh-CN"})
-    assert until(lambda: host.host.get("/sdapi/v1/sd3/verify")["state"] == "done", 240)
+    assert until(lambda: host.host.get("/sdapi/v1/sd3/verify")["state"] == "done")
     results = host.host.get("/sdapi/v1/sd3/verify")["results"]
     assert len(results) == 8
     assert [one for one in results if not HAN.search(one["title"] + one["message"])] == []
@@ -82,7 +82,7 @@ def test_the_setting_of_the_host_comes_before_the_browser(host, setting, browser
     page = visit(host.page.context.browser, host.host, locale=browser)
     try:
         line = page.locator(f"{host.panel}panel .sd3-headline")
-        assert until(line.count, 60)
+        assert until(line.count)
         label = page.locator(f"{host.panel}apply").first
         assert until(lambda: bool(HAN.search(label.text_content())) is chinese), label.text_content()
         assert bool(HAN.search(host.host.get("/sdapi/v1/sd3/status", headers={"Accept-Language": browser})["line"])) is chinese

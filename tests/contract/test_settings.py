@@ -1,10 +1,11 @@
 """How settings are stored, refused and forgotten."""
 
 import json
-import time
 
 import httpx
 import pytest
+
+from tests.waiting import until
 
 
 @pytest.fixture(autouse=True)
@@ -65,18 +66,20 @@ def test_values_of_unknown_keys_survive_a_save_and_defaults_are_not_written(host
     assert "sd3probe_choice" not in saved(host, lambda values: "sd3probe_choice" not in values)
 
 
-def saved(host, until):
+def saved(host, wanted):
     """config.json as saved now. Threads of earlier saves may still write over it, so it is saved until they are done."""
-    for _ in range(50):
+
+    def values():
         host.run("from modules import shared; shared.opts.save_atomic(silent=True)")
         try:
-            values = json.loads((host.data / "config.json").read_text())
+            found = json.loads((host.data / "config.json").read_text())
         except ValueError:
-            values = {}
-        if values and until(values):
-            return values
-        time.sleep(0.1)
-    raise AssertionError(values)
+            return None
+        return found if found and wanted(found) else None
+
+    found = until(values)
+    assert found
+    return found
 
 
 def test_settings_of_a_request_are_set_without_the_callback_and_put_back(host):
@@ -113,7 +116,7 @@ def test_the_queue_lock_can_not_be_taken_twice(host):
     assert host.run("""
         from modules import call_queue
         with call_queue.queue_lock:
-            result = call_queue.queue_lock.acquire(timeout=0.1)
+            result = call_queue.queue_lock.acquire(blocking=False)
     """) is False
 
 
