@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 
@@ -86,7 +87,7 @@ def run(tree: Path, files: list[Path], minutes: float, slow: bool) -> int:
         random.Random(str(file.relative_to(tree))).shuffle(made)
         if made:
             queues.append((file, made))
-        print(f"{file.relative_to(tree)!s:<44} {len(made):>4} mutants, {', '.join(tests_of(file))}", flush=True)
+        print(f"{file.relative_to(tree)!s:<44} {len(made):>4} places, {', '.join(tests_of(file))}", flush=True)
     for file in {tuple(tests_of(file)): file for file, _ in queues}.values():
         if tested(file, slow, tree.parent / "output") != "survived":
             broken |= {one for one, _ in queues if tests_of(one) == tests_of(file)}
@@ -97,10 +98,13 @@ def run(tree: Path, files: list[Path], minutes: float, slow: bool) -> int:
     turns = [(file, made[number]) for number in range(max((len(made) for _, made in queues), default=0)) for file, made in queues
              if number < len(made) and file not in broken]  # fmt: skip
     # Each module in turn: however short the time is, all have their share.
-    for file, (line, code) in turns:
+    known = {file: {meaning(file.read_text("utf-8"))} for file, _ in queues}
+    for file, (line, kind, number) in turns:
         if time.monotonic() > end:
             break
         before = file.read_text("utf-8")
+        if (code := changed(before, kind, number, known[file])) is None:
+            continue
         file.write_text(code, "utf-8")
         try:
             how = tested(file, slow, os.devnull)
@@ -109,43 +113,49 @@ def run(tree: Path, files: list[Path], minutes: float, slow: bool) -> int:
         score[how] = score.get(how, 0) + 1
         of.setdefault(file, {})[how] = of.get(file, {}).get(how, 0) + 1
         if how == "survived":
-            changed = difflib.unified_diff(before.splitlines(), code.splitlines(), n=0, lineterm="")
-            print(f"\nsurvived: {file.relative_to(tree)}:{line}", *list(changed)[3:], sep="\n  ", flush=True)
+            lines = difflib.unified_diff(before.splitlines(), code.splitlines(), n=0, lineterm="")
+            print(f"\nsurvived: {file.relative_to(tree)}:{line}", *list(lines)[3:], sep="\n  ", flush=True)
     print()
     for file, counts in of.items():
         print(f"{file.relative_to(tree)!s:<44} {counts}")
-    print(f"\n{sum(score.values())} of {sum(len(made) for _, made in queues)} mutants tried: {score}", flush=True)
+    print(f"\n{sum(score.values())} mutants tried, of at most {sum(len(made) for _, made in queues)}: {score}", flush=True)
     return int("survived" in score)
 
 
-def mutants(file: Path) -> list[tuple[int, str]]:
-    """(line, the code with it changed): each once, and none that the compiler takes for the same."""
+def mutants(file: Path) -> list[tuple[int, Any, int]]:
+    """(line, operator, which of the places that it has in the file)."""
     import cosmic_ray.plugins
     from cosmic_ray.ast import ast_nodes, get_ast
-    from cosmic_ray.mutating import mutate_code
 
-    source = file.read_text("utf-8")
-    known = {meaning(source)}
+    nodes = list(ast_nodes(get_ast(file.read_text("utf-8"))))
     found = []
     for name in cosmic_ray.plugins.operator_names():
         kind = cosmic_ray.plugins.get_operator(name)
-        if any(one in name for one in LEFT_OUT) or kind.arguments() or not sensible(name):
-            continue
-        positions = [start for node in ast_nodes(get_ast(source)) for start, _ in kind().mutation_positions(node)]
-        for occurrence, (line, _) in enumerate(positions):
-            code = mutate_code(source, kind(), occurrence)
-            try:
-                this = meaning(code or source)
-            except SyntaxError:
-                continue
-            if this not in known:
-                known.add(this)
-                found.append((line, code))
+        if sensible(name) and not kind.arguments():
+            places = [start for node in nodes for start, _ in kind().mutation_positions(node)]
+            found += [(line, kind, number) for number, (line, _) in enumerate(places)]
     return found
+
+
+def changed(source: str, kind: Any, number: int, known: set[str]) -> str | None:
+    """The code with that change; None where it is none, as in a type, or where it has been tried."""
+    from cosmic_ray.mutating import mutate_code
+
+    code = mutate_code(source, kind(), number)
+    try:
+        this = meaning(code or source)
+    except SyntaxError:
+        return None
+    if this in known:
+        return None
+    known.add(this)
+    return code
 
 
 def sensible(name: str) -> bool:
     """Of the many replacements of an operator those that somebody could write by mistake: not the order of two strings, say."""
+    if any(one in name for one in LEFT_OUT):
+        return False
     if "ReplaceBinaryOperator" in name:
         before, after = name.rpartition("ReplaceBinaryOperator_")[2].split("_")
         return ARITHMETIC.get(before) == after
