@@ -7,12 +7,11 @@ import re
 import pytest
 
 from sd3deploy.deps import host_packages
-from sd3deploy.deps.requirement import normal
-from sd3deploy.deps.vendored import SpecifierSet
 from sd3deploy.diagnosis import advice, matcher
 from sd3deploy.diagnosis.installed import STACK, Installed
 from sd3deploy.diagnosis.knowledge import general, packages
 from sd3deploy.diagnosis.rule import Seen
+from sd3deploy.vendored import SpecifierSet, canonicalize_name
 from tests.test_diagnosis_knowledge import EXCERPTS, parsed
 
 SITE = "/sd/venv/lib/python3.11/site-packages"
@@ -21,7 +20,7 @@ OURS = [path for path in EXCERPTS if path.parent.name in MINE and path.name.star
 
 
 def installed(versions="", pins="", requires=None, **more):
-    pairs = lambda text: {normal(name): one for name, one in (part.split("==") for part in text.split())}  # noqa: E731
+    pairs = lambda text: {canonicalize_name(name): one for name, one in (part.split("==") for part in text.split())}  # noqa: E731
     return Installed(
         pairs(versions), requires or {}, pairs(pins), host_packages(), "3.11.7", more.pop("executable", "/sd/venv/bin/python"), **more
     )
