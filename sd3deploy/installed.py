@@ -108,8 +108,8 @@ class Distribution:
         return (self._read("INSTALLER") or "").strip().lower()
 
     def described(self) -> bool:
-        """Whether its METADATA is there: without, importlib.metadata says that its version is None."""
-        return (self.path / "METADATA").is_file()
+        """Whether its METADATA or PKG-INFO can be read: without, importlib.metadata says that its version is None."""
+        return bool(self._head())
 
     def _head(self) -> list[str]:
         text = self._read("METADATA") or self._read("PKG-INFO") or ""

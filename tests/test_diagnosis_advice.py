@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -89,8 +90,10 @@ def test_what_most_machines_lack_is_a_failure_only_where_something_needs_it():
 def test_triton_has_another_name_on_windows():
     found = advice.missing_module({"module": "triton"}, Seen(installed(system="Windows"), text=frames("xformers")))
     assert found.values["target"] == "triton-windows"
-    there = advice.missing_module({"module": "triton"}, Seen(installed("triton-windows==3.5.0"), text=frames("xformers")))
-    assert there.cause == "stale-availability"
+    for brings in ("triton-windows", "pytorch-triton-rocm"):
+        known = replace(installed(f"{brings}==3.5.0"), modules={"triton": (brings,)})
+        there = advice.missing_module({"module": "triton"}, Seen(known, text=frames("xformers")))
+        assert (there.cause, there.package) == ("stale-availability", brings)
 
 
 def test_a_compiled_part_that_is_missing_is_a_broken_installation():

@@ -57,9 +57,9 @@ def resolve(plan: Plan, options: Options) -> Plan:
     Raises DependencyError: nothing fits, a package of the host would have to move, no network, …
     """
     here = versions()
-    exact = {canonicalize_name(change.name): change for change in plan.changes if _exact(change)}
-    searched = {canonicalize_name(change.name): change for change in plan.changes if not _exact(change)}
-    limits = {name: demanded(name) for name in searched}
+    exact: dict[str, Change] = {canonicalize_name(change.name): change for change in plan.changes if _exact(change)}
+    searched: dict[str, Change] = {canonicalize_name(change.name): change for change in plan.changes if not _exact(change)}
+    limits: dict[str, str] = {name: demanded(name) for name in searched}
     fixed = {**here, **{name: change.specifier.removeprefix("==") for name, change in exact.items()}}
     clash = None
     for _ in range(_ROUNDS if searched else 0):

@@ -57,7 +57,7 @@ def apply(plan: Plan, options: Options, progress: Progress | None = None) -> Out
             id, detail = classify(f"{error}", 1)
             raise DependencyError(id, **about(plan), detail=detail) from error
         after = versions()
-    touched = {canonicalize_name(change.name): change.name for change in plan.changes}
+    touched: dict[str, str] = {canonicalize_name(change.name): change.name for change in plan.changes}
     changed = {touched.get(name, name): found for name, found in after.items() if name in touched or before.get(name) != found}
     return Outcome(changed, time.monotonic() - start, output)
 

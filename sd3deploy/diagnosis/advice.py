@@ -47,7 +47,8 @@ __all__ = [
 Advise = Callable[[Mapping[str, str], Seen], "Advice | None"]
 
 # Missing on most machines, and missed by nobody until something really needs it: only a failure counts, not a remark.
-_OPTIONAL = frozenset(("xformers", "triton", "triton-windows", "hf-xet", "torchao", "optimum-quanto"))
+_TRITON = ("triton", "triton-windows", "pytorch-triton-rocm", "pytorch-triton-xpu")
+_OPTIONAL = frozenset(("xformers", *_TRITON, "hf-xet", "torchao", "optimum-quanto"))
 
 # Parts that are compiled: where one is missing, the package was installed for another Python, or only in part.
 _COMPILED = re.compile(r"^(?:_C|_imaging|_multiarray_umath|_umath_linalg|_pydantic_core|_safetensors_rust|_sentencepiece|tokenizers)$")

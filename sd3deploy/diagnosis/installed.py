@@ -18,8 +18,9 @@ __all__ = ["STACK", "Installed", "Need", "read_installed"]
 # The packages that Stable Diffusion 3 runs on. What others lack or contradict is no failure of it.
 _NAMES = """
     accelerate bitsandbytes compel diffusers fastapi filelock fsspec gguf gradio hf-xet httpx huggingface-hub importlib-metadata numpy
-    optimum-quanto packaging peft pillow protobuf psutil pydantic pydantic-core pyyaml regex requests safetensors scipy sdnq sentencepiece
-    starlette tokenizers torch torchao torchvision transformers triton triton-windows typing-extensions xformers
+    optimum-quanto packaging peft pillow pillow-simd protobuf psutil pydantic pydantic-core pytorch-triton-rocm pytorch-triton-xpu pyyaml
+    regex requests safetensors scipy sdnq sentencepiece starlette tokenizers torch torchao torchvision transformers triton triton-windows
+    typing-extensions xformers
 """
 STACK = frozenset(_NAMES.split())
 
@@ -50,22 +51,22 @@ class Need:
 
 @dataclass(frozen=True)
 class Installed:
-    """versions, requires: by canonical name; requires are Requires-Dist lines. pins: what the host pins exactly. modules: importable name
-    ("cv2", "google.protobuf") → names of the distributions whose files it is, first the one whose files really lie there.
+    """versions, requires: by canonical name; requires are Requires-Dist lines. pins: what the host pins exactly.
 
     device: the host's word for the stack (cuda, rocm, cpu, …); system, machine: of the `platform` module. All "" where nobody knows.
+    modules: importable name ("cv2", "google.protobuf") → the distributions whose files it is, first the one whose files really lie there.
     """
 
     versions: Mapping[str, str]
     requires: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     pins: Mapping[str, str] = field(default_factory=dict)
-    modules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     host: frozenset[str] = frozenset()
     python: str = ""
     executable: str = ""
     system: str = ""
     machine: str = ""
     device: str = ""
+    modules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def version(self, name: str) -> str | None:
         """The version of a distribution, or of the one that brings its module in its place; None when neither is there."""

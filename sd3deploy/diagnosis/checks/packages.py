@@ -63,7 +63,7 @@ def check(context: Context, say: Say) -> Outcome:
     warned = [one for one in _once(warned) if one.package not in known]
     context.held["wrong"] = {canonicalize_name(one.package) for one in failed}
     names = [*dict.fromkeys([*(one.name for one in (*core, *optional)), "torch", *HOST])]
-    brought = [*names, *(name for name in sorted(STACK) if name not in map(canonicalize_name, names))]
+    brought = [*names, *sorted(STACK - {canonicalize_name(name) for name in names})]
     facts = {
         "versions": {name: installed.version(name) for name in names},
         "pins": {name: pin for name in names if (pin := installed.pin(name))},
