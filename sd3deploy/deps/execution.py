@@ -23,7 +23,7 @@ from sd3deploy.errors import DependencyError
 from sd3deploy.installed import distributions, versions, writable_site
 from sd3deploy.vendored import canonicalize_name
 
-__all__ = ["Outcome", "apply", "tidy"]
+__all__ = ["Outcome", "apply", "left_alone", "tidy"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def apply(plan: Plan, options: Options, progress: Progress | None = None) -> Out
         try:
             plan = _again(plan, options)
             if plan.blocked:
-                raise _blocked(plan.blocked[0])
+                raise left_alone(plan.blocked[0])
             before = versions()
             for name in plan.sweep:
                 sweep(name)
@@ -93,8 +93,8 @@ def _delete_rubbish() -> None:
         shutil.rmtree(folder, ignore_errors=True)  # in use: the next one tries again
 
 
-def _blocked(status: Status) -> DependencyError:
-    """Why a distribution is left alone, and the one thing to do."""
+def left_alone(status: Status) -> DependencyError:
+    """Why a distribution is left alone whose files others own too, and the one thing to do."""
     names = (*status.owners, *((status.name,) if status.installed and not status.brought else ()))
     return DependencyError(
         "deps.shared",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sd3deploy import deps, messages
 from sd3deploy.deps import State, Status
+from sd3deploy.deps.execution import left_alone
 from sd3deploy.diagnosis.checks.context import Context
 from sd3deploy.diagnosis.checks.result import Outcome, Say, conclude
 from sd3deploy.diagnosis.checks.rules import seen
@@ -93,7 +94,9 @@ def of_status(status: Status, installed: Installed) -> Iterator[Finding]:
         State.BROKEN: "package-mixed",
         State.STALE: "package-stale",
     }
-    if status.state in rules:
+    if status.blocked:
+        yield seen("package-mixed", {**values, **left_alone(status).values}, Advice(package=name, sentence="deps.shared"), (status.detail,))
+    elif status.state in rules:
         yield seen(rules[status.state], values, Advice(package=name), (status.detail,))
 
 
