@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 
 from sd3deploy import installed
 from sd3deploy.refresh.private import ALIASES
-from sd3deploy.vendored import canonicalize_name as normal
-from sd3deploy.vendored import same_version
+from sd3deploy.vendored import canonicalize_name, same_version
 
 __all__ = ["Package", "changed_on_disk", "loaded_version", "normal", "pattern", "read_package", "real_module", "same_version"]
+
+
+normal: Callable[[str], str] = canonicalize_name  # the name that this package uses
 
 
 @dataclass(frozen=True)
