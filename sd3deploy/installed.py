@@ -14,6 +14,7 @@ import site
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from sd3deploy.vendored import InvalidRequirement, Specification, canonicalize_name
@@ -78,18 +79,17 @@ class Distribution:
 
     def record(self) -> dict[str, int | None] | None:
         """Path relative to the site folder, with "/" → size in bytes (None where the RECORD does not say). None without a RECORD."""
-        text = self._read("RECORD")
+        if self._record is None:
+            return None
         try:
-            rows = None if text is None else [row for row in csv.reader(text.splitlines()) if row]
+            rows = [row for row in csv.reader(self._record.splitlines()) if row]
         except csv.Error:
             return None
-        if rows is None:
-            return None
-        return {row[0].replace("\\", "/"): int(row[2]) if len(row) > 2 and row[2].isdigit() else None for row in rows}
+        return {row[0]: int(row[2]) if len(row) > 2 and row[2].isdigit() else None for row in rows}
 
     def roots(self) -> tuple[str, ...]:
         """What it has to import, as paths in the site folder: "numpy", "google/protobuf" (`google` is shared by many), "six.py"."""
-        return _roots((self._read("RECORD") or "").replace("\\", "/"))
+        return _roots(self._record or "")
 
     def modules(self) -> tuple[str, ...]:
         """The same as one writes it after `import`: "numpy", "google.protobuf", "six"."""
@@ -111,8 +111,13 @@ class Distribution:
         """Whether its METADATA or PKG-INFO can be read: without, importlib.metadata says that its version is None."""
         return bool(self._head())
 
+    @cached_property
+    def _record(self) -> str | None:
+        text = self._read("RECORD")  # once for each look at the disk: such an object lives no longer
+        return None if text is None else text.replace("\\", "/")  # as older pips have written it on Windows
+
     def _head(self) -> list[str]:
-        text = self._read("METADATA") or self._read("PKG-INFO") or ""
+        text = self._read("METADATA") or self._read("PKG-INFO") or self._read("") or ""  # the last: an egg-info that is a single file
         return text.replace("\r\n", "\n").split("\n\n", 1)[0].splitlines()
 
     def _read(self, file: str) -> str | None:
@@ -208,11 +213,10 @@ def owners(folder: Path, paths: Iterable[str], but: str = "") -> dict[str, tuple
     for one in distributions(folder=folder):
         if but and one.key == canonicalize_name(but):
             continue
-        text = one._read("RECORD")
-        if text is None:
+        if one._record is None:
             names = one.top_level()
             files = [path for path in paths if path.partition("/")[0].removesuffix(".py") in names]
-        elif any(path in text for path in paths) or "\\" in text:
+        elif any(path in one._record for path in paths):
             files = [file for file in one.record() or () if file in paths or file.startswith(inside)]
         else:
             continue
