@@ -12,18 +12,16 @@ from sd3deploy import deps
 def main() -> int:
     """One line on stderr where something was done or failed. 1 only where the extension can not work until the user acts."""
     options = deps.Options.from_environment(sys.argv[1:], os.environ)
-    done, notes, code = [], [], 0
-    for needed, work in (
-        (True, lambda: deps.repair("numpy", options.host_root, options).changed),
-        (True, lambda: deps.ensure((), options)),
-        # Only some text encoders need it, and the running server tries again when one of those is chosen.
-        (False, lambda: deps.ensure(("bitsandbytes",), options) if deps.has_wheel() else ()),
-    ):
-        try:
-            done += work() if needed or not code else ()
-        except Exception as error:  # also a bug of ours must not stop the host
-            notes.append(f"[{getattr(error, 'id', type(error).__name__)}] {error}")
-            code = code or int(needed and options.allow)
+    done, notes, code = {}, [], 0
+    try:
+        # Only some text encoders need the group, and the running server tries again when one of those is chosen.
+        failures = deps.mend(("numpy",), ("bitsandbytes",) if deps.has_wheel() else (), options, changed=done)
+    except Exception as error:  # a bug of ours must not stop the host
+        failures, code = [deps.Failure((), "", error)], 1
+    for failure in failures:
+        note = f"[{getattr(failure.error, 'id', type(failure.error).__name__)}] {failure.error}"
+        notes += [note] if note not in notes else []
+        code = code or int(failure.group != "bitsandbytes" and not options.refusal)
     if done:
         notes.insert(0, f"installed {', '.join(done)}.")
     if notes:

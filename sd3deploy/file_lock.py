@@ -1,4 +1,9 @@
-"""The operating system's lock of a file: it falls with the process that holds it, so a crashed holder blocks nobody."""
+"""The operating system's lock of a file: it falls with the process that holds it, so a crashed holder blocks nobody.
+
+Not `fasteners`, which the host ships: it takes lockf on POSIX, and that lock belongs to a process. A pip that outlives its killed parent
+would not hold it, two threads of one process would both get it, and closing any other handle of the file would drop it. Besides,
+install.py runs before the host has installed anything.
+"""
 
 from __future__ import annotations
 

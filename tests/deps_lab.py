@@ -69,14 +69,14 @@ class Lab:
 PRELUDE = """
 import json, os, sys
 from sd3deploy import deps, errors
-from sd3deploy.deps.site_folders import installed
+from sd3deploy.installed import versions
 def needs(*lines):
     return [deps.Requirement(*(line.split(" ") + [""])[:2]) for line in lines]
 def states(*lines):
     return {one.name: one.state.name for one in deps.check(needs(*lines))}
 def go(*lines, **options):
     chosen = deps.Options(**{"extra_args": os.environ.get("EXTRA", ""), **options})
-    return deps.apply(deps.plan(deps.check(needs(*lines)), chosen, installed()), chosen)
+    return deps.apply(deps.plan(deps.check(needs(*lines)), chosen, versions()), chosen)
 def attempt(*lines, **options):
     try:
         return {"changed": go(*lines, **options).changed}
@@ -116,27 +116,33 @@ def clean() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in _STEERING and not name.startswith("SD_")}
 
 
-def wheel(folder: Path, name: str, version: str, *, needs: tuple[str, ...] = (), size: int = 0) -> Path:
-    """A wheel with a package of three modules and a native library. size: bytes of an additional data file."""
-    info = f"{name}-{version}.dist-info"
-    files = {
-        f"{name}/__init__.py": f'__version__ = "{version}"\n',
-        f"{name}/part.py": f'from {name} import __version__\nVALUE = "{version}"\n',
-        f"{name}/old_{version.replace('.', '_')}.py": f"ONLY_IN = {version!r}\n",
-        f"{name}/library.so": f"not a library, but as long as one: {version}",
+def wheel(
+    folder: Path, name: str, version: str, *, needs: tuple[str, ...] = (), size: int = 0, package: str = "", files: tuple[str, ...] = ()
+) -> Path:
+    """A wheel with a package of three modules and a native library. size: bytes of an additional data file. package: its folder, where
+    that is not the name. files: further ones, by their paths in the site folder; what is in them names the distribution.
+    """
+    package, stem = package or name, name.replace("-", "_")
+    info = f"{stem}-{version}.dist-info"
+    contents = {
+        f"{package}/__init__.py": f'__version__ = "{version}"\n',
+        f"{package}/part.py": f'from {package} import __version__\nVALUE = "{version}"\nBY = "{name}"\n',
+        f"{package}/old_{version.replace('.', '_')}.py": f"ONLY_IN = {version!r}\n",
+        f"{package}/library.so": f"not a library, but as long as one: {name} {version}",
+        **dict.fromkeys(files, f'"""Of {name}."""\n'),
         f"{info}/METADATA": "".join(
             [f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n", *(f"Requires-Dist: {need}\n" for need in needs), "\n"]
         ),
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: lab\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
-    contents = {path: text.encode() for path, text in files.items()}
+    encoded = {path: text.encode() for path, text in contents.items()}
     if size:
-        contents[f"{name}/data.bin"] = bytes(size)
-    rows = [f"{path},sha256={_digest(data)},{len(data)}" for path, data in contents.items()]
-    contents[f"{info}/RECORD"] = "\n".join([*rows, f"{info}/RECORD,,", ""]).encode()
-    made = folder / f"{name}-{version}-py3-none-any.whl"
+        encoded[f"{package}/data.bin"] = bytes(size)
+    rows = [f"{path},sha256={_digest(data)},{len(data)}" for path, data in encoded.items()]
+    encoded[f"{info}/RECORD"] = "\n".join([*rows, f"{info}/RECORD,,", ""]).encode()
+    made = folder / f"{stem}-{version}-py3-none-any.whl"
     with zipfile.ZipFile(made, "w") as archive:
-        for path, data in contents.items():
+        for path, data in encoded.items():
             archive.writestr(path, data)
     return made
 

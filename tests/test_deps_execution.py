@@ -43,7 +43,7 @@ def test_upgrades_downgrades_and_leaves_the_others(lab):
     lab.install("other==1.0", "sd3toy==1.0")
     assert attempt(lab, "sd3toy >=2") == {"changed": {"sd3toy": "2.0"}}
     assert attempt(lab, "sd3toy <2") == {"changed": {"sd3toy": "1.0"}}
-    assert lab.json("print(json.dumps(installed()))")["other"] == "1.0"
+    assert lab.json("print(json.dumps(versions()))")["other"] == "1.0"
 
 
 def test_says_what_it_does_while_it_does_it(lab):
@@ -56,7 +56,7 @@ print(json.dumps(lines))
 
 
 def test_switched_off_and_offline(lab):
-    code = 'print(json.dumps([attempt("sd3toy", **{word: word == "offline"})["id"] for word in ("allow", "offline")]))'
+    code = 'print(json.dumps([attempt("sd3toy", **one)["id"] for one in ({"refusal": "deps.not_allowed"}, {"offline": True})]))'
     assert lab.json(code, EXTRA=NOWHERE) == ["deps.not_allowed", "deps.offline"]
     assert attempt(lab, "sd3toy", offline=True) == {"changed": {"sd3toy": "2.0"}}  # a folder of wheels needs no network
 
@@ -215,8 +215,8 @@ def test_a_loaded_package_that_changed_asks_for_a_restart(lab):
     lab.install("sd3toy==1.0")
     code = """
 import sd3toy
-from sd3deploy.deps import execution
-execution.requirements = lambda groups: needs("sd3toy >=2")
+from sd3deploy.deps import mending
+mending.requirements = lambda groups: needs("sd3toy >=2")
 try:
     deps.ensure((), deps.Options(extra_args=os.environ["EXTRA"]))
 except errors.RestartRequired as error:

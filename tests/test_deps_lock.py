@@ -67,6 +67,32 @@ def test_an_installer_that_outlives_its_parent_still_holds_it(folder):
         pass
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="fasteners locks in another way there")
+def test_fasteners_would_not_hold_for_an_installer_that_outlives_its_parent(tmp_path):
+    """Why the lock is our own. When this fails, fasteners has changed, and sd3deploy/file_lock.py may go."""
+    fasteners = pytest.importorskip("fasteners")
+    code = """
+import fasteners, subprocess, sys, time
+lock = fasteners.InterProcessLock(sys.argv[1])
+lock.acquire()
+descriptor = lock.lockfile.fileno()
+wait = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+subprocess.Popen(wait, pass_fds=(descriptor,), stdin=sys.stdin, stdout=subprocess.DEVNULL)
+print("held", flush=True)
+time.sleep(60)
+"""
+    path = str(tmp_path / "lock")
+    process = subprocess.Popen([sys.executable, "-c", code, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    other = fasteners.InterProcessLock(path)
+    assert not other.acquire(blocking=False)
+    process.kill()
+    process.wait()
+    assert other.acquire(blocking=False)  # its child runs on, with the file open
+    other.release()
+    process.stdin.close()
+
+
 def test_two_threads_of_one_process_take_turns_too(folder):
     with install_lock(), pytest.raises(DependencyError), install_lock(patience=0.2):
         pass

@@ -2,12 +2,14 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 
 from sd3deploy.deps import Options, Requirement, plan
 from sd3deploy.deps.damage import Damage
 from sd3deploy.deps.status import Facts, judge
+from sd3deploy.errors import DependencyError
 
 INSTALLED = {"torch": "2.13.0+cpu", "numpy": "2.1.2", "oddity": "git", "bitsandbytes": "0.43.3"}
 
@@ -64,6 +66,44 @@ def test_the_hosts_extra_arguments_are_kept_as_words():
     assert todo.command[-4:] == ("--find-links", "/my wheels", "--no-index", "accelerate>=1.1")
 
 
+@pytest.mark.parametrize(
+    ("text", "windows", "words"),
+    [
+        (r'--find-links "C:\my wheels" --no-index', True, ("--find-links", r"C:\my wheels", "--no-index")),
+        (r"--find-links C:\Users\O'Brien\wheels", True, ("--find-links", r"C:\Users\O'Brien\wheels")),
+        (r'--find-links="C:\new folder\" -i https://x/#a', True, ("--find-links=C:\\new folder\\", "-i", "https://x/#a")),
+        (r"--find-links \\server\share\wheels", True, ("--find-links", r"\\server\share\wheels")),
+        (r"--find-links '/my wheels' /a\ b", False, ("--find-links", "/my wheels", "/a b")),
+        ('--find-links "/it\'s here" #no', False, ("--find-links", "/it's here", "#no")),
+        ("", True, ()),
+        ("", False, ()),
+    ],
+)
+def test_extra_arguments_are_split_as_the_shell_of_the_system_does(text, windows, words, monkeypatch):
+    monkeypatch.setattr("sd3deploy.deps.options._WINDOWS", windows)
+    assert Options(extra_args=text).extra == words
+
+
+@pytest.mark.parametrize("windows", [True, False])
+def test_a_quote_that_is_not_closed_is_a_sentence(windows, monkeypatch):
+    monkeypatch.setattr("sd3deploy.deps.options._WINDOWS", windows)
+    with pytest.raises(DependencyError) as caught:
+        plan(statuses(accelerate=Facts(None, None)), Options(extra_args='--find-links "/my wheels'), {})
+    assert caught.value.id == "deps.extra_args"
+    assert "Close every quote" in str(caught.value)
+
+
+def test_what_others_own_is_blocked_and_named():
+    alone = replace(statuses(accelerate=Facts("1.2", None, ((Damage.ORPHANS, "x.py"),)))[0], owners=("fork",))
+    todo = plan([alone, *statuses(sentencepiece=Facts(None, None))], Options(), INSTALLED)
+    assert [one.name for one in todo.blocked] == ["accelerate"]
+    assert [one.name for one in todo.changes] == ["sentencepiece"]
+    assert todo.command[-1] == "sentencepiece>=0.2"
+    assert "Leave accelerate alone: its files belong to fork too" in todo.describe()
+    interrupted = replace(alone, damages=frozenset({Damage.INTERRUPTED}))
+    assert not plan([interrupted], Options(), INSTALLED).blocked  # what a killed repair has left is put back first
+
+
 def test_uv_where_the_host_uses_it(monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name, path=None: None if path else f"/somewhere/{name}")
     todo = plan(statuses(accelerate=Facts(None, None)), Options(uv=True), {})
@@ -80,10 +120,10 @@ def test_uv_where_the_host_uses_it(monkeypatch):
         ([], {}, Options()),
         (["--uv"], {}, Options(uv=True)),
         ([], {"SD_UV": "true", "PIP_EXTRA_ARGS": " --user "}, Options(uv=True, extra_args="--user")),
-        ([], {"SD3_NO_INSTALL": "1"}, Options(allow=False)),
-        ([], {"SD_SKIPREQUIREMENTS": "True"}, Options(allow=False)),
+        ([], {"SD3_NO_INSTALL": "1"}, Options(refusal="deps.not_allowed")),
+        ([], {"SD_SKIPREQUIREMENTS": "True"}, Options(refusal="deps.not_allowed")),
         ([], {"SD_SKIPALL": "false", "SD3_NO_INSTALL": "0"}, Options()),
-        (["--sd3-no-install"], {}, Options(allow=False)),
+        (["--sd3-no-install"], {}, Options(refusal="deps.not_allowed")),
     ],
 )
 def test_options_of_the_environment(argv, environ, expected):

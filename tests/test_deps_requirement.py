@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from sd3deploy import deps
-from sd3deploy.deps.requirement import import_name, normal
+from sd3deploy.installed import import_name
+from sd3deploy.vendored import canonicalize_name
 from tests.deps_lab import ROOT
 
 
@@ -24,12 +25,14 @@ def test_unknown_group_is_our_bug():
 
 
 def test_nothing_of_the_host_is_among_our_requirements():
-    ours = {normal(one.name) for one in deps.requirements(("bitsandbytes",))}
+    ours = {canonicalize_name(one.name) for one in deps.requirements(("bitsandbytes",))}
     assert {"torch", "numpy", "pillow", "huggingface-hub"} <= deps.host_packages()
     assert not ours & deps.host_packages()
 
 
-@pytest.mark.parametrize(("name", "module"), [("protobuf", "google.protobuf"), ("Pillow", "PIL"), ("optimum-quanto", "optimum_quanto")])
+@pytest.mark.parametrize(
+    ("name", "module"), [("protobuf", "google.protobuf"), ("Pillow", "PIL"), ("optimum-quanto", "optimum.quanto"), ("hf-xet", "hf_xet")]
+)
 def test_import_names(name, module):
     assert import_name(name) == module
 

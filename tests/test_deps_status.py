@@ -4,7 +4,8 @@ import pytest
 
 from sd3deploy.deps.damage import Damage
 from sd3deploy.deps.requirement import Requirement
-from sd3deploy.deps.status import Facts, State, judge, same
+from sd3deploy.deps.status import Facts, State, judge
+from sd3deploy.vendored import same_version
 from tests.deps_lab import bare
 
 NEED = Requirement("toy", ">=1.5,<3")
@@ -40,7 +41,7 @@ def test_judgement(installed, loaded, damages, state):
     [("2.1.0", "2.1", True), ("2.4+cu121", "2.4", True), ("2.4+cu121", "2.4+cpu", False), ("2.4", "2.5", False), ("git", "git", True)],
 )
 def test_equal_versions(one, other, equal):
-    assert same(one, other) is equal
+    assert same_version(one, other) is equal
 
 
 def test_only_leftovers_of_pip_need_no_install():

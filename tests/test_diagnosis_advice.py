@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from sd3deploy.deps import host_packages
-from sd3deploy.deps.requirement import normal
-from sd3deploy.deps.vendored import SpecifierSet
 from sd3deploy.diagnosis import advice, matcher
 from sd3deploy.diagnosis.installed import STACK, Installed
 from sd3deploy.diagnosis.knowledge import general, packages
 from sd3deploy.diagnosis.rule import Seen
+from sd3deploy.vendored import SpecifierSet, canonicalize_name
 from tests.test_diagnosis_knowledge import EXCERPTS, parsed
 
 SITE = "/sd/venv/lib/python3.11/site-packages"
@@ -21,7 +21,7 @@ OURS = [path for path in EXCERPTS if path.parent.name in MINE and path.name.star
 
 
 def installed(versions="", pins="", requires=None, **more):
-    pairs = lambda text: {normal(name): one for name, one in (part.split("==") for part in text.split())}  # noqa: E731
+    pairs = lambda text: {canonicalize_name(name): one for name, one in (part.split("==") for part in text.split())}  # noqa: E731
     return Installed(
         pairs(versions), requires or {}, pairs(pins), host_packages(), "3.11.7", more.pop("executable", "/sd/venv/bin/python"), **more
     )
@@ -90,8 +90,10 @@ def test_what_most_machines_lack_is_a_failure_only_where_something_needs_it():
 def test_triton_has_another_name_on_windows():
     found = advice.missing_module({"module": "triton"}, Seen(installed(system="Windows"), text=frames("xformers")))
     assert found.values["target"] == "triton-windows"
-    there = advice.missing_module({"module": "triton"}, Seen(installed("triton-windows==3.5.0"), text=frames("xformers")))
-    assert there.cause == "stale-availability"
+    for brings in ("triton-windows", "pytorch-triton-rocm"):
+        known = replace(installed(f"{brings}==3.5.0"), modules={"triton": (brings,)})
+        there = advice.missing_module({"module": "triton"}, Seen(known, text=frames("xformers")))
+        assert (there.cause, there.package) == ("stale-availability", brings)
 
 
 def test_a_compiled_part_that_is_missing_is_a_broken_installation():

@@ -22,7 +22,7 @@ from sd3deploy.deps.status import Status
 from sd3deploy.device import Device
 from sd3deploy.diagnosis import checks
 from sd3deploy.diagnosis.checks import child, device, environment, files, imports, packages, probe, rehearsal, room, rules, weights
-from sd3deploy.diagnosis.installed import Installed
+from sd3deploy.diagnosis.installed import Installed, read_installed
 from sd3deploy.diagnosis.rule import CAUSES
 from sd3deploy.encoders import choices
 from sd3deploy.memory import capacity
@@ -304,6 +304,31 @@ def test_states_of_requirements(state, id, cause):
     if state is State.BROKEN:
         assert f"{sys.executable} -m sd3deploy doctor --fix" in found.remedy
     assert list(packages.of_status(status(State.OK), installed({}))) == []
+
+
+def test_what_others_own_is_not_to_be_repaired_but_uninstalled_by_hand():
+    shared = replace(status(State.BROKEN, there="1.0"), owners=("fork",))
+    (found,) = packages.of_status(shared, installed({"accelerate": "1.0", "fork": "2.0"}))
+    assert (found.rule, found.package) == ("package-mixed", "accelerate")
+    assert found.message == "accelerate is left alone: its files belong to fork too. a detail."
+    assert f"{sys.executable} -m pip uninstall -y fork accelerate" in found.remedy
+
+
+def test_the_step_names_who_brings_a_module_and_who_shares_one(tmp_path):
+    versions = {**read_installed().versions, "pillow-simd": "9.5.0.post2"}
+    del versions["pillow"]
+    modules = {"PIL": ("pillow_simd",), "cv2": ("opencv_python_headless", "opencv_python"), "tests": ("one", "other")}
+    about = context(host_root=tmp_path)
+    vars(about)["installed"] = replace(read_installed(), versions=versions, modules=modules)
+    outcome = packages.check(about, lambda fraction, text: None)
+    assert "pillow comes from pillow_simd 9.5.0.post2." in outcome.message
+    assert (
+        "opencv_python_headless, opencv_python bring the same module cv2; the files of opencv_python_headless are in use."
+        in outcome.message
+    )
+    assert outcome.facts["brought"] == {"pillow": "pillow_simd 9.5.0.post2"}
+    assert "tests" not in outcome.facts["shared"]
+    assert not [one for one in outcome.findings if one.package in ("pillow", "Pillow", "opencv-python")]
 
 
 def test_the_pin_of_the_host_counts_before_our_own_wish():

@@ -14,11 +14,11 @@ import pytest
 
 from sd3deploy import messages
 from sd3deploy.deps import host_packages
-from sd3deploy.deps.requirement import normal
 from sd3deploy.diagnosis import matcher
 from sd3deploy.diagnosis.installed import Installed
 from sd3deploy.diagnosis.knowledge import RULES
 from sd3deploy.diagnosis.rule import CAUSES
+from sd3deploy.vendored import canonicalize_name
 
 FOLDER = Path(__file__).parent / "knowledge"
 EXCERPTS = sorted(path for path in FOLDER.glob("*/*") if path.is_file())
@@ -38,12 +38,12 @@ def installed(facts):
     if "installed" not in facts:
         return None
     pairs = lambda text: dict(part.split() for part in text.split(",") if part.strip())  # noqa: E731
-    versions = {normal(name): one for name, one in pairs(facts["installed"]).items()}
-    pins = {normal(name): one for name, one in pairs(facts.get("pins", "")).items()}
+    versions = {canonicalize_name(name): one for name, one in pairs(facts["installed"]).items()}
+    pins = {canonicalize_name(name): one for name, one in pairs(facts.get("pins", "")).items()}
     requires = {}
     for line in filter(None, facts.get("requires", "").split(";")):  # "transformers: tokenizers>=0.22; …"
         by, _, need = line.partition(":")
-        requires.setdefault(normal(by.strip()), []).append(need.strip())
+        requires.setdefault(canonicalize_name(by.strip()), []).append(need.strip())
     return Installed(
         versions, {by: tuple(needs) for by, needs in requires.items()}, pins, host_packages(), "3.11.7", "/sd/venv/bin/python",
         facts.get("system", ""), "", facts.get("device", ""),
@@ -68,7 +68,7 @@ def test_a_reported_failure_is_known(path):
     if "expect" in facts:
         cause, _, package = facts["expect"].partition(" ")
         assert mine[0].cause == cause
-        assert normal(mine[0].package) == normal(package)
+        assert canonicalize_name(mine[0].package) == canonicalize_name(package)
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from sd3deploy.deps.requirement import normal
-from sd3deploy.deps.vendored import SpecifierSet
 from sd3deploy.diagnosis import names
 from sd3deploy.diagnosis.installed import STACK
 from sd3deploy.diagnosis.names import NAMES
+from sd3deploy.vendored import SpecifierSet, canonicalize_name
 
 # The module that a name is imported from; where nothing is said: the package itself.
 TOPS = {"huggingface-hub": "huggingface_hub", "bitsandbytes": "bitsandbytes.nn", "pillow": "PIL.Image", "protobuf": "google.protobuf"}
@@ -89,7 +88,7 @@ def test_the_table_is_right_about_what_is_installed(entry, found):
 @pytest.mark.parametrize("entry", NAMES, ids=".".join)
 def test_an_entry_can_be_found_and_read(entry):
     distribution, name = entry
-    assert distribution == normal(distribution)
+    assert distribution == canonicalize_name(distribution)
     assert distribution in STACK
     assert name.isidentifier()
     bounds = [specifier.version.removesuffix(".*") for specifier in SpecifierSet(NAMES[entry])]

@@ -232,3 +232,58 @@ def alive(pid: int) -> bool:
     """Whether a process still runs; one that nobody has waited for yet does not."""
     found = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout.strip()
     return bool(found) and not found.startswith("Z")
+
+
+# The page's own installation
+
+PAGE = """
+import threading
+from types import SimpleNamespace
+from sd3deploy.events import Events
+from sd3deploy.webui.services import installing
+told = []
+options = deps.Options(extra_args=os.environ["EXTRA"], refusal=os.environ.get("REFUSAL", ""))
+host = SimpleNamespace(install_options=lambda: options, queue=threading.Lock, pipeline=lambda: None)
+page = installing.Installing(SimpleNamespace(host=host, events=Events(lambda event: told.append(event.id))))
+def installed_by_the_page(groups=(), repair=True):
+    job = page.start(groups, repair)
+    while page.running:
+        threading.Event().wait(0.01)
+    return job.report()
+"""
+
+
+def test_one_that_can_not_be_repaired_does_not_stop_the_page_from_the_rest(lab):
+    """triton shares its folder and is broken; NumPy is broken too; what the encoders need is missing."""
+    for name, version, package in (("triton", "3.2.0", ""), ("pytorch-triton-rocm", "3.2.0", "triton"), ("numpy", "2.1.2", "")):
+        wheel(lab.wheels, name, version, package=package)
+        lab.install(name)
+    for name in ("accelerate", "protobuf", "sentencepiece"):
+        wheel(lab.wheels, name, "99.0", package={"protobuf": "google/protobuf"}.get(name, ""))
+    (lab.site / "triton/part.py").unlink()
+    (lab.site / "numpy/part.py").unlink()
+    theirs = (lab.site / "triton/library.so").read_text()
+    job, told, plan = lab.json(PAGE + "plan = page.plan((), True).describe()\nprint(json.dumps([installed_by_the_page(), told, plan]))",
+                               EXTRA=lab.offline_args)  # fmt: skip
+    assert "Leave triton alone: its files belong to pytorch_triton_rocm too" in plan
+    assert sorted(job["changed"]) == ["accelerate", "numpy", "protobuf", "sentencepiece"]
+    assert (job["state"], job["error"]["id"]) == ("failed", "deps.shared")
+    assert "pip uninstall -y pytorch_triton_rocm triton" in job["error"]["remedy"]
+    assert told.count("deps.shared") == 1
+    assert (lab.site / "triton/library.so").read_text() == theirs
+    assert lab.json('print(json.dumps(states("numpy", "accelerate")))') == {"numpy": "OK", "accelerate": "OK"}
+
+
+@pytest.mark.parametrize(("refusal", "id"), [("deps.forbidden", "install.forbidden"), ("deps.not_allowed", "install.switched-off")])
+def test_the_page_and_every_other_way_in_get_the_same_answer(lab, refusal, id):
+    code = """
+found = [page.allowed().id]
+for way in (lambda: page.start(()), lambda: deps.ensure((), options), lambda: go("sd3toy", refusal=options.refusal)):
+    try:
+        way()
+    except errors.DependencyError as error:
+        found.append(error.id)
+print(json.dumps(found))
+"""
+    assert lab.json(PAGE + code, EXTRA=lab.offline_args, REFUSAL=refusal) == [id, id, refusal, refusal]
+    assert tree(lab) == {}

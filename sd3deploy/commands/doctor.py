@@ -17,7 +17,6 @@ from typing import Any
 from sd3deploy import inside
 from sd3deploy.commands import progress
 from sd3deploy.commands.fixing import fix
-from sd3deploy.deps.requirement import normal
 from sd3deploy.diagnosis import checks, logfile, matcher
 from sd3deploy.diagnosis.finding import Finding
 from sd3deploy.diagnosis.installed import Installed
@@ -25,6 +24,7 @@ from sd3deploy.encoders.choices import HOST_DEFAULT, Choice, find
 from sd3deploy.errors import SettingError
 from sd3deploy.redact import Redactor
 from sd3deploy.report import Report
+from sd3deploy.vendored import canonicalize_name
 
 __all__ = ["add", "examine", "run"]
 
@@ -68,8 +68,9 @@ def examine(where: inside.Folders, log: Path | None = None, *, here: bool = True
     else:
         said = matcher.read(logfile.blocks(log), lambda: found)
     findings = [one for result in results for one in result.findings]
-    wrong = {normal(one.package) for one in findings if one.package}
-    findings += [one for one in said if normal(one.package) not in wrong]  # what is wrong on disk explains what the log says of it
+    wrong = {canonicalize_name(one.package) for one in findings if one.package}
+    # what is wrong on disk explains what the log says of it
+    findings += [one for one in said if canonicalize_name(one.package) not in wrong]
     redactor = Redactor.of_this_machine({*filter(None, (where.root, where.data))}, names=not names)
     return _report(where, found, findings, results, redactor)
 

@@ -9,21 +9,21 @@ import sys
 from pathlib import Path
 
 from sd3deploy import deps, messages
-from sd3deploy.deps.site_folders import installed
 from sd3deploy.errors import SettingError
+from sd3deploy.installed import versions
 
 __all__ = ["fix"]
 
 
 def fix(host_root: Path | None, *, sure: bool = False) -> tuple[str, ...]:
-    """Show what would be done, ask (`sure`: do not), and do it. Returns the distributions that changed.
+    """Show what would be done, ask (`sure`: do not), and do it, whatever of it fails. Returns the distributions that changed.
 
-    Raises DependencyError when it can not be done, SettingError where nobody can be asked.
+    Raises the first error after everything else is done and the others are told; SettingError where nobody can be asked.
     """
     options = deps.Options(host_root=host_root, extra_args=os.environ.get("PIP_EXTRA_ARGS", ""), uv=False)
     groups = ("bitsandbytes",) if deps.has_wheel() else ()
     ours = deps.requirements(groups)
-    todo = deps.plan(deps.check(ours), options, installed())
+    todo = deps.plan(deps.check(ours), options, versions())
     names = {one.name for one in ours}
     broken = [one for one in map(deps.diagnose, sorted(deps.host_packages())) if one.state is deps.State.BROKEN and one.name not in names]
     if todo.empty and not broken:
@@ -35,10 +35,14 @@ def fix(host_root: Path | None, *, sure: bool = False) -> tuple[str, ...]:
         print(messages.text("doctor.repair", name=one.name, detail=one.detail))
     if not sure and not _agreed():
         return ()
-    changed = [*deps.ensure(groups, options)]
-    for one in broken:
-        changed += deps.repair(one.name, host_root, options).changed
-    print(messages.text("doctor.fixed", names=", ".join(changed)))
+    changed: dict[str, str] = {}
+    failures = deps.mend([one.name for one in broken], groups, options, changed=changed)
+    if changed:
+        print(messages.text("doctor.fixed", names=", ".join(changed)))
+    for failure in failures[1:]:
+        print(failure.error)
+    if failures:
+        raise failures[0].error
     return tuple(changed)
 
 

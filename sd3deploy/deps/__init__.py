@@ -1,6 +1,6 @@
 """What this extension needs, whether it is there and healthy, and how to get it without moving anything of the host.
 
-    requirements() → check() → plan() → apply()      the four steps; ensure() is all of them
+    requirements() → check() → plan() → apply()      the four steps; ensure() is all of them, mend() all that is wrong, one by one
     diagnose_numpy(), repair()                       a host package whose files are broken, back to the host's version
     prove_bitsandbytes()                             a tensor really quantized, because a broken native library imports without error
 
@@ -10,7 +10,8 @@ Importing this costs the standard library and `packaging`: install.py runs at ev
 from __future__ import annotations
 
 from sd3deploy.deps.candidate import resolve
-from sd3deploy.deps.execution import Outcome, apply, ensure
+from sd3deploy.deps.execution import Outcome, apply
+from sd3deploy.deps.mending import Failure, ensure, mend
 from sd3deploy.deps.options import Options
 from sd3deploy.deps.planning import Change, Plan, plan
 from sd3deploy.deps.proof import has_wheel, prove_bitsandbytes
@@ -20,6 +21,7 @@ from sd3deploy.deps.status import State, Status, check
 
 __all__ = [
     "Change",
+    "Failure",
     "Options",
     "Outcome",
     "Plan",
@@ -34,6 +36,7 @@ __all__ = [
     "groups",
     "has_wheel",
     "host_packages",
+    "mend",
     "plan",
     "prove_bitsandbytes",
     "repair",

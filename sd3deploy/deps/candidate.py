@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import json
 import platform
-import shlex
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from sd3deploy.deps.belongings import belongings
 from sd3deploy.deps.failure import classify
 from sd3deploy.deps.options import Options
-from sd3deploy.deps.pip import report_command, run
+from sd3deploy.deps.pip import report_command, run, shown
 from sd3deploy.deps.planning import Change, Plan, with_command
-from sd3deploy.deps.requirement import host_packages, normal
-from sd3deploy.deps.site_folders import infos, installed, writable_site
-from sd3deploy.deps.vendored import InvalidRequirement, Specification, version
+from sd3deploy.deps.requirement import host_packages
 from sd3deploy.errors import DependencyError
+from sd3deploy.installed import distributions, needs, versions, writable_site
+from sd3deploy.vendored import Specification, canonicalize_name, version
 
 __all__ = ["Candidate", "Clash", "about", "demanded", "examine", "failed", "resolve", "write_constraints"]
 
@@ -56,23 +56,24 @@ def resolve(plan: Plan, options: Options) -> Plan:
     Changes that are exact already are left alone: the same version needs what it needed before.
     Raises DependencyError: nothing fits, a package of the host would have to move, no network, …
     """
-    here = installed()
-    exact = {normal(change.name): change for change in plan.changes if _exact(change)}
-    searched = {normal(change.name): change for change in plan.changes if not _exact(change)}
-    limits = {name: demanded(name) for name in searched}
+    here = versions()
+    exact: dict[str, Change] = {canonicalize_name(change.name): change for change in plan.changes if _exact(change)}
+    searched: dict[str, Change] = {canonicalize_name(change.name): change for change in plan.changes if not _exact(change)}
+    limits: dict[str, str] = {name: demanded(name) for name in searched}
     fixed = {**here, **{name: change.specifier.removeprefix("==") for name, change in exact.items()}}
     clash = None
     for _ in range(_ROUNDS if searched else 0):
         candidates = _ask(searched, limits, plan, options, clash)
         missing, clash = examine(candidates, fixed, host_packages())
+        missing = tuple(one for one in missing if belongings(one.name).brought is None)
         if clash:
-            name = normal(clash.candidate.name)
+            name = canonicalize_name(clash.candidate.name)
             limits[name] = ",".join(filter(None, (limits[name], f"<{clash.candidate.version}")))
         elif missing:
-            searched |= {normal(one.name): Change(one.name, None, str(one.specifier), replace=True) for one in missing}
-            limits |= {normal(one.name): demanded(one.name) for one in missing}
+            searched |= {canonicalize_name(one.name): Change(one.name, None, str(one.specifier), replace=True) for one in missing}
+            limits |= {canonicalize_name(one.name): demanded(one.name) for one in missing}
         else:
-            found = tuple(replace(searched[normal(one.name)], specifier=f"=={one.version}") for one in candidates)
+            found = tuple(replace(searched[canonicalize_name(one.name)], specifier=f"=={one.version}") for one in candidates)
             return with_command(replace(plan, changes=(*exact.values(), *found)), options, here)
     if clash:
         raise _host_would_move(clash)
@@ -87,11 +88,11 @@ def examine(
     fixed: normalized name → version of what stays as it is. A missing package of the host is not reported: the host installs its own.
     """
     candidates = tuple(candidates)
-    chosen = {normal(one.name): one.version for one in candidates}
+    chosen = {canonicalize_name(one.name): one.version for one in candidates}
     missing: dict[str, Specification] = {}
     for candidate in candidates:
-        for need in _needs(candidate.needs):
-            name = normal(need.name)
+        for need in needs(candidate.needs):
+            name = canonicalize_name(need.name)
             found = chosen.get(name) or fixed.get(name)
             if found is None:
                 if name not in host:
@@ -103,17 +104,8 @@ def examine(
 
 def demanded(name: str) -> str:
     """The versions of a distribution that the installed packages ask for, as one specifier: what we add must not break theirs."""
-    parts: dict[str, None] = {}
-    for info in infos():
-        try:
-            head = (info.path / "METADATA").read_text(encoding="utf-8", errors="replace").split("\n\n", 1)[0]
-        except OSError:  # an egg-info, or a broken one: it asks for nothing that we could read
-            continue
-        lines = (line.partition(":")[2] for line in head.splitlines() if line.startswith("Requires-Dist:"))
-        for need in _needs(lines):
-            if normal(need.name) == normal(name) and str(need.specifier):
-                parts[str(need.specifier)] = None
-    return ",".join(parts)
+    asked = [need for one in distributions() for need in needs(one.requires()) if canonicalize_name(need.name) == canonicalize_name(name)]
+    return ",".join(dict.fromkeys(str(need.specifier) for need in asked if str(need.specifier)))
 
 
 def write_constraints(plan: Plan, file: Path) -> None:
@@ -132,7 +124,7 @@ def about(plan: Plan, command: tuple[str, ...] = ()) -> dict[str, str]:
     """The values that the sentences of this package use."""
     return {
         "names": ", ".join(change.name for change in plan.changes) or ", ".join(plan.sweep),
-        "command": shlex.join(command or plan.command),
+        "command": shown(command or plan.command),
         "folder": str(writable_site()),
         "python": ".".join(map(str, sys.version_info[:3])),
         "executable": sys.executable,
@@ -176,19 +168,6 @@ def _line(change: Change, limit: str) -> str:
 
 def _exact(change: Change) -> bool:
     return change.specifier.startswith("==") and "," not in change.specifier and "*" not in change.specifier
-
-
-def _needs(lines: Iterable[str]) -> list[Specification]:
-    """Those that apply here; what belongs to an extra, or can not be read, does not."""
-    found = []
-    for line in lines:
-        try:
-            need = Specification(line.strip())
-        except InvalidRequirement:
-            continue
-        if need.marker is None or need.marker.evaluate({"extra": ""}):
-            found.append(need)
-    return found
 
 
 def _host_would_move(clash: Clash) -> DependencyError:

@@ -7,9 +7,9 @@ from enum import Enum
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
-from sd3deploy.deps.belongings import Belongings, recorded
+from sd3deploy.deps.belongings import Belongings
 from sd3deploy.deps.quarantine import interrupted
-from sd3deploy.deps.site_folders import Info
+from sd3deploy.installed import Distribution
 
 __all__ = ["Damage", "damage"]
 
@@ -37,14 +37,17 @@ class Damage(Enum):
 
 
 def damage(name: str, own: Belongings) -> tuple[tuple[Damage, str], ...]:
-    """Everything wrong with a distribution, each with an example path or version; () for a healthy or an absent one."""
+    """Everything wrong with a distribution, each with an example path or version; () for a healthy or an absent one.
+
+    What another distribution has put there is no damage: two that bring the same module lie over each other on purpose.
+    """
     found: list[tuple[Damage, str]] = []
     if interrupted(name):
         found.append((Damage.INTERRUPTED, name))
     if own.residue:
         found.append((Damage.RESIDUE, own.residue[0].name))
     if not own.infos:
-        if own.packages:
+        if own.packages and not own.brought:
             found.append((Damage.UNOWNED, own.packages[0].name))
         return tuple(found)
     first = own.infos[0]
@@ -55,17 +58,18 @@ def damage(name: str, own: Belongings) -> tuple[tuple[Damage, str], ...]:
     return tuple(found)
 
 
-def _against_record(info: Info, own: Belongings) -> list[tuple[Damage, str]]:
+def _against_record(info: Distribution, own: Belongings) -> list[tuple[Damage, str]]:
     found: list[tuple[Damage, str]] = []
-    if not (info.path / "METADATA").is_file():
+    if not info.described():
         found.append((Damage.NO_METADATA, info.path.name))
-    sizes = recorded(info)
+    sizes = info.record()
     if sizes is None:
-        if _installer(info) not in _KEEP_THEIR_OWN_LIST:
+        if info.installer() not in _KEEP_THEIR_OWN_LIST:
             found.append((Damage.NO_RECORD, info.path.name))
         return found
     site = info.path.parent
-    missing, python, native = [], [], []
+    missing: list[str] = []
+    other: list[str] = []  # of another size than recorded
     for file, size in sizes.items():
         if not _matters(file):
             continue
@@ -75,12 +79,16 @@ def _against_record(info: Info, own: Belongings) -> list[tuple[Damage, str]]:
             missing.append(file)
             continue
         if size is not None and actual != size:
-            (native if file.endswith(_NATIVE) else python).append(file)
+            other.append(file)
+    orphans = _orphans(site, own, sizes)
+    if other or orphans:
+        other = [file for file in other if file not in own.others]
+        orphans = [file for file in orphans if file not in own.others]
+    native = [file for file in other if file.endswith(_NATIVE)]
     if missing:
         found.append((Damage.MISSING_FILES, missing[0]))
-    if native or len(python) > _EDITS:
-        found.append((Damage.MIXED_FILES, (native or python)[0]))
-    orphans = _orphans(site, own, sizes)
+    if native or len(other) > _EDITS:
+        found.append((Damage.MIXED_FILES, (native or other)[0]))
     if orphans:
         found.append((Damage.ORPHANS, orphans[0]))
     return found
@@ -104,10 +112,3 @@ def _orphans(site: Path, own: Belongings, sizes: dict[str, int | None]) -> list[
         if package.suffix == ".py" and package.relative_to(site).as_posix() not in sizes:
             found.append(package.name)
     return sorted(found)
-
-
-def _installer(info: Info) -> str:
-    try:
-        return (info.path / "INSTALLER").read_text(encoding="utf-8").strip().lower()
-    except OSError:
-        return ""

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import time
-from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 from sd3deploy.deps import stopping
 from sd3deploy.deps.candidate import about, failed, resolve, write_constraints
+from sd3deploy.deps.damage import Damage
 from sd3deploy.deps.failure import classify
 from sd3deploy.deps.lock import install_lock
 from sd3deploy.deps.options import Options
-from sd3deploy.deps.pip import Progress, fall_back, run
+from sd3deploy.deps.pip import Progress, fall_back, run, shown
 from sd3deploy.deps.planning import Change, Plan, constraints_file, plan, with_command
-from sd3deploy.deps.quarantine import Quarantine, recover, sweep
-from sd3deploy.deps.requirement import Requirement, normal, requirements
-from sd3deploy.deps.site_folders import infos, installed, writable_site
-from sd3deploy.deps.status import State, check, same
-from sd3deploy.errors import DependencyError, RestartRequired
+from sd3deploy.deps.quarantine import Quarantine, interrupted, recover, rubbish, sweep
+from sd3deploy.deps.requirement import Requirement
+from sd3deploy.deps.status import Status, check
+from sd3deploy.errors import DependencyError
+from sd3deploy.installed import distributions, versions, writable_site
+from sd3deploy.vendored import canonicalize_name
 
-__all__ = ["Outcome", "apply", "ensure"]
+__all__ = ["Outcome", "apply", "left_alone", "tidy"]
 
 
 @dataclass(frozen=True)
@@ -33,28 +35,11 @@ class Outcome:
     output: str
 
 
-def ensure(groups: Iterable[str] = (), options: Options | None = None, progress: Progress | None = None) -> tuple[str, ...]:
-    """Make the core requirements and those of the named groups true. Returns the names of the distributions that changed.
-
-    When all is well nothing is started and nothing heavy is imported.
-    Raises DependencyError (with the remedy), or RestartRequired where a loaded package is not the one on disk any more.
-    """
-    options = options or Options()
-    before = check(requirements(groups))
-    todo = plan(before, options, installed())
-    changed = {} if todo.empty else apply(todo, options, progress).changed
-    for status in before:
-        now = changed.get(status.name, status.installed)
-        if status.loaded and now and not same(status.loaded, now):
-            raise RestartRequired("deps.restart", name=status.name, loaded=status.loaded, installed=now)
-    return tuple(changed)
-
-
 def apply(plan: Plan, options: Options, progress: Progress | None = None) -> Outcome:
     """Carry out a plan. What another process did meanwhile is seen and not done twice.
 
-    Raises DependencyError: not allowed, offline, no network, no permission, disk full, no wheel, stopped (stopping.stoppable), … Then
-    everything that was replaced is back in its place, and no partial package is left.
+    Raises DependencyError: not allowed, offline, no network, no permission, disk full, no wheel, files that others own, stopped
+    (stopping.stoppable), … Then everything that was replaced is back in its place, and no partial package is left.
     """
     start = time.monotonic()
     if not plan.empty:
@@ -62,22 +47,24 @@ def apply(plan: Plan, options: Options, progress: Progress | None = None) -> Out
     with install_lock() as lock:
         try:
             plan = _again(plan, options)
-            before = installed()
+            if plan.blocked:
+                raise left_alone(plan.blocked[0])
+            before = versions()
             for name in plan.sweep:
                 sweep(name)
             output = _install(resolve(plan, options), options, progress, lock) if plan.changes else ""
         except OSError as error:  # a file that can not be moved or written; what was moved is back already
             id, detail = classify(f"{error}", 1)
             raise DependencyError(id, **about(plan), detail=detail) from error
-        after = installed()
-    touched = {normal(change.name): change.name for change in plan.changes}
+        after = versions()
+    touched: dict[str, str] = {canonicalize_name(change.name): change.name for change in plan.changes}
     changed = {touched.get(name, name): found for name, found in after.items() if name in touched or before.get(name) != found}
     return Outcome(changed, time.monotonic() - start, output)
 
 
 def _permit(plan: Plan, options: Options) -> None:
-    if not options.allow:
-        raise DependencyError("deps.not_allowed", **about(plan))
+    if options.refusal:
+        raise DependencyError(options.refusal, **about(plan))
     # Offline the user may still have a folder of wheels, and says so with --no-index.
     if plan.changes and options.offline and "--no-index" not in options.extra_args:
         raise DependencyError("deps.offline", **about(plan))
@@ -88,9 +75,34 @@ def _permit(plan: Plan, options: Options) -> None:
 
 def _again(old: Plan, options: Options) -> Plan:
     """The plan made anew under the lock: another process may have done the work, or died in the middle of it."""
-    for status in old.statuses:
-        recover(status.name)
-    return plan(check(status.requirement for status in old.statuses), options, installed())
+    for status in check(status.requirement for status in old.statuses if interrupted(status.name)):
+        recover(status.name, healthy=status.installed is not None and status.damages == {Damage.INTERRUPTED})
+    _delete_rubbish()
+    return plan(check(status.requirement for status in old.statuses), options, versions())
+
+
+def tidy() -> None:
+    """Delete what killed repairs have left that means nothing any more. Takes the lock only where there is something."""
+    if rubbish():
+        with install_lock():
+            _delete_rubbish()
+
+
+def _delete_rubbish() -> None:
+    for folder in rubbish():
+        shutil.rmtree(folder, ignore_errors=True)  # in use: the next one tries again
+
+
+def left_alone(status: Status) -> DependencyError:
+    """Why a distribution is left alone whose files others own too, and the one thing to do."""
+    names = (*status.owners, *((status.name,) if status.installed and not status.brought else ()))
+    return DependencyError(
+        "deps.shared",
+        name=status.name,
+        owners=", ".join(status.owners),
+        detail=status.detail,
+        command=shown((sys.executable, "-m", "pip", "uninstall", "-y", *names)),
+    )
 
 
 def _install(plan: Plan, options: Options, progress: Progress | None, lock: int) -> str:
@@ -113,17 +125,13 @@ def _ours(change: Change) -> bool:
     """Whether pip would replace the files of this distribution, not put others before them. Where it may be killed half-way they are moved
     away as well: pip itself puts them back only where it is left the time for it.
     """
-    found = infos(change.name)
-    return bool(found) and all(info.path.parent == writable_site() for info in found)
+    found = distributions(change.name)
+    return bool(found) and all(one.site == writable_site() for one in found)
 
 
 def _verify(plan: Plan, code: int, output: str) -> None:
     """What counts is on disk: pip also says 0 when another installer was at work, or when it installed elsewhere."""
-    wrong = [
-        one
-        for one in check(Requirement(change.name, change.specifier) for change in plan.changes)
-        if one.state not in (State.OK, State.STALE) and not one.only_residue
-    ]
+    wrong = [one for one in check(Requirement(change.name, change.specifier) for change in plan.changes) if one.wrong]
     if wrong and code:
         raise failed(plan, code, output, plan.command)
     if wrong:

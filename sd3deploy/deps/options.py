@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from sd3deploy.errors import DependencyError
+
 __all__ = ["Options"]
 
+_WINDOWS = os.name == "nt"
 _YES = ("1", "true", "yes", "on")
 
 
 @dataclass(frozen=True)
 class Options:
-    """uv: install with uv where it is there. offline: no network. allow: installing at all. extra_args: the host's PIP_EXTRA_ARGS,
-    one string as for a shell. host_root: the host's folder, where its pins are; relative paths in extra_args start there."""
+    """uv: install with uv where it is there. offline: no network. refusal: the id of the sentence that says why nothing may be installed
+    here, "" where it may. extra_args: the host's PIP_EXTRA_ARGS, one string as for a shell. host_root: the host's folder, where its pins
+    are; relative paths in extra_args start there.
+    """
 
     uv: bool = False
     offline: bool = False
-    allow: bool = True
+    refusal: str = ""
     extra_args: str = ""
     host_root: Path | None = None
+
+    @property
+    def extra(self) -> tuple[str, ...]:
+        """The words of extra_args. Raises DependencyError where a quote is not closed."""
+        return _words(self.extra_args, _WINDOWS)
 
     @classmethod
     def from_environment(cls, argv: Iterable[str], environ: Mapping[str, str]) -> Options:
@@ -38,10 +49,22 @@ class Options:
         return cls(
             uv="--uv" in arguments or _flag(environ, "SD_UV"),
             offline=_offline(root, environ),
-            allow=not skipped,
+            refusal="deps.not_allowed" if skipped else "",
             extra_args=environ.get("PIP_EXTRA_ARGS", "").strip(),
             host_root=root,
         )
+
+
+def _words(text: str, windows: bool) -> tuple[str, ...]:
+    """Split as the system's own shell does: on Windows a backslash is a part of a path, and only double quotes hold words together."""
+    lexer = shlex.shlex(text, posix=True, punctuation_chars=False)
+    lexer.whitespace_split, lexer.commenters = True, ""
+    if windows:
+        lexer.escape, lexer.quotes = "", '"'
+    try:
+        return tuple(lexer)
+    except ValueError as error:
+        raise DependencyError("deps.extra_args", detail=error) from error
 
 
 def _flag(environ: Mapping[str, str], name: str) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 from sd3deploy.deps import stopping
 from sd3deploy.deps.options import Options
 
-__all__ = ["Progress", "fall_back", "install_command", "report_command", "run"]
+__all__ = ["Progress", "fall_back", "install_command", "report_command", "run", "shown"]
 
 Progress = Callable[[str], None]
 
@@ -35,7 +35,7 @@ def install_command(wanted: Iterable[str], options: Options, constraints: Path) 
         head = (uv, "pip", "install", "--python", sys.executable, "--no-progress")
     else:
         head = (*_pip(), "install", *_QUICK, "--progress-bar", "off", "--no-warn-script-location")
-    return (*head, "--no-deps", *_WHEELS_ONLY, "-c", str(constraints), *_extra(options), *wanted)
+    return (*head, "--no-deps", *_WHEELS_ONLY, "-c", str(constraints), *options.extra, *wanted)
 
 
 def _uv() -> str | None:
@@ -46,7 +46,12 @@ def _uv() -> str | None:
 def report_command(wanted: Iterable[str], options: Options, constraints: Path, report: Path) -> tuple[str, ...]:
     """Ask which versions would be taken, and what they say they need; installs nothing. Always pip: uv has no such report."""
     dry = ("install", "--dry-run", "--ignore-installed", "--quiet", "--report", str(report))
-    return (*_pip(), *dry, *_QUICK, "--no-deps", *_WHEELS_ONLY, "-c", str(constraints), *_extra(options), *wanted)
+    return (*_pip(), *dry, *_QUICK, "--no-deps", *_WHEELS_ONLY, "-c", str(constraints), *options.extra, *wanted)
+
+
+def shown(command: tuple[str, ...]) -> str:
+    """A command as its user can run it, in the words of the system's own shell."""
+    return subprocess.list2cmdline(command) if os.name == "nt" else shlex.join(command)
 
 
 def fall_back(command: tuple[str, ...], options: Options) -> Options | None:
@@ -114,10 +119,6 @@ def _ended_on_request(process: subprocess.Popen[str]) -> Iterator[Callable[[], b
 
 def _pip() -> tuple[str, ...]:
     return (sys.executable, "-m", "pip")
-
-
-def _extra(options: Options) -> tuple[str, ...]:
-    return tuple(shlex.split(options.extra_args, posix=os.name != "nt"))
 
 
 def _environment() -> dict[str, str]:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sd3deploy import messages
 from sd3deploy.deps.options import Options
-from sd3deploy.deps.pip import install_command
-from sd3deploy.deps.requirement import normal
+from sd3deploy.deps.pip import install_command, shown
 from sd3deploy.deps.status import State, Status
-from sd3deploy.deps.vendored import SpecifierSet, version
 from sd3deploy.deps.workspace import workspace
+from sd3deploy.vendored import SpecifierSet, canonicalize_name, version
 
 __all__ = ["Change", "Plan", "plan"]
 
@@ -47,20 +45,23 @@ class Change:
 
 @dataclass(frozen=True)
 class Plan:
-    """changes: what is installed. sweep: healthy distributions that only need leftovers deleted. stale: those that only a
-    restart helps. command: what is run. constraints: the lines of the file that the command names, everything installed now."""
+    """changes: what is installed. sweep: healthy distributions that only need leftovers deleted. blocked: those that are wrong and stay
+    so, because others own their files. stale: those that only a restart helps. command: what is run. constraints: the lines of the file
+    that the command names, everything installed now.
+    """
 
     statuses: tuple[Status, ...]
     changes: tuple[Change, ...] = ()
     sweep: tuple[str, ...] = ()
+    blocked: tuple[Status, ...] = ()
     stale: tuple[Status, ...] = ()
     command: tuple[str, ...] = ()
     constraints: tuple[str, ...] = ()
 
     @property
     def empty(self) -> bool:
-        """Nothing to do on disk."""
-        return not self.changes and not self.sweep
+        """Nothing to do on disk, and nothing that can not be done."""
+        return not (self.changes or self.sweep or self.blocked)
 
     @property
     def download(self) -> int:
@@ -78,32 +79,30 @@ class Plan:
             return messages.text("deps.plan.nothing")
         lines = [_line(change) for change in self.changes]
         lines += [messages.text("deps.plan.sweep", name=name) for name in self.sweep]
+        lines += [messages.text("deps.plan.blocked", name=one.name, owners=", ".join(one.owners)) for one in self.blocked]
         if self.command:
-            lines.append(shlex.join(self.command))
+            lines.append(shown(self.command))
         return "\n".join(lines)
 
 
 def plan(statuses: Iterable[Status], options: Options, installed: Mapping[str, str] | None = None) -> Plan:
     """Decide. Pure: `installed` (normalized name → version) becomes the constraints; apply() takes a fresh look anyway."""
     statuses = tuple(statuses)
-    changes = tuple(_change(one) for one in statuses if one.state not in (State.OK, State.STALE) and not one.only_residue)
-    return with_command(
-        Plan(
-            statuses,
-            changes,
-            tuple(one.name for one in statuses if one.only_residue),
-            tuple(one for one in statuses if one.state is State.STALE),
-        ),
-        options,
-        installed or {},
+    todo = Plan(
+        statuses,
+        changes=tuple(_change(one) for one in statuses if one.wrong and not one.blocked),
+        sweep=tuple(one.name for one in statuses if one.only_residue),
+        blocked=tuple(one for one in statuses if one.blocked),
+        stale=tuple(one for one in statuses if one.state is State.STALE),
     )
+    return with_command(todo, options, installed or {})
 
 
 def with_command(plan: Plan, options: Options, installed: Mapping[str, str]) -> Plan:
     """The plan with the command and the constraints that belong to its changes."""
     if not plan.changes:
         return plan
-    moved = {normal(change.name) for change in plan.changes}
+    moved = {canonicalize_name(change.name) for change in plan.changes}
     lines = tuple(f"{name}=={found}" for name, found in sorted(installed.items()) if name not in moved and version(found))
     wanted = [f"{change.name}{change.specifier}" for change in plan.changes]
     return replace(plan, command=install_command(wanted, options, constraints_file()), constraints=lines)
@@ -121,7 +120,7 @@ def _change(status: Status) -> Change:
     kept = version(status.installed)
     if status.state is State.BROKEN and kept is not None and SpecifierSet(specifier).contains(kept, prereleases=True):
         specifier = f"=={status.installed}"
-    download, unpacked = _SIZES.get(normal(requirement.name), (None, None))
+    download, unpacked = _SIZES.get(canonicalize_name(requirement.name), (None, None))
     # Also a missing one: what a failed install leaves of it is then removed.
     whole = status.state in (State.BROKEN, State.MISSING)
     return Change(requirement.name, status.installed, specifier, whole, download, unpacked)

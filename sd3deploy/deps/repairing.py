@@ -14,17 +14,14 @@ from sd3deploy.deps.execution import Outcome, apply
 from sd3deploy.deps.options import Options
 from sd3deploy.deps.pip import Progress, run
 from sd3deploy.deps.planning import plan
-from sd3deploy.deps.requirement import Requirement, host_packages, import_name, normal, requirements
-from sd3deploy.deps.site_folders import installed
-from sd3deploy.deps.status import State, Status, check, same
+from sd3deploy.deps.requirement import Requirement, host_packages, requirements
+from sd3deploy.deps.status import State, Status, check
 from sd3deploy.deps.stopping import stoppable
-from sd3deploy.deps.vendored import InvalidRequirement, Specification
 from sd3deploy.errors import DependencyError, RestartRequired
+from sd3deploy.installed import distributions, import_name, pins, versions
+from sd3deploy.vendored import canonicalize_name, same_version
 
-__all__ = ["diagnose", "diagnose_numpy", "pinned", "repair"]
-
-# In this order: the constraints are what the host holds even its own requirements to.
-_PIN_FILES = ("constraints.txt", "requirements.txt")
+__all__ = ["diagnose", "diagnose_numpy", "repair"]
 
 
 def diagnose(name: str) -> Status:
@@ -37,41 +34,24 @@ def diagnose_numpy() -> Status:
     return diagnose("numpy")
 
 
-def pinned(name: str, host_root: Path | None) -> str | None:
-    """The version that the host pins exactly, from its constraints, then its requirements; None where it does not."""
-    for file in [host_root / one for one in _PIN_FILES] if host_root else ():
-        try:
-            lines = file.read_text(encoding="utf-8").splitlines()
-        except OSError:  # not every version of the host has both
-            continue
-        for line in lines:
-            try:
-                wanted = Specification(line.partition("#")[0].strip())
-            except InvalidRequirement:  # options, empty lines, addresses
-                continue
-            exact = [one.version for one in wanted.specifier if one.operator == "==" and "*" not in one.version]
-            if normal(wanted.name) == normal(name) and exact:
-                return exact[0]
-    return None
-
-
 def repair(name: str, host_root: Path | None = None, options: Options | None = None, progress: Progress | None = None) -> Outcome:
     """Put a broken host package back to the version that the host pins (else the one that it was): its files are moved away,
-    the right version is installed without dependencies, and all is put back if that fails. Healthy: nothing happens.
+    the right version is installed without dependencies, and all is put back if that fails. Healthy: nothing happens. Files that another
+    distribution owns too are left alone, with a sentence (`apply`).
 
     Raises RestartRequired when this process had loaded the package: it is mended on disk, but not in memory.
     Raises DependencyError: not one of the host's or ours, no version known, or the install failed.
     """
     options = options or Options(host_root=host_root)
-    if normal(name) not in host_packages() | {normal(one.name) for one in requirements()}:
+    if canonicalize_name(name) not in host_packages() | {canonicalize_name(one.name) for one in requirements()}:
         raise DependencyError("repair.not_ours", name=name)
     status = diagnose(name)
     if status.state not in (State.BROKEN, State.STALE):
         return Outcome({}, 0.0, "")
-    wanted = pinned(name, host_root)
-    if status.state is State.BROKEN and not status.only_residue and wanted is None:
+    wanted = pins(host_root).get(canonicalize_name(name))
+    if status.state is State.BROKEN and not status.only_residue and not status.blocked and wanted is None:
         wanted = _only_version(status)
-    todo = plan(check([Requirement(name, f"=={wanted}" if wanted else "", "host")]), options, installed())
+    todo = plan(check([Requirement(name, f"=={wanted}" if wanted else "", "host")]), options, versions())
     outcome = Outcome({}, 0.0, "") if todo.empty else apply(todo, options, progress)
     if status.loaded and (outcome.changed or status.state is State.STALE):
         now = outcome.changed.get(name, status.installed)
@@ -84,12 +64,10 @@ def repair(name: str, host_root: Path | None = None, options: Options | None = N
 
 def _only_version(status: Status) -> str:
     """Without a pin: the version on disk where there is just one, else the one that this process has loaded."""
-    from sd3deploy.deps.site_folders import infos
-
-    versions = {info.version for info in infos(status.name)}
-    if len(versions) == 1:
-        return versions.pop()
-    if status.loaded and any(same(status.loaded, one) for one in versions):
+    found = {one.version for one in distributions(status.name)}
+    if len(found) == 1:
+        return found.pop()
+    if status.loaded and any(same_version(status.loaded, one) for one in found):
         return status.loaded
     raise DependencyError("repair.no_version", name=status.name, detail=status.detail, executable=sys.executable)
 

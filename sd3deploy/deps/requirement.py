@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from sd3deploy.deps.vendored import Specification
+from sd3deploy.vendored import Specification, canonicalize_name
 
-__all__ = ["Requirement", "groups", "host_packages", "import_name", "normal", "requirements"]
+__all__ = ["Requirement", "groups", "host_packages", "requirements"]
 
 _PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
-
-# Distributions whose import name is not their own name with underscores.
-_IMPORT_NAMES = {"protobuf": "google.protobuf", "pillow": "PIL"}
 
 
 @dataclass(frozen=True)
@@ -50,17 +46,7 @@ def groups() -> tuple[str, ...]:
 
 def host_packages() -> frozenset[str]:
     """Normalized names of the packages that belong to the host."""
-    return frozenset(normal(name) for name in _pyproject()["tool"]["sd3deploy"]["host-packages"])
-
-
-def normal(name: str) -> str:
-    """The spelling by which names are compared (PEP 503)."""
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def import_name(name: str) -> str:
-    """What one writes after `import` for a distribution: "google.protobuf" for "protobuf"."""
-    return _IMPORT_NAMES.get(normal(name)) or re.sub(r"[-.]+", "_", name).lower()
+    return frozenset(canonicalize_name(name) for name in _pyproject()["tool"]["sd3deploy"]["host-packages"])
 
 
 @lru_cache

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from sd3deploy import messages
-from sd3deploy.deps.belongings import belongings
+from sd3deploy.deps.belongings import Belongings, belongings
 from sd3deploy.deps.damage import Damage, damage
-from sd3deploy.deps.requirement import Requirement, import_name
-from sd3deploy.deps.vendored import SpecifierSet, version
+from sd3deploy.deps.requirement import Requirement
+from sd3deploy.installed import Distribution, import_name
+from sd3deploy.vendored import SpecifierSet, same_version, version
 
 __all__ = ["Facts", "State", "Status", "check", "gather", "judge"]
 
@@ -37,16 +38,24 @@ _SENTENCES = {
 
 @dataclass(frozen=True)
 class Facts:
-    """What was seen: the version on disk, the one loaded in this process (each None where there is none), the damages."""
+    """What was seen: the version on disk, the one loaded in this process (each None where there is none), the damages.
+
+    brought: the other distribution that brings the module in its place.
+    """
 
     installed: str | None
     loaded: str | None
     damages: tuple[tuple[Damage, str], ...] = ()
+    brought: Distribution | None = None
 
 
 @dataclass(frozen=True)
 class Status:
-    """The verdict on one requirement. `detail` is a sentence for the user, "" where all is well."""
+    """The verdict on one requirement. `detail` is a sentence for the user, "" where all is well.
+
+    brought: the name of the other distribution that brings the module in its place, whose version is `installed` then. owners: where it
+    would have to be changed, the other distributions that own its packages, so that it is not.
+    """
 
     requirement: Requirement
     state: State
@@ -54,6 +63,8 @@ class Status:
     loaded: str | None
     detail: str
     damages: frozenset[Damage] = frozenset()
+    brought: str = ""
+    owners: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -64,21 +75,38 @@ class Status:
         """Healthy, but a stopped pip left renamed folders behind: deleting them is all that is needed."""
         return self.state is State.BROKEN and self.damages == {Damage.RESIDUE} and self.installed is not None
 
+    @property
+    def wrong(self) -> bool:
+        """Whether it would have to be installed: neither in order, nor swept, nor waiting for a restart alone."""
+        return self.state not in (State.OK, State.STALE) and not self.only_residue
+
+    @property
+    def blocked(self) -> bool:
+        """Whether it is wrong and stays so, because others own its files. What a killed repair of ours has left is looked at first."""
+        return self.wrong and bool(self.owners) and Damage.INTERRUPTED not in self.damages
+
 
 def check(requirements: Iterable[Requirement]) -> tuple[Status, ...]:
     """The state of each, from this environment's files and this process's loaded modules. Imports nothing, starts nothing."""
-    return tuple(judge(requirement, gather(requirement.name)) for requirement in requirements)
+    return tuple(_check(requirement) for requirement in requirements)
 
 
-def gather(name: str) -> Facts:
+def _check(requirement: Requirement) -> Status:
+    own = belongings(requirement.name)
+    status = judge(requirement, gather(requirement.name, own))
+    return replace(status, owners=tuple(one.name for one in own.owners)) if status.wrong else status  # who is well is not asked for
+
+
+def gather(name: str, own: Belongings) -> Facts:
     """Look at the disk and at sys.modules."""
-    own = belongings(name)
-    return Facts(own.infos[0].version if own.infos else None, _loaded(name), damage(name, own))
+    there = own.infos[0] if own.infos else own.brought
+    return Facts(there.version if there else None, _loaded(name), damage(name, own), own.brought)
 
 
 def judge(requirement: Requirement, facts: Facts) -> Status:
     """Broken before stale: the files have to be mended first, then the process restarted. Stale before a wrong version only
-    where the version on disk would do: otherwise it has to be changed anyway."""
+    where the version on disk would do: otherwise it has to be changed anyway. What another distribution brings counts as there; its
+    module may call itself by another version than the distribution, so the two are not compared."""
     installed = version(facts.installed)
     if facts.damages:
         state = State.BROKEN
@@ -86,20 +114,13 @@ def judge(requirement: Requirement, facts: Facts) -> Status:
         state = State.MISSING
     elif installed is not None and not SpecifierSet(requirement.specifier).contains(installed, prereleases=True):
         state = State.TOO_OLD if _below(requirement.specifier, facts.installed) else State.TOO_NEW
-    elif facts.loaded is not None and not same(facts.loaded, facts.installed):
+    elif facts.loaded is not None and not facts.brought and not same_version(facts.loaded, facts.installed):
         state = State.STALE
     else:
         state = State.OK
     damages = frozenset(kind for kind, _ in facts.damages)
-    return Status(requirement, state, facts.installed, facts.loaded, _detail(state, requirement, facts), damages)
-
-
-def same(one: str, other: str) -> bool:
-    """Equal versions; a local part such as "+cu128" counts only where both have one."""
-    first, second = version(one), version(other)
-    if first is None or second is None:
-        return one == other
-    return first == second or (first.public == second.public and not (first.local and second.local))
+    brought = facts.brought.name if facts.brought else ""
+    return Status(requirement, state, facts.installed, facts.loaded, _detail(state, requirement, facts), damages, brought)
 
 
 def _below(specifier: str, installed: str) -> bool:

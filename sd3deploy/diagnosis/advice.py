@@ -8,12 +8,11 @@ import re
 from collections.abc import Callable, Mapping
 
 from sd3deploy.deps import host_packages
-from sd3deploy.deps.requirement import normal
-from sd3deploy.deps.vendored import version
 from sd3deploy.diagnosis import cure, evidence
 from sd3deploy.diagnosis.installed import STACK, Installed
 from sd3deploy.diagnosis.names import NAMES
 from sd3deploy.diagnosis.rule import Advice, Seen
+from sd3deploy.vendored import canonicalize_name, version
 
 __all__ = [
     "Advise",
@@ -48,7 +47,8 @@ __all__ = [
 Advise = Callable[[Mapping[str, str], Seen], "Advice | None"]
 
 # Missing on most machines, and missed by nobody until something really needs it: only a failure counts, not a remark.
-_OPTIONAL = frozenset(("xformers", "triton", "triton-windows", "hf-xet", "torchao", "optimum-quanto"))
+_TRITON = ("triton", "triton-windows", "pytorch-triton-rocm", "pytorch-triton-xpu")
+_OPTIONAL = frozenset(("xformers", *_TRITON, "hf-xet", "torchao", "optimum-quanto"))
 
 # Parts that are compiled: where one is missing, the package was installed for another Python, or only in part.
 _COMPILED = re.compile(r"^(?:_C|_imaging|_multiarray_umath|_umath_linalg|_pydantic_core|_safetensors_rust|_sentencepiece|tokenizers)$")
@@ -60,7 +60,7 @@ def missing_module(values: Mapping[str, str], seen: Seen) -> Advice | None:
     """`No module named M`: missing, installed elsewhere, installed too late, or a part that another version has."""
     module = values["module"]
     package = evidence.brings(module, seen.installed)
-    if normal(package) not in STACK or (normal(package) in _OPTIONAL and not evidence.failed(seen.text)):
+    if canonicalize_name(package) not in STACK or (canonicalize_name(package) in _OPTIONAL and not evidence.failed(seen.text)):
         return None
     part = module.removeprefix("google.protobuf").rpartition(".")
     words = cure.vocabulary(package, seen, module=module, wanted=cure.preferred(package, seen.installed))
@@ -70,9 +70,9 @@ def missing_module(values: Mapping[str, str], seen: Seen) -> Advice | None:
         if part[0]:
             return _missing_part(module, package, words, seen)
         return cure.late(package, "rule.module-missing.late", words, seen)
-    if seen.installed is None and normal(package) in seen.installs:
+    if seen.installed is None and canonicalize_name(package) in seen.installs:
         return cure.say(package, "stale-availability", "refresh", "rule.module-missing.late", words)
-    if normal(package) == "triton":  # has no wheel for Windows under its own name
+    if canonicalize_name(package) == "triton":  # has no wheel for Windows under its own name
         windows = seen.installed.system == "Windows" if seen.installed else re.search(r"\b[A-Za-z]:[\\/]", seen.text)
         return cure.say(
             package, "missing-package", "install", "advice.missing-other", {**words, "target": "triton-windows" if windows else "triton"}
@@ -83,7 +83,7 @@ def missing_module(values: Mapping[str, str], seen: Seen) -> Advice | None:
 def missing_distribution(values: Mapping[str, str], seen: Seen) -> Advice | None:
     """`No package metadata was found for D`, `The 'D' distribution was not found`: not there, or by now."""
     package = values["needed"]
-    if normal(package) not in STACK:
+    if canonicalize_name(package) not in STACK:
         return None
     return required({"needed": package, "versions": ""}, seen)
 
@@ -92,10 +92,10 @@ def moved_name(values: Mapping[str, str], seen: Seen) -> Advice | None:
     """`cannot import name N from P`: of the two packages the one that does not fit what the other needs, or what the host pins."""
     owner = evidence.brings(values["module"], seen.installed)
     asker = evidence.asker(seen.text, owner)
-    if normal(owner) not in STACK and normal(asker) not in STACK:
+    if canonicalize_name(owner) not in STACK and canonicalize_name(asker) not in STACK:
         return None
     words = {"name": values["name"], "module": values["module"], "asker": asker or evidence.extension(seen.text)}
-    versions = NAMES.get((normal(owner), values["name"]))
+    versions = NAMES.get((canonicalize_name(owner), values["name"]))
     if versions:
         return cure.by_name(owner, asker, versions, words, seen)
     found = cure.mismatch((owner, asker), words, seen.installed)
@@ -105,14 +105,14 @@ def moved_name(values: Mapping[str, str], seen: Seen) -> Advice | None:
 def missing_attribute(values: Mapping[str, str], seen: Seen) -> Advice | None:
     """`module 'P' has no attribute 'N'`: as a name that can not be imported, but for modules of the asker's own."""
     owner = evidence.brings(values["module"], seen.installed)
-    if normal(owner) not in STACK:
+    if canonicalize_name(owner) not in STACK:
         return None
     return moved_name(values, seen)
 
 
 def unexpected_argument(values: Mapping[str, str], seen: Seen) -> Advice | None:
     """`f() got an unexpected keyword argument 'K'`: two packages, or the host and one, that do not belong together."""
-    tops = list(dict.fromkeys(normal(top) for top in evidence.tops(seen.text)))
+    tops = list(dict.fromkeys(canonicalize_name(top) for top in evidence.tops(seen.text)))
     involved = [top for top in tops if top in STACK]
     if not involved:
         return None
@@ -127,14 +127,14 @@ def unexpected_argument(values: Mapping[str, str], seen: Seen) -> Advice | None:
 def required(values: Mapping[str, str], seen: Seen) -> Advice | None:
     """`X requires Y>=Z`: missing, too old, too new; or right by now, and only this process does not know."""
     package, versions = values["needed"], (values.get("versions") or "").replace(" ", "").rstrip(",")
-    if normal(package) not in STACK:
+    if canonicalize_name(package) not in STACK:
         return None
     others = "transformers" if "normal functioning" in seen.text else evidence.extension(seen.text)
     words = cure.vocabulary(package, seen, versions, asker=values.get("asker") or evidence.asker(seen.text, package) or others)
     found = values.get("found") or ""
     if seen.installed is None:
-        if normal(package) in seen.installs:
-            words["installed"] = seen.installs[normal(package)]
+        if canonicalize_name(package) in seen.installs:
+            words["installed"] = seen.installs[canonicalize_name(package)]
             return cure.say(package, "stale-availability", "refresh", "rule.requirement.late", words)
         if found:
             return cure.older(package, versions, found, words, seen)
@@ -175,11 +175,12 @@ def conflict(values: Mapping[str, str], seen: Seen) -> Advice | None:
         r"([\w.\-]+) [\w.+!]+ requires ([\w.\-]+)(?:\[[\w,]+\])?((?:[<>=!~]=?[\w.*+]+,?)+)[^,.;]*?, but you have [\w.\-]+ ([\w.+!]+) which"
     )
     for by, name, versions, found in re.findall(pattern, seen.text):
-        if normal(by) not in STACK or normal(name) not in STACK:
+        if canonicalize_name(by) not in STACK or canonicalize_name(name) not in STACK:
             continue
         if seen.installed is not None:
             there = seen.installed.version(name)
-            needs = [need for need in seen.installed.needs if normal(need.by) == normal(by) and normal(need.name) == normal(name)]
+            pair = [canonicalize_name(by), canonicalize_name(name)]
+            needs = [need for need in seen.installed.needs if [canonicalize_name(need.by), canonicalize_name(need.name)] == pair]
             current = needs[0].specifier if needs else versions
             # over by now, or the host itself wants them so: it installs some of its packages without asking what they need
             wanted = {one: version(seen.installed.pin(one)) for one in (by, name)}
@@ -191,7 +192,7 @@ def conflict(values: Mapping[str, str], seen: Seen) -> Advice | None:
             )
         return cure.older(name, versions, found, cure.vocabulary(name, seen, versions, asker=by), seen)
     for by, name in re.findall(r"([\w.\-]+) [\w.+!]+ requires ([\w.\-]+)[^,]{0,80}, which is not installed", seen.text):
-        if normal(by) in STACK and normal(name) in STACK and not (seen.installed and seen.installed.version(name)):
+        if canonicalize_name(by) in STACK and canonicalize_name(name) in STACK and not (seen.installed and seen.installed.version(name)):
             return required({"needed": name, "versions": "", "asker": by}, seen)
     return None
 
@@ -199,7 +200,7 @@ def conflict(values: Mapping[str, str], seen: Seen) -> Advice | None:
 def wrong_version(values: Mapping[str, str], seen: Seen) -> Advice | None:
     """The host finds another version than it wants: somebody changes it, unless it is right by now."""
     package = values["needed"]
-    if normal(package) not in STACK:
+    if canonicalize_name(package) not in STACK:
         return None
     pin = (seen.installed.pin(package) if seen.installed else None) or values["pin"]  # what it wants by now
     there = seen.installed.version(package) if seen.installed else None
@@ -213,7 +214,7 @@ def leftover(values: Mapping[str, str], seen: Seen) -> Advice | None:
     """A folder without its package, which Python takes for one; a folder that pip has left behind under a name with ~ or -."""
     name = values.get("module") or ""
     package = _truncated(values["rest"]) if values.get("rest") else evidence.brings(name, seen.installed)
-    if normal(package) not in STACK:
+    if canonicalize_name(package) not in STACK:
         return None
     return cure.repair(package, seen, {"module": name or package}, "")
 
@@ -223,7 +224,7 @@ def binary(values: Mapping[str, str], seen: Seen) -> Advice | None:
     top = (values.get("module") or "").partition(".")[0].lower()
     named = next((name for name in sorted(STACK, key=len, reverse=True) if name.replace("-", "_") in top), _COMPILED_OF.get(top, ""))
     tops = [evidence.brings(top, seen.installed) for top in evidence.tops(seen.text)]
-    package = next((one for one in (named, *reversed(tops)) if normal(one) in STACK), "")
+    package = next((one for one in (named, *reversed(tops)) if canonicalize_name(one) in STACK), "")
     if not package:
         return None
     words = {"name": values.get("name") or values.get("module") or "", "module": values.get("module") or package, "asker": package}
@@ -243,7 +244,7 @@ def native_library(values: Mapping[str, str], seen: Seen) -> Advice | None:
 def duplicate_operator(values: Mapping[str, str], seen: Seen) -> Advice | None:
     """A package with operators of its own that was loaded a second time."""
     package = evidence.brings(values["module"], seen.installed)
-    if normal(package) not in STACK and not evidence.tops(seen.text):
+    if canonicalize_name(package) not in STACK and not evidence.tops(seen.text):
         return None
     return cure.say(package, values=cure.vocabulary(package, seen))
 
@@ -291,7 +292,7 @@ def numpy_two(values: Mapping[str, str], seen: Seen) -> Advice | None:
     if pin is None or version(pin) != version(there):
         return back_to_host("numpy")(values, seen)
     package = evidence.brings(next((top for top in reversed(evidence.tops(seen.text)) if top != "numpy"), ""), seen.installed)
-    if normal(package) not in STACK:
+    if canonicalize_name(package) not in STACK:
         return None
     return cure.say(package, "version-too-old", "install", "advice.repair", {**cure.vocabulary(package, seen), "module": package})
 
@@ -299,7 +300,7 @@ def numpy_two(values: Mapping[str, str], seen: Seen) -> Advice | None:
 def in_extension(values: Mapping[str, str], seen: Seen) -> Advice | None:
     """An extension asks for one of Stable Diffusion's packages that is not there: its installer has not run since."""
     package = evidence.brings(values["module"], seen.installed)
-    if normal(package) not in STACK or not evidence.extension_asks(seen.text):
+    if canonicalize_name(package) not in STACK or not evidence.extension_asks(seen.text):
         return None
     if seen.installed and seen.installed.version(package):
         return missing_module(values, seen)
@@ -313,7 +314,7 @@ def locked(values: Mapping[str, str], seen: Seen) -> Advice | None:
         return None
     top = re.sub(r"\.dist-info$", "", found["top"])
     package = _truncated(top) if top.startswith(("~", "-")) else evidence.brings(top, seen.installed)
-    if normal(package) not in STACK:
+    if canonicalize_name(package) not in STACK:
         return None
     return cure.say(package, values={**cure.vocabulary(package, seen), "file": values["file"].replace("\\\\", "\\")})
 
@@ -321,7 +322,7 @@ def locked(values: Mapping[str, str], seen: Seen) -> Advice | None:
 def shadowed(values: Mapping[str, str], seen: Seen) -> Advice | None:
     """A module that is imported while it is being imported: a file of the same name stands before it, or a part of it is broken."""
     package = evidence.brings(values["module"], seen.installed)
-    if normal(package) not in STACK:
+    if canonicalize_name(package) not in STACK:
         return None
     return cure.repair(package, seen, {"module": values["module"]}, "")
 
@@ -330,7 +331,7 @@ def pip_refused(values: Mapping[str, str], seen: Seen) -> Advice | None:
     """pip found nothing that fits everybody, or nothing at all: of the packages that it names the first of Stable Diffusion's."""
     said = " ".join(values.get(name) or "" for name in ("what", "file"))
     named = [re.split(r"-\d", name)[0] for name in re.findall(r"[A-Za-z][\w.\-]*", said)]
-    package = next((name for name in named if normal(name) in STACK), "")
+    package = next((name for name in named if canonicalize_name(name) in STACK), "")
     return cure.say(package, values=cure.vocabulary(package, seen)) if package else None
 
 
@@ -370,17 +371,17 @@ def _missing_part(module: str, package: str, words: Mapping[str, str], seen: See
         return cure.repair(package, seen, words)
     asker = evidence.asker(seen.text, package)
     words = {**words, "asker": asker or evidence.extension(seen.text), "name": part}
-    versions = NAMES.get((normal(package), part))
+    versions = NAMES.get((canonicalize_name(package), part))
     if versions:
         return cure.by_name(package, asker, versions, words, seen)
     found = cure.mismatch((package, asker), words, seen.installed)
     if found:
         return found
-    if normal(asker) in STACK and normal(asker) not in host_packages():
+    if canonicalize_name(asker) in STACK and canonicalize_name(asker) not in host_packages():
         return cure.say(
             asker, "moved-name", "install", "rule.module-missing.part", {**cure.vocabulary(asker, seen), **words, "owner": package}
         )
-    if normal(asker) in STACK or normal(package) in host_packages():
+    if canonicalize_name(asker) in STACK or canonicalize_name(package) in host_packages():
         return cure.say(package, "moved-name", "none", "advice.pair", words)
     return cure.say(package, "moved-name", "none", "advice.extension", {**words, "owner": package})
 
@@ -406,5 +407,5 @@ def _library(name: str) -> str:
 
 def _truncated(rest: str) -> str:
     """The package of which pip has cut the first letter: "umpy" is numpy."""
-    rest = normal(rest.lstrip("~-"))
+    rest = canonicalize_name(rest.lstrip("~-"))
     return next((name for name in sorted(STACK) if rest and name != rest and (name[1:] == rest or name[2:] == rest)), rest)

@@ -11,11 +11,10 @@ from types import MappingProxyType
 
 from sd3deploy import messages
 from sd3deploy.deps import host_packages, requirements
-from sd3deploy.deps.requirement import normal
-from sd3deploy.deps.vendored import InvalidSpecifier, SpecifierSet, version
 from sd3deploy.diagnosis import evidence
 from sd3deploy.diagnosis.installed import STACK, Installed
 from sd3deploy.diagnosis.rule import Advice, Cause, Seen
+from sd3deploy.vendored import InvalidSpecifier, SpecifierSet, canonicalize_name, version
 
 __all__ = [
     "by_name",
@@ -34,9 +33,6 @@ __all__ = [
     "vocabulary",
 ]
 
-# Whoever brings the same thing under another name.
-_TWINS = {"triton": ("triton-windows", "pytorch-triton", "pytorch-triton-rocm", "pytorch-triton-xpu")}
-
 _TORCH = frozenset(("torch", "torchvision", "torchaudio", "xformers"))  # from an index of its own: pip alone would bring the wrong build
 _REINSTALLS = ("advice.missing-torch", "advice.put-back-torch", "advice.torch-other")  # what the host's next start does, with --reinstall
 
@@ -54,7 +50,7 @@ def say(package: str, cause: str = "", action: str = "", sentence: str = "", val
 def late(package: str, sentence: str, words: Mapping[str, str], seen: Seen, action: str = "refresh") -> Advice:
     """What is installed will do: the process has looked too early, or it is another Python that runs."""
     elsewhere = evidence.elsewhere(seen)
-    if elsewhere and normal(package) not in seen.installs:
+    if elsewhere and canonicalize_name(package) not in seen.installs:
         return say(package, "wrong-interpreter", "install", "advice.other-python", {**words, "elsewhere": elsewhere})
     return say(package, "stale-availability", action, sentence, words)
 
@@ -77,11 +73,11 @@ def change(package: str, versions: str, seen: Seen, words: Mapping[str, str], ca
     if pin and compare(pin, versions) == 0:
         return say(package, cause, "install", put_back(package), {**words, "pin": pin, "target": f"{package}=={pin}"})
     asker = words.get("asker", "")
-    moved, wanted = (installed.version(asker), installed.pin(asker)) if installed and normal(asker) in STACK else (None, None)
+    moved, wanted = (installed.version(asker), installed.pin(asker)) if installed and canonicalize_name(asker) in STACK else (None, None)
     if moved and wanted and version(moved) != version(wanted):  # the package is right: somebody has moved the one that asks
         back = {**words, "installed": moved, "pin": wanted, "target": f"{asker}=={wanted}"}
         return say(asker, "foreign-downgrade", "install", put_back(asker), back)
-    if normal(package) in _TORCH and installed:
+    if canonicalize_name(package) in _TORCH and installed:
         return say(package, cause, "restart", "advice.torch-other", words)
     if pin or (installed and installed.belongs_to_host(package) and not installed.belongs_to_host(asker)):
         return say(package, cause, "none", "advice.host-behind", {**words, "pin": pin or there})
@@ -100,7 +96,7 @@ def by_name(owner: str, asker: str, versions: str, words: Mapping[str, str], see
         if pin and compare(pin, versions) == 0:
             cause: Cause = "foreign-downgrade" if gone else "version-too-old"
             return say(owner, cause, "install", put_back(owner), {**words, "pin": pin, "target": f"{owner}=={pin}"})
-        if not gone and (not installed.belongs_to_host(owner) or normal(owner) in _TORCH):
+        if not gone and (not installed.belongs_to_host(owner) or canonicalize_name(owner) in _TORCH):
             return change(owner, versions, seen, words, "version-too-old", "advice.name-new")
         return _too_demanding(owner, asker, gone, words, seen)
     if gone:
@@ -111,12 +107,12 @@ def by_name(owner: str, asker: str, versions: str, words: Mapping[str, str], see
 def _too_demanding(owner: str, asker: str, gone: bool, words: Mapping[str, str], seen: Seen) -> Advice:
     """The owner stays as it is: whoever asks has to change."""
     installed = seen.installed
-    if normal(asker) in STACK:
+    if canonicalize_name(asker) in STACK:
         there, pin = (installed.version(asker), installed.pin(asker)) if installed else (None, None)
         words = {**words, "target": f"{asker}=={pin}" if pin else asker}
         if there and pin and version(there) != version(pin):
             return say(asker, "foreign-downgrade", "install", put_back(asker), {**words, "installed": there, "pin": pin})
-        if normal(asker) in host_packages() or pin:
+        if canonicalize_name(asker) in host_packages() or pin:
             return say(asker, "moved-name" if gone else "version-too-new", "none", "advice.pair", {**words, "installed": there or ""})
         sentence = "advice.name-gone" if gone else "advice.asks-too-much"
         return say(asker, "moved-name" if gone else "version-too-new", "install", sentence, {**words, "owner": owner})
@@ -125,12 +121,12 @@ def _too_demanding(owner: str, asker: str, gone: bool, words: Mapping[str, str],
 
 def either(owner: str, asker: str, words: Mapping[str, str], seen: Seen) -> Advice:
     """Two packages that do not fit, and nothing says which is wrong: rather the one that is not the host's."""
-    candidates = [name for name in (asker, owner) if normal(name) in STACK]
-    package = next((name for name in candidates if normal(name) not in host_packages()), candidates[0])
+    candidates = [name for name in (asker, owner) if canonicalize_name(name) in STACK]
+    package = next((name for name in candidates if canonicalize_name(name) not in host_packages()), candidates[0])
     words = {**vocabulary(package, seen), **words}
     if words["installed"] and evidence.elsewhere(seen):
         return late(package, "advice.loaded-other", words, seen, "restart")
-    if normal(package) in host_packages():
+    if canonicalize_name(package) in host_packages():
         return say(package, "moved-name", "none", "advice.pair", words)
     return say(package, "moved-name", "install", values=words)
 
@@ -139,10 +135,12 @@ def mismatch(names: tuple[str, ...], words: Mapping[str, str], installed: Instal
     """One of these contradicts what another of them needs, or is not what the host pins."""
     if installed is None:
         return None
-    names = tuple(name for name in names if name and normal(name) in STACK)
-    among = frozenset(map(normal, names))
+    names = tuple(name for name in names if name and canonicalize_name(name) in STACK)
+    among = frozenset(map(canonicalize_name, names))
     # of one alone it is not known who has asked for it: anybody may have
-    clashes = installed.clashes(among) if len(among) > 1 else [one for one in installed.clashes() if normal(one[0].name) in among]
+    clashes = installed.clashes(among)
+    if len(among) == 1:
+        clashes = tuple(one for one in installed.clashes() if canonicalize_name(one[0].name) in among)
     for need, there in clashes:
         if there is None or version(there) == version(installed.pin(need.name)):
             continue  # what the host itself wants is no fault of anybody
@@ -158,7 +156,7 @@ def mismatch(names: tuple[str, ...], words: Mapping[str, str], installed: Instal
         there, pin = installed.version(name), installed.pin(name)
         if there and pin and version(there) != version(pin):
             values = {**words, "installed": there, "pin": pin, "target": f"{name}=={pin}"}
-            sentence = put_back(name) if normal(name) in _TORCH else "rule.foreign-version"
+            sentence = put_back(name) if canonicalize_name(name) in _TORCH else "rule.foreign-version"
             return say(name, "foreign-downgrade", "install", sentence, values)
     return None
 
@@ -171,26 +169,26 @@ def older(package: str, versions: str, found: str, words: Mapping[str, str], see
 
 def missing_sentence(package: str) -> str:
     """Torch comes with the host's installer, what is the host's with the host, what is ours with a text encoder, the rest by hand."""
-    if normal(package) in _TORCH:
+    if canonicalize_name(package) in _TORCH:
         return "advice.missing-torch"
-    if normal(package) in host_packages():
+    if canonicalize_name(package) in host_packages():
         return "advice.missing-host"
-    ours = {normal(one.name) for one in requirements(("bitsandbytes",))}
-    return "advice.missing" if normal(package) in ours else "advice.missing-other"
+    ours = {canonicalize_name(one.name) for one in requirements(("bitsandbytes",))}
+    return "advice.missing" if canonicalize_name(package) in ours else "advice.missing-other"
 
 
 def put_back(package: str) -> str:
-    return "advice.put-back-torch" if normal(package) in _TORCH else "advice.put-back"
+    return "advice.put-back-torch" if canonicalize_name(package) in _TORCH else "advice.put-back"
 
 
 def _of_host(package: str, sentence: str, seen: Seen) -> str:
     """The variant of a sentence for what the host or its installer brings."""
     if not sentence:
         return ""
-    if normal(package) in _TORCH:
+    if canonicalize_name(package) in _TORCH:
         return "advice.torch-other"
     known = {"rule.requirement": "advice.requirement-host", "advice.name-new": "advice.name-new-host"}
-    return known.get(sentence, sentence) if seen.installed is None and normal(package) in host_packages() else sentence
+    return known.get(sentence, sentence) if seen.installed is None and canonicalize_name(package) in host_packages() else sentence
 
 
 def vocabulary(package: str, seen: Seen, versions: str = "", **more: str) -> dict[str, str]:
@@ -200,9 +198,7 @@ def vocabulary(package: str, seen: Seen, versions: str = "", **more: str) -> dic
         wanted = f"{package}{versions}"
     words = {"needed": f"{package}{versions}", "target": wanted, "wanted": wanted, "asker": "?", "installed": ""}
     if seen.installed is not None:
-        words["installed"] = seen.installed.version(package) or next(
-            (found for twin in _TWINS.get(normal(package), ()) if (found := seen.installed.version(twin))), ""
-        )
+        words["installed"] = seen.installed.version(package) or ""
     return {**words, **more}
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from sd3deploy.deps.requirement import normal
 from sd3deploy.diagnosis.installed import Installed
 from sd3deploy.diagnosis.rule import Seen
+from sd3deploy.vendored import canonicalize_name
 
 __all__ = ["asker", "brings", "elsewhere", "extension", "extension_asks", "failed", "tops"]
 
@@ -25,7 +25,7 @@ def asker(text: str, owner: str) -> str:
     """The distribution whose code was the last to run in a traceback, other than the owner of what it asked for."""
     if extension_asks(text):
         return ""
-    return next((top.replace("_", "-") for top in reversed(tops(text)) if normal(top) != normal(owner)), "")
+    return next((top.replace("_", "-") for top in reversed(tops(text)) if canonicalize_name(top) != canonicalize_name(owner)), "")
 
 
 def brings(module: str, installed: Installed | None) -> str:

@@ -1,31 +1,30 @@
-"""What is installed, as far as a diagnosis needs it: versions, what each package needs, who brings which module, what the host pins."""
+"""What is installed, as plain values for a diagnosis: taken once from the one reader, or written down by a test."""
 
 from __future__ import annotations
 
 import platform
-import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from sd3deploy import installed
 from sd3deploy.deps import host_packages
-from sd3deploy.deps.requirement import import_name, normal
-from sd3deploy.deps.site_folders import infos
-from sd3deploy.deps.vendored import InvalidRequirement, Specification, SpecifierSet, version
+from sd3deploy.vendored import SpecifierSet, canonicalize_name, version
 
 __all__ = ["STACK", "Installed", "Need", "read_installed"]
 
 # The packages that Stable Diffusion 3 runs on. What others lack or contradict is no failure of it.
 _NAMES = """
     accelerate bitsandbytes compel diffusers fastapi filelock fsspec gguf gradio hf-xet httpx huggingface-hub importlib-metadata numpy
-    optimum-quanto packaging peft pillow protobuf psutil pydantic pydantic-core pyyaml regex requests safetensors scipy sdnq sentencepiece
-    starlette tokenizers torch torchao torchvision transformers triton triton-windows typing-extensions xformers
+    optimum-quanto packaging peft pillow pillow-simd protobuf psutil pydantic pydantic-core pytorch-triton-rocm pytorch-triton-xpu pyyaml
+    regex requests safetensors scipy sdnq sentencepiece starlette tokenizers torch torchao torchvision transformers triton triton-windows
+    typing-extensions xformers
 """
 STACK = frozenset(_NAMES.split())
 
-# Modules that belong to a distribution of another name; import_name() knows those that are no more than spelled otherwise.
+# Modules that belong to a distribution of another name, for logs of machines of which nothing else is known.
 _DISTRIBUTIONS = {
     "google": "protobuf",
     "google.protobuf": "protobuf",
@@ -52,9 +51,10 @@ class Need:
 
 @dataclass(frozen=True)
 class Installed:
-    """versions, requires: by normalized name; requires are Requires-Dist lines. pins: what the host pins exactly.
+    """versions, requires: by canonical name; requires are Requires-Dist lines. pins: what the host pins exactly.
 
     device: the host's word for the stack (cuda, rocm, cpu, …); system, machine: of the `platform` module. All "" where nobody knows.
+    modules: importable name ("cv2", "google.protobuf") → the distributions whose files it is, first the one whose files really lie there.
     """
 
     versions: Mapping[str, str]
@@ -66,36 +66,49 @@ class Installed:
     system: str = ""
     machine: str = ""
     device: str = ""
+    modules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def version(self, name: str) -> str | None:
-        """The version of a distribution, None when it is not there."""
-        return self.versions.get(normal(name))
+        """The version of a distribution, or of the one that brings its module in its place; None when neither is there."""
+        return self.versions.get(canonicalize_name(name)) or self.versions.get(canonicalize_name(self.in_place_of(name)))
+
+    def in_place_of(self, name: str) -> str:
+        """The other distribution that brings the module of one that is not there: "triton-windows" for "triton"; "" where there is none."""
+        if canonicalize_name(name) in self.versions:
+            return ""
+        return next(iter(self.modules.get(installed.import_name(name), ())), "")
 
     def pin(self, name: str) -> str | None:
         """The version that the host wants, None where it leaves that open."""
-        return self.pins.get(normal(name))
+        return self.pins.get(canonicalize_name(name))
 
     def belongs_to_host(self, name: str) -> bool:
         """Whether the host brings it, so that it must not be moved without saying so."""
-        return normal(name) in self.host or normal(name) in self.pins
+        return canonicalize_name(name) in self.host or canonicalize_name(name) in self.pins
 
     def brings(self, module: str) -> str:
         """The distribution of a module such as "google.protobuf.internal"; the module's own name where nobody else is known."""
-        top = module.partition(".")[0]
+        parts = module.split(".")
+        for length in range(len(parts), 0, -1):
+            if found := self.modules.get(".".join(parts[:length])):
+                return found[0]
         if module.startswith("google.protobuf"):
             return "protobuf"
-        return _DISTRIBUTIONS.get(top.lower()) or self._names.get(top) or top.replace("_", "-")
+        return _DISTRIBUTIONS.get(parts[0].lower()) or self._names.get(parts[0]) or parts[0].replace("_", "-")
 
     @cached_property
     def needs(self) -> tuple[Need, ...]:
         """Everything that the installed packages say they need here, without extras."""
-        return tuple(_needs(self.requires))
+        return tuple(Need(by, one.name, str(one.specifier)) for by, lines in self.requires.items() for one in installed.needs(lines))
 
     def clashes(self, among: frozenset[str] = STACK) -> tuple[tuple[Need, str | None], ...]:
-        """Needs of packages that are not met by what is there, with the version that is (None: missing); both sides in `among`."""
+        """Needs of packages that are not met by what is there, with the version that is (None: missing); both sides in `among`.
+
+        What another distribution brings in the place of the one that is needed is as its user wants it.
+        """
         found = []
         for need in self.needs:
-            if normal(need.by) not in among or normal(need.name) not in among:
+            if not {canonicalize_name(need.by), canonicalize_name(need.name)} <= among or self.in_place_of(need.name):
                 continue
             there = self.version(need.name)
             parsed = version(there)
@@ -105,26 +118,24 @@ class Installed:
 
     def wanted(self, name: str) -> str:
         """The versions of a distribution that everybody here who needs it would take, as one specifier; "" where nobody says."""
-        parts = [need.specifier for need in self.needs if normal(need.name) == normal(name) and need.specifier]
+        parts = [need.specifier for need in self.needs if canonicalize_name(need.name) == canonicalize_name(name) and need.specifier]
         return ",".join(dict.fromkeys(part for text in parts for part in text.split(",")))
 
     @cached_property
     def _names(self) -> dict[str, str]:
-        return {import_name(name).partition(".")[0]: name for name in self.versions}
+        return {installed.import_name(name).partition(".")[0]: name for name in self.versions}
 
 
 def read_installed(host_root: Path | None = None, device: str = "") -> Installed:
-    """This environment, from the descriptions on disk: 50 to 200 ms. host_root: the folder with the host's pins."""
-    versions: dict[str, str] = {}
-    requires: dict[str, tuple[str, ...]] = {}
-    for info in infos():
-        if normal(info.name) not in versions:
-            versions[normal(info.name)] = info.version
-            requires[normal(info.name)] = _requires(info.path / "METADATA")
+    """This environment, from the descriptions on disk: 100 to 400 ms. host_root: the folder with the host's pins."""
+    first: dict[str, installed.Distribution] = {}
+    for one in installed.distributions():
+        first.setdefault(one.key, one)
     return Installed(
-        versions=versions,
-        requires=requires,
-        pins=dict(_pins(host_root)),
+        versions={key: one.version for key, one in first.items()},
+        requires={key: one.requires() for key, one in first.items()},
+        pins=installed.pins(host_root),
+        modules={module: tuple(one.name for one in who) for module, who in installed.modules().items()},
         host=host_packages(),
         python=platform.python_version(),
         executable=sys.executable,
@@ -132,35 +143,3 @@ def read_installed(host_root: Path | None = None, device: str = "") -> Installed
         machine=platform.machine(),
         device=device,
     )
-
-
-def _requires(file: Path) -> tuple[str, ...]:
-    try:
-        head = file.read_text(encoding="utf-8", errors="replace").split("\n\n", 1)[0]
-    except OSError:  # an egg-info, or a broken one: it asks for nothing that could be read
-        return ()
-    return tuple(line.partition(":")[2].strip() for line in head.splitlines() if line.startswith("Requires-Dist:"))
-
-
-def _needs(requires: Mapping[str, tuple[str, ...]]) -> Iterator[Need]:
-    for by, lines in requires.items():
-        for line in lines:
-            try:
-                need = Specification(line)
-            except InvalidRequirement:
-                continue
-            if need.marker is None or need.marker.evaluate({"extra": ""}):
-                yield Need(by, need.name, str(need.specifier))
-
-
-def _pins(host_root: Path | None) -> Iterator[tuple[str, str]]:
-    """Exact versions of the host's requirements; the constraints count before them."""
-    for file in ("requirements.txt", "constraints.txt"):
-        try:
-            lines = (host_root / file).read_text(encoding="utf-8").splitlines() if host_root else []
-        except OSError:  # not every version of the host has both
-            continue
-        for line in lines:
-            found = re.match(r"\s*([\w.\-]+)(?:\[[^\]]*\])?\s*==\s*([\w.+!]+)\s*(?:#.*)?$", line)
-            if found:
-                yield normal(found[1]), found[2]

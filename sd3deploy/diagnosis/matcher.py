@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from sd3deploy import messages
-from sd3deploy.deps.requirement import normal
 from sd3deploy.diagnosis.finding import Finding, finding
 from sd3deploy.diagnosis.installed import Installed
 from sd3deploy.diagnosis.knowledge import RULES, UNKNOWN
 from sd3deploy.diagnosis.record import QUIET, Record, from_text, records
 from sd3deploy.diagnosis.rule import ALWAYS, Advice, Rule, Seen
+from sd3deploy.vendored import canonicalize_name
 
 __all__ = ["diagnose", "read"]
 
@@ -90,7 +90,7 @@ class _Matcher:
                 self._cases.clear()
                 self._found.clear()
         if found := _INSTALLED.search(text):
-            self._installs = {**self._installs, **{normal(name): version for name, version in _NAMED.findall(found["what"])}}
+            self._installs = {**self._installs, **{canonicalize_name(name): version for name, version in _NAMED.findall(found["what"])}}
 
     def _take(self, entry: Record) -> None:
         shape = (entry.level, len(entry.lines), *(line.translate(_NO_DIGITS) for line in (entry.lines[0], *entry.lines[-2:])))

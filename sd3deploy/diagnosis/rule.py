@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from sd3deploy.deps.vendored import SpecifierSet, version
+from sd3deploy.vendored import SpecifierSet, version
 
 if TYPE_CHECKING:
     from sd3deploy.diagnosis.installed import Installed

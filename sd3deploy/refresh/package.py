@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 
-from packaging.version import InvalidVersion, Version
-
+from sd3deploy import installed
 from sd3deploy.refresh.private import ALIASES
+from sd3deploy.vendored import canonicalize_name, same_version
 
 __all__ = ["Package", "changed_on_disk", "loaded_version", "normal", "pattern", "read_package", "real_module", "same_version"]
 
-# Beside their package some distributions ship folders with names that everybody uses; never import those.
-_JUNK = {"test", "tests", "example", "examples", "doc", "docs", "bench", "benchmarks", "scripts", "tools"}
+
+normal: Callable[[str], str] = canonicalize_name  # the name that this package uses
 
 
 @dataclass(frozen=True)
@@ -66,20 +65,12 @@ def pattern(aliases: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile(rf"(?<![a-z0-9])({'|'.join(map(re.escape, aliases))})(?![a-z0-9])")
 
 
-def normal(name: str) -> str:
-    """PEP 503."""
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
 def read_package(name: str) -> Package:
     """The facts of one distribution. Raises nothing: a broken installation is one without a version."""
-    try:
-        distribution = metadata.distribution(name)
-        version = distribution.version or ""
-        imports = _imports(distribution, name)
-        folder = os.path.realpath(str(distribution.locate_file("")))
-    except Exception:  # not there, or metadata that nobody can read
-        version, imports, folder = "", (normal(name).replace("-", "_"),), ""
+    found = installed.find(name)
+    version = found.version if found and found.described() else ""
+    imports = _imports(found, name) if found and version else (normal(name).replace("-", "_"),)
+    folder = os.path.realpath(found.site) if found and version else ""
     own = normal(name).replace("-", "_")
     # of google.protobuf: protobuf and google_protobuf; google alone may be anybody's
     parts = {part for module in imports for part in (module.rpartition(".")[2], module.replace(".", "_"))}
@@ -87,24 +78,12 @@ def read_package(name: str) -> Package:
     return Package(name, version, next(filter(None, map(loaded_version, imports)), ""), imports, aliases, folder)
 
 
-def _imports(distribution: metadata.Distribution, name: str) -> tuple[str, ...]:
-    """The modules to import: the shallowest packages and the single modules, those that bear the distribution's name if any do."""
-    found: dict[str, str] = {}
-    for file in distribution.files or ():
-        parts = file.parts
-        if parts[-1] == "__init__.py" and len(parts) > 1:
-            module = ".".join(parts[:-1])
-        elif len(parts) == 1 and inspect.getmodulename(parts[0]):
-            module = inspect.getmodulename(parts[0]) or ""
-        else:
-            continue
-        if all(part.isidentifier() for part in module.split(".")):
-            top = module.split(".")[0]
-            if top not in found or module.count(".") < found[top].count("."):
-                found[top] = module
-    own = normal(name)
-    named = [module for module in found.values() if own in (normal(module), normal(module.split(".")[-1]))]
-    rest = [module for top, module in found.items() if top not in _JUNK and top not in sys.stdlib_module_names and top.isascii()]
+def _imports(distribution: installed.Distribution, name: str) -> tuple[str, ...]:
+    """The modules to import: those that bear the distribution's name if any do, else all but what is shared by habit."""
+    found, own = distribution.modules(), normal(name)
+    named = [module for module in found if own in (normal(module), normal(module.split(".")[-1]))]
+    unfit = installed.SHARED_BY_HABIT | sys.stdlib_module_names
+    rest = [module for module in found if module.partition(".")[0] not in unfit and module.isascii()]
     return tuple(named or rest or [own.replace("-", "_")])
 
 
@@ -147,19 +126,7 @@ def _code_differs(package: str) -> bool:
     return False
 
 
-def same_version(one: str, other: str) -> bool:
-    """Equal versions; a local part such as +cpu counts only where both have one."""
-    try:
-        a, b = Version(one), Version(other)
-    except InvalidVersion:
-        return one == other
-    return Version(a.public) == Version(b.public) and (a.local == b.local or not a.local or not b.local)
-
-
 def changed_on_disk(name: str) -> bool:
     """True when a loaded library has another version on disk. The library is imported by its distribution's name."""
     loaded = loaded_version(name)
-    try:
-        return loaded not in ("", "?") and not same_version(loaded, metadata.version(name))
-    except Exception:  # no metadata: removed or broken
-        return True
+    return loaded not in ("", "?") and not same_version(loaded, installed.version(name) or "")  # removed or broken has changed as well

@@ -348,9 +348,34 @@ def test_a_server_that_others_reach_installs_nothing_unless_it_was_told_to(folde
             assert answer.status_code == 403
             assert "--insecure" in answer.json()["detail"]
             assert public.get(f"{PREFIX}/install")["state"] == "none"
+            no_way_in_installs(public)
             assert public.get(f"{PREFIX}/status")["packages"]["bitsandbytes"] is None
     finally:
         public.stop()
+
+
+def no_way_in_installs(public):
+    """Settings, POST encoder, override_settings, the arguments of the script: each is refused with the
+    remedy, the setting is as before, and pictures are made with the encoder that is there.
+    """
+
+    def refused():
+        events = public.get(f"{PREFIX}/events?since={refused.seen}")["events"]
+        refused.seen = events[-1]["seq"] if events else refused.seen
+        return [one["id"] for one in events if one["id"] == "deps.forbidden" and "--insecure" in one["remedy"]] == ["deps.forbidden"]
+
+    refused.seen = 0
+    assert public.txt2img()["images"]  # loads the model
+    assert public.set(sd3_text_encoder="T5 FP4") == {"sd3_text_encoder": False}
+    assert refused()
+    answer = public.client.post(f"{PREFIX}/encoder", json={"encoder": "T5 FP4"})
+    assert (answer.status_code, answer.json()["body"]["id"]) == (409, "deps.forbidden")
+    assert refused()
+    assert public.get(f"{PREFIX}/status")["wanted"] == "Host default"
+    for asked in ({"override_settings": {"sd3_text_encoder": "T5 FP4"}}, {"alwayson_scripts": {"SD3 Deploy": {"args": ["T5 INT8"]}}}):
+        assert public.txt2img(**asked)["images"]
+        assert refused()
+        assert public.get(f"{PREFIX}/status")["encoder"] == "Host default"
 
 
 def test_a_server_that_installs_nothing_says_how_to_let_it(host):

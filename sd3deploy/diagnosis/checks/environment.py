@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sd3deploy import messages, units
-from sd3deploy.deps.site_folders import writable_site
-from sd3deploy.deps.vendored import SpecifierSet, version
 from sd3deploy.diagnosis.checks.context import Context
 from sd3deploy.diagnosis.checks.result import Outcome, Say, conclude
 from sd3deploy.diagnosis.checks.rules import seen
 from sd3deploy.diagnosis.finding import Finding
+from sd3deploy.installed import writable_site
+from sd3deploy.vendored import SpecifierSet, version
 
 __all__ = ["Facts", "Folder", "check", "gather", "judge"]
 

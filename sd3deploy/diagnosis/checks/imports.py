@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from sd3deploy import messages
-from sd3deploy.deps.requirement import normal
 from sd3deploy.diagnosis.checks.child import Child
 from sd3deploy.diagnosis.checks.context import Context
 from sd3deploy.diagnosis.checks.result import Outcome, Say, conclude
 from sd3deploy.diagnosis.checks.rules import seen
 from sd3deploy.diagnosis.checks.runner import explain, known
 from sd3deploy.diagnosis.finding import Finding
+from sd3deploy.vendored import canonicalize_name
 
 __all__ = ["IMPORTS", "check"]
 
@@ -59,10 +59,10 @@ def check(context: Context, say: Say) -> Outcome:
     if len(seconds) < len(names):
         findings += _crash(at, code, said, context)
     wrong = context.held.get("wrong", ())
-    if findings and wrong and all(normal(one.package) in wrong for one in findings):
+    if findings and wrong and all(canonicalize_name(one.package) in wrong for one in findings):
         names = ", ".join(sorted(errors) or [at])
         return Outcome("failed", messages.text("checks.imports.follows", names=names), messages.text("checks.imports.follows.remedy"))
-    findings = [one for one in findings if normal(one.package) not in wrong]
+    findings = [one for one in findings if canonicalize_name(one.package) not in wrong]
     facts = {"seconds": seconds, "errors": {name: text.strip().splitlines()[-1] for name, text in errors.items()}}
     return conclude(messages.text("checks.imports.ok", count=len(names)), findings, facts=facts)
 

@@ -9,16 +9,15 @@ from pathlib import Path
 
 from sd3deploy import deps, messages
 from sd3deploy.deps import State, Status
-from sd3deploy.deps.requirement import normal
-from sd3deploy.deps.site_folders import infos
-from sd3deploy.deps.status import same
-from sd3deploy.deps.vendored import SpecifierSet, version
+from sd3deploy.deps.execution import left_alone
 from sd3deploy.diagnosis.checks.context import Context
 from sd3deploy.diagnosis.checks.result import Outcome, Say, conclude
 from sd3deploy.diagnosis.checks.rules import seen
 from sd3deploy.diagnosis.finding import Finding
 from sd3deploy.diagnosis.installed import STACK, Installed, Need
 from sd3deploy.diagnosis.rule import Advice
+from sd3deploy.installed import SHARED_BY_HABIT, distributions
+from sd3deploy.vendored import SpecifierSet, canonicalize_name, same_version, version
 
 __all__ = ["HOST", "check", "clashes", "moved", "of_host", "of_status"]
 
@@ -63,18 +62,22 @@ def check(context: Context, say: Say) -> Outcome:
     known = {one.package for one in failed}
     failed = _once(failed)
     warned = [one for one in _once(warned) if one.package not in known]
-    context.held["wrong"] = {normal(one.package) for one in failed}
-    names = [one.name for one in (*core, *optional)] + ["torch", *HOST]
+    context.held["wrong"] = {canonicalize_name(one.package) for one in failed}
+    names = [*dict.fromkeys([*(one.name for one in (*core, *optional)), "torch", *HOST])]
+    brought = [*names, *sorted(STACK - {canonicalize_name(name) for name in names})]
     facts = {
         "versions": {name: installed.version(name) for name in names},
         "pins": {name: pin for name in names if (pin := installed.pin(name))},
         "absent": absent,
+        "brought": {name: f"{by} {installed.version(by)}" for name in brought if (by := installed.in_place_of(name))},
+        "shared": {module: list(who) for module, who in installed.modules.items() if len(who) > 1 and module not in SHARED_BY_HABIT},
     }
     text = messages.text("checks.packages.ok", torch=installed.version("torch"), transformers=installed.version("transformers"),
                          diffusers=installed.version("diffusers"))  # fmt: skip
-    return conclude(
-        f"{text} {messages.text('checks.packages.absent', names=', '.join(absent)) if absent else ''}".strip(), failed, warned, facts
-    )
+    said = [messages.text("checks.packages.absent", names=", ".join(absent))] if absent else []
+    said += [messages.text("checks.packages.brought", name=name, by=by) for name, by in facts["brought"].items()]
+    said += [messages.text("checks.packages.shared", module=one, names=", ".join(who), by=who[0]) for one, who in facts["shared"].items()]
+    return conclude(" ".join([text, *said]), failed, warned, facts)
 
 
 def of_status(status: Status, installed: Installed) -> Iterator[Finding]:
@@ -91,7 +94,9 @@ def of_status(status: Status, installed: Installed) -> Iterator[Finding]:
         State.BROKEN: "package-mixed",
         State.STALE: "package-stale",
     }
-    if status.state in rules:
+    if status.blocked:
+        yield seen("package-mixed", {**values, **left_alone(status).values}, Advice(package=name, sentence="deps.shared"), (status.detail,))
+    elif status.state in rules:
         yield seen(rules[status.state], values, Advice(package=name), (status.detail,))
 
 
@@ -158,7 +163,7 @@ def _cause(there: str, need: Need, flip: bool = False):
 
 def _astray(name: str, installed: Installed) -> bool:
     there, pin = installed.version(name), installed.pin(name)
-    return bool(there and pin and not same(there, pin))
+    return bool(there and pin and not same_version(there, pin))
 
 
 def _foreign(name: str, installed: Installed, clash: str) -> Finding:
@@ -170,12 +175,12 @@ def _foreign(name: str, installed: Installed, clash: str) -> Finding:
 def _missing(name: str, installed: Installed, needed: str = "") -> Finding:
     pin = installed.pin(name)
     values = {**_words(name, None, pin), "needed": f"{name}=={pin}" if pin else needed or name, "detail": ""}
-    ours = normal(name) in {normal(one.name) for one in deps.requirements()}
+    ours = canonicalize_name(name) in {canonicalize_name(one.name) for one in deps.requirements()}
     return seen("package-missing", values, Advice(package=name, sentence="" if ours or pin else "checks.rule.package-missing.host"))
 
 
 def _torch(installed: Installed) -> Iterator[Finding]:
-    found = infos("torch")
+    found = distributions("torch")
     if not found:
         yield _missing("torch", installed)
         return
@@ -184,7 +189,7 @@ def _torch(installed: Installed) -> Iterator[Finding]:
         said = re.search(r"__version__\s*=\s*['\"]([^'\"]+)", (first.path.parent / "torch" / "version.py").read_text(encoding="utf-8"))
     except OSError:
         said = None
-    example = next((one for one in [said[1] if said else "torch/version.py"] if not said or not same(one, first.version)), "")
+    example = next((one for one in [said[1] if said else "torch/version.py"] if not said or not same_version(one, first.version)), "")
     if len(found) > 1:
         example = " + ".join(one.version for one in found)
     if example:
@@ -203,5 +208,5 @@ def _once(findings: Iterable[Finding]) -> list[Finding]:
     """One for each package: what is broken counts before what contradicts, what is missing is missing once."""
     kept: dict[str, Finding] = {}
     for one in findings:
-        kept.setdefault(normal(one.package), one)
+        kept.setdefault(canonicalize_name(one.package), one)
     return list(kept.values())

@@ -229,10 +229,17 @@ class SdNext:
         return deps.Options(
             uv=bool(getattr(arguments, "uv", False)),
             offline=bool(shared.opts.offline_mode),
-            allow=bool(self.option("sd3_auto_install")) and not getattr(shared.cmd_opts, "sd3_no_install", False),
+            refusal=self._refusal(),
             extra_args=os.environ.get("PIP_EXTRA_ARGS", ""),
             host_root=self._root(),
         )
+
+    def _refusal(self) -> str:
+        """Why nothing may be installed, as deps.Options has it: the host's rule for its extensions first, then the settings of this one."""
+        if getattr(shared.cmd_opts, "disable_extension_access", False):  # others reach this server
+            return "deps.forbidden"
+        switched_off = not self.option("sd3_auto_install") or getattr(shared.cmd_opts, "sd3_no_install", False)
+        return "deps.not_allowed" if switched_off else ""
 
     def listen(self, event: Event) -> None:
         """Events go to the host's log with their id, so that a screenshot in any language can be searched."""

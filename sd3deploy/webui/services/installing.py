@@ -8,17 +8,15 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from modules import shared
-
 from sd3deploy import deps, messages
 from sd3deploy.deployment import Deployment
-from sd3deploy.deps.repairing import pinned
-from sd3deploy.deps.site_folders import installed
 from sd3deploy.deps.stopping import Stopped, stoppable
 from sd3deploy.encoders.choices import CHOICES, Choice, unsuitable
 from sd3deploy.encoders.swap import is_sd3
 from sd3deploy.errors import DependencyError, RestartRequired, Sd3Error, SettingError
+from sd3deploy.installed import pins, versions
 from sd3deploy.refresh import refresh
+from sd3deploy.vendored import canonicalize_name
 from sd3deploy.webui.services.background import Background
 
 __all__ = ["Installation", "Installing"]
@@ -53,6 +51,10 @@ class Installation:
         }
 
 
+# The sentence about a package that is needed → the one about installing as such.
+_REFUSALS = {"deps.forbidden": "install.forbidden", "deps.not_allowed": "install.switched-off"}
+
+
 @lru_cache(1)
 def _redactor() -> Callable[[str], str]:
     from sd3deploy.redact import Redactor  # its patterns take a tenth of the time that the extension adds to a start
@@ -76,10 +78,9 @@ class Installing(Background[Installation]):
         return _redactor()(text)
 
     def allowed(self) -> Sd3Error | None:
-        """Why nothing may be installed here, or None: the host's rule for its extensions first, then the settings of this one."""
-        if getattr(shared.cmd_opts, "disable_extension_access", False):
-            return DependencyError("install.forbidden")
-        return None if self.host.install_options().allow else DependencyError("install.switched-off")
+        """Why nothing may be installed here, or None: the same answer that every other way in gets, without the names of packages."""
+        refusal = self.host.install_options().refusal
+        return DependencyError(_REFUSALS[refusal]) if refusal else None
 
     def plan(self, groups: Iterable[str] | None = None, repair: bool = False) -> deps.Plan:
         """What would be done for the core and those optional groups of pyproject.toml (None: of every encoder that runs here), and for
@@ -87,7 +88,7 @@ class Installing(Background[Installation]):
         """
         needed = deps.check(deps.requirements(self.groups(groups)))
         broken = deps.check(self._pin(name) for name in self._broken()) if repair else ()
-        return deps.plan((*broken, *needed), self.host.install_options(), installed())
+        return deps.plan((*broken, *needed), self.host.install_options(), versions())
 
     def start(self, groups: Iterable[str] | None = None, repair: bool = False) -> Installation:
         """Begin; where a job runs already, that one. Raises Sd3Error where nothing may be installed, and as `plan` does."""
@@ -122,25 +123,27 @@ class Installing(Background[Installation]):
             self._bring()
 
     def _work(self, job: Installation, groups: tuple[str, ...], repair: bool) -> None:
-        """Mend the host's packages first: nothing works on top of a broken NumPy."""
+        """Mend the host's packages first: nothing works on top of a broken NumPy. What can not be done stops nothing else; the first error
+        is raised when all the rest is done, the others are told.
+        """
 
         def progress(line: str) -> None:
             job.text = self.clean(line.strip()) or job.text
 
-        options = self.host.install_options()
-        for name in self._broken() if repair else ():
-            self.events.tell("info", "packages.installing", names=name)
-            try:
-                job.changed |= deps.repair(name, options.host_root, options, progress).changed
-            except RestartRequired as late:
-                job.changed[name] = installed().get(name, "")
-                self._restart(job, late)
-        todo = deps.plan(deps.check(deps.requirements(groups)), options, installed())
-        if not todo.empty:
-            self.events.tell("info", "packages.installing", names=", ".join([*(one.name for one in todo.changes), *todo.sweep]))
-            job.changed |= deps.apply(todo, options, progress).changed
-        for stale in todo.stale:
-            self._restart(job, RestartRequired("deps.restart", name=stale.name, loaded=stale.loaded, installed=stale.installed))
+        def begin(names: tuple[str, ...]) -> None:
+            if names:
+                self.events.tell("info", "packages.installing", names=", ".join(names))
+
+        broken = self._broken() if repair else ()
+        failures = deps.mend(broken, groups, self.host.install_options(), progress, job.changed, begin)
+        errors = [one.error for one in failures if not isinstance(one.error, RestartRequired)]
+        for one in failures:
+            if isinstance(one.error, RestartRequired):
+                self._restart(job, one.error)
+        for error in errors[1:]:
+            self.events.fail(error)
+        if errors:
+            raise errors[0]
 
     def _refresh(self, job: Installation) -> None:
         """Make what is new visible to this process, while it makes no picture."""
@@ -197,5 +200,5 @@ class Installing(Background[Installation]):
         return [name for name in names if deps.diagnose(name).state is deps.State.BROKEN]
 
     def _pin(self, name: str) -> deps.Requirement:
-        version = pinned(name, self.host.install_options().host_root)
+        version = pins(self.host.install_options().host_root).get(canonicalize_name(name))
         return deps.Requirement(name, f"=={version}" if version else "", "host")
