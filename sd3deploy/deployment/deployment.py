@@ -141,6 +141,12 @@ class Deployment:
                 self.events.tell("warning", "encoder.without-t5")
         return True, encoder
 
+    @contextmanager
+    def cancellable(self) -> Iterator[Callable[[], bool]]:
+        """For the time inside `cancel` ends something else of ours, which asks what is given here whether it is to end."""
+        with self._under_way.begin() as under:
+            yield under.cancelled
+
     @property
     def loading(self) -> bool:
         """Whether a change or the load of an encoder is under way. Never waits for a lock."""

@@ -4,10 +4,11 @@
    and around whatever else must not happen beside a picture.
 2. `Busy` says what is being done to the loaded model: loads by the webui, any number at a time, or one change of its text encoder.
 
-The order is the queue, then `Busy`. Nobody takes the queue while it has `Busy`. Whoever has taken the queue here never waits for `Busy`: it
-gives the queue back first, because a load may last for minutes and every picture would wait with it. Only a job of the webui, whose queue is
-not ours to give back, waits for `Busy` with the queue held: in steps, and no longer than until somebody presses Cancel or Stop. No wait is
-longer than `PATIENCE_S` without a look at that. A test double (tests/locks.py) holds the whole of it to these rules.
+The order is the queue, then `Busy`. Nobody takes the queue while it has `Busy`. Whoever has taken the queue here never waits for `Busy`:
+it gives the queue back first, because a load may last for minutes and every picture would wait with it. Only a job of the webui, whose
+queue is not ours to give back, waits for `Busy` with the queue held: in steps, and no longer than until somebody presses Cancel or Stop. No
+wait is longer than `PATIENCE_S` without a look at that. The tests' double of the two locks (tests/contract/probe/sd3probe/locks.py) holds
+the whole of it to these rules.
 
 fasteners, which the webui ships, does not serve here: its reader-writer lock has no timeout, so that nobody who waits could be cancelled.
 """
@@ -33,8 +34,8 @@ class Lock(Protocol):
 
 
 class Busy:
-    """What is being done to the loaded model. `with busy:` is a load of a model by the webui; `acquire` and `release` surround a change of the
-    encoder. Both are re-entrant, and a load may change the encoder of the model that it has just loaded.
+    """What is being done to the loaded model. `with busy:` is a load of a model by the webui; `acquire` and `release` surround a change of
+    the encoder. Both are re-entrant, and a load may change the encoder of the model that it has just loaded.
 
     Loads do not wait for each other, as they do not in the webui alone. A load waits for a change that another thread makes outside of a
     load: whoever makes that one holds the queue, so that whoever waits can not.
@@ -114,7 +115,9 @@ def both(
     """
     while not cancelled():
         with taken(queue, cancelled, lambda: waiting("job")) as mine:
-            if mine and busy.acquire(0):
+            if not mine:
+                break
+            if busy.acquire(0):
                 try:
                     yield True
                 finally:

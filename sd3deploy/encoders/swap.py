@@ -52,8 +52,8 @@ def holders(pipeline: Any) -> list[Any]:
 def replace(pipeline: Any, encoder: Any, t5_tokenizer: Any = None) -> None:
     """Set `text_encoder_3` in the pipeline and in whatever shares its encoder (None: CLIP only), and the tokenizer where there is none.
 
-    accelerate's hooks on the old encoder are removed first: they hold it, and model offload keeps it in its chain. Raises what setting it in
-    the pipeline itself raises.
+    accelerate's hooks on the old encoder are removed first: they hold it, and model offload keeps it in its chain. Raises what setting it
+    in the pipeline itself raises.
     """
     old, everywhere = plain(pipeline.text_encoder_3), holders(pipeline)
     if old is not None and hasattr(old, "_hf_hook"):

@@ -28,6 +28,14 @@ class ProbedHost(server.Host):
         """Execute Python in the host's process, on a thread of its API. Returns what the code has named `result`."""
         return self.post("/sdapi/v1/sd3probe", {"code": textwrap.dedent(code)})["result"]
 
+    def stop(self):
+        """End the server. Raises AssertionError when the extension has broken the rules of the two locks meanwhile."""
+        broken = []
+        if self.process.poll() is None:
+            broken = self.run("from sd3probe import locks; result = locks.violations")
+        super().stop()
+        assert not broken, broken
+
     def events(self, start: int = 0) -> list[tuple[str, dict]]:
         return [(name, facts) for name, facts in self.run(f"result = sd3probe.events[{start}:]")]
 

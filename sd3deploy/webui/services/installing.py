@@ -12,6 +12,7 @@ from modules import shared
 
 from sd3deploy import deps, messages
 from sd3deploy.deployment import Deployment
+from sd3deploy.deployment.locks import taken
 from sd3deploy.deps.repairing import pinned
 from sd3deploy.deps.site_folders import installed
 from sd3deploy.deps.stopping import Stopped, stoppable
@@ -143,11 +144,15 @@ class Installing(Background[Installation]):
             self._restart(job, RestartRequired("deps.restart", name=stale.name, loaded=stale.loaded, installed=stale.installed))
 
     def _refresh(self, job: Installation) -> None:
-        """Make what is new visible to this process, while it makes no picture."""
+        """Make what is new visible to this process, while it makes no picture. Whoever has cancelled waits for none: what needs the
+        packages refreshes them itself.
+        """
         if not job.changed:
             return
         job.text = messages.text("verify.waiting")
-        with self.host.queue():
+        with taken(self.host.queue(), self._cancelled.is_set) as mine:
+            if not mine:
+                return
             verdict = refresh(job.changed)
         for one in verdict.restart:
             self._restart(job, RestartRequired("restart.needed", name=one.name, reason=one.reason))
