@@ -73,12 +73,20 @@ def replace(pipeline: Any, encoder: Any, t5_tokenizer: Any = None) -> None:
 
 
 def kept_by(module: Any) -> list[str]:
-    """The kinds of the objects that still refer to a module, each once; "a call" for a function that is running."""
-    names: dict[str, None] = {}
+    """The kinds of the objects that have a module as an attribute, each once; else those of the containers that it is in; "a call" where
+    there is nothing but a function that is running.
+    """
+    owners: dict[str, None] = {}
+    containers: dict[str, None] = {}
     for one in gc.get_referrers(module):
-        owners = [other for other in gc.get_referrers(one) if _attributes(other) is one] if type(one) is dict else []
-        names |= {type(owner).__name__: None for owner in owners or [one]}
-    return list(names) or ["a call"]
+        if type(one) is not dict:
+            (containers if _attributes(one) is None else owners)[type(one).__name__] = None
+            continue
+        for other in gc.get_referrers(one):
+            if _attributes(other) is one:
+                owners[type(other).__name__] = None
+    containers.pop("cell", None)  # of the functions that transformers puts around its own forward
+    return list(owners) or list(containers) or ["a call"]
 
 
 def tokenizer(pipeline: Any, model: str, source: Source) -> Any:
