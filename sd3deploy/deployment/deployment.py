@@ -18,7 +18,7 @@ from sd3deploy.deployment.changing import Changing
 from sd3deploy.deployment.host import Host
 from sd3deploy.deployment.making import Making
 from sd3deploy.deployment.placed import Placed
-from sd3deploy.deployment.undertaking import Undertaking, Undertakings
+from sd3deploy.deployment.undertaking import Progress, Undertaking, Undertakings
 from sd3deploy.deployment.wanted import Settings, Wanted
 from sd3deploy.deps import stopping
 from sd3deploy.encoders import choices, swap
@@ -158,6 +158,12 @@ class Deployment:
         latest = self._under_way.latest
         return latest.phase if latest else None
 
+    @property
+    def progress(self) -> Progress | None:
+        """How far an encoder has been read. Never waits for a lock."""
+        latest = self._under_way.latest
+        return latest.progress if latest else None
+
     def cancel(self) -> bool:
         """End what is under way soon, with everything as it was before. Returns at once whether there was anything. Called from any thread,
         with any lock held.
@@ -179,8 +185,7 @@ class Deployment:
         encoder = pipeline.text_encoder_3 if sd3 else None
         measured = self._placed.measure(encoder) if encoder is not None else None
         error = self.events.last_error
-        latest = self._under_way.latest
-        progress = latest.progress if latest else None
+        progress = self.progress
         return {
             "model": self.host.model_name() if sd3 else None,
             "encoder": self.placed(pipeline).choice.name if sd3 else None,
@@ -189,7 +194,7 @@ class Deployment:
             "wo_quantized": bool(measured and measured.wo_quantized),
             "t5_bytes": measured.bytes if measured else 0,
             "t5_bytes_16bit": measured.bytes_16bit if measured else 0,
-            "busy": latest.phase if latest else None,
+            "busy": self.phase,
             "progress": progress.report() if progress else None,
             "last_error": {"id": error.id, "message": error.message, "remedy": error.remedy} if error else None,
             "packages": {name: packages.version(name) for name in _REPORTED},
