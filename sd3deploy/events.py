@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -86,5 +87,6 @@ class Events:
             self._count += 1
             event = Event(self._count, id, severity, message, remedy, job=job, action=action)
             self._ring.append(event)
-        self._listen(event)
+        with contextlib.suppress(Exception):  # a log of the host's that fails costs nobody the event, nor what it is about
+            self._listen(event)
         return event

@@ -7,6 +7,9 @@ import os
 import pytest
 from hypothesis import settings
 
+from sd3deploy.deployment import locks
+from tests.contract.probe.sd3probe import locks as double
+
 # SDNQ would compile its kernels for each new shape, some seconds each; what is tested here is not their speed.
 os.environ.setdefault("SDNQ_USE_TORCH_COMPILE", "0")
 # The models are tiny and the processes many: threads of one would only wait for those of another.
@@ -17,6 +20,16 @@ settings.register_profile("no clock", deadline=None)
 settings.load_profile("no clock")
 
 ALLOWED = {"gpu", "real"}
+double.install(locks)
+
+
+@pytest.fixture(autouse=True)
+def lock_rules():
+    """In no test are the two locks taken in the wrong order, or waited for in a way that locks.py forbids. Gives the acquisitions."""
+    double.violations.clear()
+    double.acquisitions.clear()
+    yield double.acquisitions
+    assert not double.violations
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -672,3 +672,315 @@ def test_where_neither_the_device_nor_ram_holds_both_the_old_one_goes_before_the
     choose(deployment, "T5 FP4")
     assert seen[-1] == ("T5 FP4", None)
     assert [encoder for encoder, _ in seen] == ["None (CLIP only)", "T5 FP4"]
+
+
+# Every pipeline of the model
+
+
+def another_task(host):
+    import diffusers
+
+    parts = {name: part for name, part in host.pipe.components.items() if name not in ("image_encoder", "feature_extractor")}
+    return diffusers.StableDiffusion3Img2ImgPipeline(**parts)
+
+
+@pytest.mark.parametrize("name", ["T5 FP4", "None (CLIP only)", "Host default"])
+def test_a_pipeline_of_another_task_changes_too_and_a_job_of_it_gives_the_encoder_back(loaded, deployment, name):
+    choose(deployment, "T5 NF4")
+    base, loaded.pipe = loaded.pipe, another_task(loaded)  # as Control does for a job
+    old = weakref.ref(base.text_encoder_3)
+    deployment.reconcile(name)
+    gc.collect()
+    assert base.text_encoder_3 is loaded.pipe.text_encoder_3
+    assert old() is None
+    loaded.pipe = base
+    assert deployment.placed(base).choice.name == name
+    deployment.reconcile()
+    assert deployment.placed(base).choice.name == "T5 NF4"
+    assert told(deployment, "warning") == []
+
+
+def test_what_fails_leaves_the_old_one_in_every_pipeline(loaded, deployment):
+    choose(deployment, "T5 NF4")
+    other, encoder = another_task(loaded), loaded.pipe.text_encoder_3
+    loaded.refuses = RuntimeError("no such device")
+    with pytest.raises(RuntimeError):
+        choose(deployment, "T5 FP4")
+    assert loaded.pipe.text_encoder_3 is other.text_encoder_3 is encoder
+
+
+def test_where_memory_holds_only_one_it_leaves_every_pipeline_and_comes_back_to_every_one(cached, deployment):
+    choose(deployment, "T5 FP8")
+    other, seen = another_task(cached), []
+    cached.memory = TIGHT
+    cached.press = lambda job: (seen.append((cached.pipe.text_encoder_3, other.text_encoder_3)), deployment.cancel())
+    with pytest.raises(Stopped):
+        choose(deployment, "T5 FP4")
+    assert seen[0] == (None, None)
+    assert other.text_encoder_3 is cached.pipe.text_encoder_3 is not None
+    assert (deployment.status()["encoder"], told(deployment, "warning")) == ("T5 FP8", [])
+
+
+def test_who_still_holds_the_old_one_is_named_once(loaded, deployment):
+    class Hoarder:
+        def __init__(self, encoder):
+            self.mine = encoder
+
+    choose(deployment, "T5 NF4")
+    first = Hoarder(loaded.pipe.text_encoder_3)
+    choose(deployment, "T5 FP4")
+    second = Hoarder(loaded.pipe.text_encoder_3)
+    choose(deployment, "T5 NF4")
+    warnings = [event for event in deployment.events.since(0) if event.severity == "warning"]
+    assert [event.id for event in warnings] == ["encoder.kept-alive"]
+    assert "T5 NF4" in warnings[0].message
+    assert "Hoarder" in warnings[0].message
+    assert first.mine is not second.mine
+
+
+def test_an_encoder_that_the_host_has_compiled_is_still_ours(loaded, deployment):
+    choose(deployment, "T5 FP4")
+    before = deployment.status()
+    loaded.pipe.text_encoder_3 = torch.compile(loaded.pipe.text_encoder_3, backend="eager")
+    assert deployment.placed(loaded.pipe) == Wanted(choices.find("fp4"))
+    assert deployment.reconcile() == Wanted(choices.find("fp4"))
+    assert loaded.swaps == 1
+    after = deployment.status()
+    assert [after[key] for key in ("encoder", "linear4bit", "t5_bytes")] == [before[key] for key in ("encoder", "linear4bit", "t5_bytes")]
+    old = weakref.ref(loaded.pipe.text_encoder_3._orig_mod)
+    choose(deployment, "T5 NF4")
+    gc.collect()
+    assert old() is None
+    assert picture(loaded).shape == (64, 64, 3)
+
+
+# What comes after the change stands
+
+
+def fail(*_, **__):
+    raise AttributeError("module 'devices' has no attribute 'torch_gc'")
+
+
+def failing_job(deployment, monkeypatch):
+    @contextmanager
+    def job(title, about):
+        yield Job(lambda job: None)
+        fail()
+
+    monkeypatch.setattr(deployment.host, "job", job)
+
+
+AFTERWARDS = {
+    "the memory of the old one": lambda deployment, patch: patch.setattr(deployment.host, "free", fail),
+    "the host's job": failing_job,
+    "who holds the old one": lambda deployment, patch: patch.setattr("sd3deploy.encoders.swap.kept_by", fail),
+    "what it takes": lambda deployment, patch: patch.setattr(deployment._placed, "tell_ready", fail),
+    "the host's log": lambda deployment, patch: patch.setattr(deployment.events, "_listen", fail),
+}
+
+
+@pytest.mark.parametrize("what", AFTERWARDS)
+@pytest.mark.parametrize("way", ["setting", "job", "load"])
+def test_what_fails_after_the_change_is_told_and_the_change_stands(loaded, deployment, monkeypatch, what, way):
+    held = [loaded.pipe.text_encoder_3]
+    AFTERWARDS[what](deployment, monkeypatch)
+    if way == "setting":
+        choose(deployment, "T5 FP4")
+    elif way == "job":
+        assert deployment.reconcile("T5 FP4") == Wanted(choices.find("fp4"))
+    else:
+        loaded.options["sd3_text_encoder"] = "T5 FP4"
+        ours, loaded.pipe.text_encoder_3 = deployment.encoder_for_load()
+        assert ours
+    assert deployment.placed(loaded.pipe) == Wanted(choices.find("fp4"))
+    assert measure.measure(loaded.pipe.text_encoder_3).linear4bit > 0
+    assert picture(loaded).shape == (64, 64, 3)
+    assert deployment.status()["busy"] is None
+    silent = what == "the host's log" or (way == "load" and what in ("the memory of the old one", "who holds the old one"))
+    assert ("encoder.afterwards" in told(deployment, "warning")) != silent
+    assert deployment.busy.acquire(0)
+    deployment.busy.release()
+    assert loaded.lock.acquire(blocking=False)
+    assert held[0] is not loaded.pipe.text_encoder_3
+
+
+def test_a_step_that_fails_while_the_old_one_makes_room_costs_nothing(cached, deployment, monkeypatch):
+    choose(deployment, "T5 FP8")
+    cached.memory = TIGHT
+    monkeypatch.setattr(cached, "free", fail)
+    choose(deployment, "T5 FP4")
+    assert deployment.status()["encoder"] == "T5 FP4"
+    cached.press = lambda job: deployment.cancel()
+    with pytest.raises(Stopped):
+        choose(deployment, "T5 NF4")
+    assert deployment.status()["encoder"] == "T5 FP4"
+    assert set(told(deployment, "warning")) == {"encoder.afterwards"}
+
+
+# Who waits for whom
+
+
+class Loading:
+    """The host's own load of a model on a thread of its own, as at its start. pipeline: what it has loaded when it ends."""
+
+    def __init__(self, deployment, work=lambda: None):
+        self.deployment, self.work = deployment, work
+        self.begun, self.end = threading.Event(), threading.Event()
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+        assert self.begun.wait(60)
+
+    def _run(self):
+        with self.deployment.busy:
+            self.begun.set()
+            assert self.end.wait(60)
+            self.work()
+
+    def finish(self):
+        self.end.set()
+        self.thread.join(60)
+        assert not self.thread.is_alive()
+
+
+def begin(work):
+    """The work on a thread of its own: (the thread, what it has returned or raised)."""
+    results = []
+
+    def run():
+        try:
+            results.append(work())
+        except Exception as error:
+            results.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread, results
+
+
+def until(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to that"
+        time.sleep(0.01)
+
+
+def join(thread):
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+def test_the_queue_is_free_while_a_change_waits_for_a_model(loaded, deployment):
+    model = Loading(deployment)
+    loaded.options["sd3_text_encoder"] = "T5 FP4"
+    change, results = begin(deployment.change)
+    until(lambda: "encoder.waiting-model" in told(deployment, "info"))
+    for _ in range(3):  # a picture, a job of the API, a token counter
+        with loaded.lock:
+            assert picture(loaded).shape == (64, 64, 3)
+            assert deployment.status()["busy"] == "T5 FP4 will be loaded as soon as the model is there that is being loaded."
+    assert change.is_alive()
+    model.finish()
+    join(change)
+    assert results == [None]
+    assert deployment.status()["encoder"] == "T5 FP4"
+
+
+def test_a_change_that_waits_for_a_model_is_ended_by_cancel(loaded, deployment):
+    model = Loading(deployment)
+    loaded.options["sd3_text_encoder"] = "T5 FP4"
+    change, results = begin(deployment.change)
+    until(lambda: "encoder.waiting-model" in told(deployment, "info"))
+    assert deployment.cancel()
+    join(change)  # while the load goes on
+    assert model.thread.is_alive()
+    assert [type(error) for error in results] == [Stopped]
+    assert deployment.events.since(0)[-1].id == "encoder.cancelled"
+    assert loaded.lock.acquire(blocking=False)
+    model.finish()
+    assert (deployment.status()["encoder"], deployment.loading) == ("Host default", False)
+
+
+def test_a_picture_whose_encoder_is_there_does_not_wait_for_a_load(loaded, deployment):
+    choose(deployment, "T5 FP4")
+    model = Loading(deployment)
+    with loaded.lock:
+        job, results = begin(deployment.reconcile)
+        join(job)
+    assert results == [Wanted(choices.find("fp4"))]
+    model.finish()
+
+
+def test_a_picture_that_needs_another_encoder_waits_until_the_model_is_there(loaded, deployment):
+    model = Loading(deployment, lambda: deployment.reconcile())
+    loaded.options["sd3_text_encoder"] = "T5 FP4"
+    job, results = begin(deployment.reconcile)
+    until(lambda: "encoder.waiting-model" in told(deployment, "info"))
+    model.finish()
+    join(job)
+    assert results == [Wanted(choices.find("fp4"))]
+    assert loaded.swaps == 1  # by the load
+
+
+@pytest.mark.parametrize("way", ["cancel", "the host's own Stop"])
+def test_a_picture_that_waits_for_a_model_is_ended(loaded, deployment, way):
+    model = Loading(deployment)
+    loaded.options["sd3_text_encoder"] = "T5 FP4"
+    heard = []
+    job, results = begin(lambda: deployment.reconcile(stopped=lambda: heard.append(True)))
+    until(lambda: loaded.jobs)
+    if way == "cancel":
+        assert deployment.cancel()
+    else:
+        loaded.jobs[-1][2].stop = True
+    join(job)
+    assert model.thread.is_alive()
+    assert (results, heard) == ([Wanted(choices.HOST_DEFAULT)], [True])
+    model.finish()
+    assert deployment.reconcile() == Wanted(choices.find("fp4"))
+
+
+def test_a_picture_without_a_model_does_not_wait_for_one(host, deployment):
+    model = Loading(deployment)
+    host.options["sd3_text_encoder"] = "T5 FP4"
+    job, results = begin(deployment.reconcile)
+    join(job)
+    assert results == [None]
+    model.finish()
+
+
+def test_two_loads_at_once_end_with_one_encoder(loaded, deployment):
+    loaded.options["sd3_text_encoder"] = "T5 FP4"
+    loads = [Loading(deployment, lambda: deployment.reconcile()) for _ in range(2)]
+    for one in loads:
+        one.end.set()
+    for one in loads:
+        one.finish()
+    assert deployment.status()["encoder"] == "T5 FP4"
+    assert loaded.swaps == 1
+
+
+def test_what_is_under_way_is_said_and_forgotten_in_any_order(cached, deployment):
+    inside, end = threading.Event(), threading.Event()
+    cached.press = lambda job: (inside.set(), end.wait(60))
+    cached.options["sd3_text_encoder"] = "T5 FP4"
+    with deployment.busy:
+        model, _ = begin(deployment.encoder_for_load)
+        assert inside.wait(60)
+        change, results = begin(deployment.change)
+        until(lambda: "encoder.waiting-model" in told(deployment, "info"))
+        assert "as soon as the model is there" in deployment.status()["busy"]
+        end.set()
+        join(model)  # the one that began first ends first
+        assert "as soon as the model is there" in deployment.status()["busy"]
+    join(change)
+    assert results == [None]
+    assert (deployment.status()["busy"], deployment.loading, deployment.status()["progress"]) == (None, False, None)
+
+
+def test_what_the_hosts_own_loader_has_brought_is_left_when_it_was_cancelled_meanwhile(loaded, deployment, monkeypatch):
+    choose(deployment, "T5 FP4")
+    encoder, load_default = loaded.pipe.text_encoder_3, loaded.default_encoder
+    monkeypatch.setattr(loaded, "default_encoder", lambda: (deployment.cancel(), load_default())[1])
+    with pytest.raises(Stopped):
+        choose(deployment, "Host default")
+    assert loaded.pipe.text_encoder_3 is encoder

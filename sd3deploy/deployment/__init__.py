@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
-from sd3deploy.deployment.deployment import Deployment, Host, LoadProgress, Progress, Wanted
+from sd3deploy.deployment.deployment import Deployment
+from sd3deploy.deployment.host import Host, LoadProgress
+from sd3deploy.deployment.undertaking import Progress
+from sd3deploy.deployment.wanted import Wanted
 
 __all__ = ["Deployment", "Host", "LoadProgress", "Progress", "Wanted"]

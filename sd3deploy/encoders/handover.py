@@ -1,11 +1,13 @@
-"""From one text encoder to the next: the old one stays in the pipeline, and usable, as long as memory holds both of them.
+"""From one text encoder to the next: the old one stays in the pipelines, and usable, as long as memory holds both of them.
 
 RAM does not hold both: the old one goes before the next is read. The device does not: it makes way before the next is placed. The next one
-fails, or somebody cancels it: the old one comes back.
+fails, or somebody cancels it: the old one comes back. The change stands once `put` has returned; nothing that comes after it raises.
 """
 
 from __future__ import annotations
 
+import traceback
+import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -15,14 +17,16 @@ from sd3deploy.memory.capacity import Capacity
 from sd3deploy.memory.sizes import PARTS
 from sd3deploy.memory.t5_shape import T5_XXL
 
-__all__ = ["Handover", "Host"]
+__all__ = ["Handover", "Host", "forget_tensors"]
 
 WORK = 600_000_000  # bytes that reading and quantizing take beside the result: the limit that bench/load.py holds the loader to
 _LARGEST = T5_XXL.bytes(find("bf16"))
 
 
 class Host(Protocol):
-    """What it needs of the webui."""
+    """What it needs of the webui. swapped: place the encoder that has just come into a pipeline, and forget what the one before it has
+    computed; raises where that fails, and is then called again with the old one. free: give unused memory back.
+    """
 
     def capacity(self) -> Capacity: ...
     def swapped(self, pipeline: Any) -> None: ...
@@ -30,14 +34,26 @@ class Host(Protocol):
 
 
 class Handover:
-    """One change of the encoder of a pipeline. again: loads the old one anew. mapped: the old one is read from a file as it is needed, and
-    takes no memory that others could not have. gone: called when the old one has left the pipeline before the next is there.
+    """One change of the encoder of a model, in all of its pipelines. Its methods are called with the queue and `Busy` held, or within the
+    load of the model. again: loads the old one anew. mapped: the old one is read from a file as it is needed, and takes no memory that
+    others could not have. gone: called when the old one has left before the next is there. failed: called with what a step raises that
+    nothing depends on.
     """
 
-    def __init__(self, pipeline: Any, host: Host, again: Callable[[], Any], mapped: bool, gone: Callable[[], None]) -> None:
-        self._pipeline, self._host, self._again, self._mapped, self._gone = pipeline, host, again, mapped, gone
-        self._taken = False  # out of the pipeline and out of memory
+    def __init__(
+        self,
+        pipeline: Any,
+        host: Host,
+        again: Callable[[], Any],
+        mapped: bool,
+        gone: Callable[[], None],
+        failed: Callable[[Exception], None] = lambda error: None,
+    ) -> None:
+        self._pipeline, self._host, self._again, self._mapped, self._gone, self._failed = pipeline, host, again, mapped, gone, failed
+        self._taken = False  # out of the pipelines and out of memory
         self._parked: Any = None  # the device that the old one has left for RAM
+        old = swap.plain(pipeline.text_encoder_3)
+        self._modules = [weakref.ref(module) for module in old.modules()] if old is not None else []
 
     def before_reading(self, need: Callable[[Any], int]) -> None:
         """Take the old one out where RAM does not hold another one beside it. need: the bytes of RAM that the next one takes while it is
@@ -55,7 +71,7 @@ class Handover:
             self._take()
 
     def before_placing(self, need: Callable[[Any], int]) -> None:
-        """Let the old one make way where the device does not hold another one beside it: into RAM, else out of the pipeline. need: the
+        """Let the old one make way where the device does not hold another one beside it: into RAM, else out of the pipelines. need: the
         bytes that the next one takes there, given the old one.
         """
         there = self._host.capacity()
@@ -67,43 +83,74 @@ class Handover:
             try:
                 old.to("cpu")
                 self._parked = device
-            except (RuntimeError, ValueError):  # one that can not be moved, such as with hooks of its own
+            except Exception:  # one that can not be moved, such as with hooks of its own
                 pass
         if self._parked is None:
             del old
             self._take()
-        self._host.free()
+        self._free()
 
     def put(self, encoder: Any, tokenizer: Any) -> None:
-        """Put the next one in place. When the host can not take it the old one comes back, and the error goes on."""
+        """Put the next one in place. When the host can not take it the old one comes back everywhere, and the error goes on."""
         old = self._pipeline.text_encoder_3
         try:
             swap.replace(self._pipeline, encoder, tokenizer)
             self._host.swapped(self._pipeline)
         except Exception:
             swap.replace(self._pipeline, old)
-            self._host.swapped(self._pipeline)
+            self._shielded(lambda: self._host.swapped(self._pipeline))
             raise
 
     def back(self) -> None:
-        """The old one as it was, because there will be no next one. Raises what its loader raises."""
+        """The old one as it was, because there will be no next one. Raises what its loader raises; then the pipelines have none."""
         if self._taken or self._parked is not None:
-            self._host.free()
-        if self._parked is not None:
+            self._free()
+        if self._parked is not None and self._pipeline.text_encoder_3 is not None:
             try:
                 self._pipeline.text_encoder_3.to(self._parked)
-            except RuntimeError:  # something else has taken its place meanwhile
+            except Exception:  # something else has taken its place meanwhile
                 self._take()
         if self._taken:
             swap.replace(self._pipeline, self._again())
-            self._host.swapped(self._pipeline)
+            try:
+                self._host.swapped(self._pipeline)
+            except Exception:
+                swap.replace(self._pipeline, None)
+                raise
+
+    def settle(self) -> list[str]:
+        """After `put`: give back the memory of the old one. Returns the kinds of the objects that still hold it, empty as it should be.
+        Raises nothing.
+        """
+        self._free()
+        try:
+            return next((swap.kept_by(module) for one in self._modules if (module := one()) is not None), [])
+        except Exception as error:
+            self._failed(error)
+            return []
 
     def _take(self) -> None:
         swap.replace(self._pipeline, None)
         self._taken = True
         self._gone()
-        self._host.swapped(self._pipeline)
-        self._host.free()
+        self._shielded(lambda: self._host.swapped(self._pipeline))
+        self._free()
+
+    def _free(self) -> None:
+        self._shielded(self._host.free)
+
+    def _shielded(self, step: Callable[[], Any]) -> None:
+        try:
+            step()
+        except Exception as error:
+            self._failed(error)
+
+
+def forget_tensors(error: BaseException | None) -> None:
+    """Let go of what the frames of an error hold: the encoder that has failed takes the memory that the one before it needs."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _device(module: Any) -> Any:

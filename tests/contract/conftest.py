@@ -6,12 +6,14 @@ host does and executes what a test sends (`host.run`).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import textwrap
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 
 from demo import environment, server
@@ -27,6 +29,15 @@ class ProbedHost(server.Host):
     def run(self, code: str):
         """Execute Python in the host's process, on a thread of its API. Returns what the code has named `result`."""
         return self.post("/sdapi/v1/sd3probe", {"code": textwrap.dedent(code)})["result"]
+
+    def stop(self):
+        """End the server. Raises AssertionError when the extension has broken the rules of the two locks meanwhile."""
+        broken = []
+        if self.process.poll() is None:
+            with contextlib.suppress(httpx.HTTPError):  # a server without the probe
+                broken = self.run("from sd3probe import locks; result = locks.violations")
+        super().stop()
+        assert not broken, broken
 
     def events(self, start: int = 0) -> list[tuple[str, dict]]:
         return [(name, facts) for name, facts in self.run(f"result = sd3probe.events[{start}:]")]
@@ -45,13 +56,14 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.skip(reason="needs SDNEXT_ROOT and SDNEXT_PYTHON"))
 
 
-def start(folder: Path, name: str, *flags: str, **kwargs) -> server.Host:
+def start(folder: Path, name: str, *flags: str, **kwargs) -> ProbedHost:
     """Start the host under test with the data folder `folder`/data and an environment of its own."""
     python = Path(os.environ["SDNEXT_PYTHON"]) if REAL else None
     source = python.parent.parent if python else None
     linked = environment.linked(folder / f"venv-{name}", without=["bitsandbytes"], source=source)
     root = Path(os.environ["SDNEXT_ROOT"]) if REAL else server.STAND_IN
-    return server.start(folder / name, root=root, python=linked, flags=flags, **kwargs)
+    started = server.start(folder / name, root=root, python=linked, flags=flags, **kwargs)
+    return ProbedHost(started.data, started.url, started.process, started.auth)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from typing import Any
 from modules import call_queue, devices, modeldata, paths, sd_models, shared
 
 from sd3deploy import deps, guards, units
+from sd3deploy.deployment import locks
 from sd3deploy.device import Device, detect_device
 from sd3deploy.encoders.cache import DEFAULT_LIMIT, Cache, folder_for, limit_for
 from sd3deploy.encoders.source import Facts
@@ -146,14 +147,9 @@ class SdNext:
         return self.load_default(self.facts().model, cls_name=T5EncoderModel, load_config={}, subfolder="text_encoder_3")
 
     def swapped(self, pipeline: Any) -> None:
-        """After a swap: forget what was computed with the old encoder, and apply the offload mode to the new one."""
-        from modules import processing_diffusers
-
-        inner = getattr(pipeline, "pipe", None)  # wrappers such as control keep a second pipeline with the same parts
-        if inner is not None and hasattr(inner, "text_encoder_3"):
-            inner.text_encoder_3 = pipeline.text_encoder_3
-        if hasattr(processing_diffusers, "orig_pipeline"):
-            processing_diffusers.orig_pipeline = None  # after img2img it holds the pipeline as it was, with the old encoder
+        """After a swap: forget what was computed with the old encoder, and apply the offload mode to the new one. Raises what the host's
+        functions raise; then the swap is undone.
+        """
         sd_models.clear_caches(full=True)
         prompts = getattr(sys.modules.get("modules.sd_hijack_te"), "prompt_cache", None)
         if prompts is not None:
@@ -166,6 +162,7 @@ class SdNext:
         devices.torch_gc(force=True)
 
     def queue(self) -> Any:
+        """The lock of the host's queue, for deployment/locks.py alone to take."""
         return call_queue.queue_lock
 
     @contextmanager
@@ -180,13 +177,17 @@ class SdNext:
             shared.state.interrupted = False  # it was meant for this job: the host would leave out the parts of a model that come next
             shared.state.end(job)
 
-    def apply(self, fields: Mapping[str, Any]) -> bool:
-        """Make a change of the core's memory.verdict a setting. Whether it is one: sizes and batches are the job's. Raises Sd3Error."""
+    def apply(self, fields: Mapping[str, Any], cancelled: Callable[[], bool] = lambda: False) -> bool:
+        """Make a change of the core's memory.verdict a setting. Whether it is one: sizes and batches are the job's. Called with neither
+        lock held; `cancelled` ends the wait for the running job. Raises Sd3Error; then nothing has changed.
+        """
         values = _settings(fields)
         if not values:
             return False
         if (mode := values.pop("diffusers_offload_mode", None)) is not None:
-            with self.queue():
+            with locks.taken(self.queue(), cancelled) as mine:
+                if not mine:
+                    raise SettingError("memory.cancelled", value=mode)
                 offload.switch(self.pipeline(), mode)
         for key, value in values.items():
             if not shared.opts.set(key, value) and getattr(shared.opts, key) != value:

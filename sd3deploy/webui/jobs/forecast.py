@@ -208,7 +208,9 @@ class Forecast:
         fields = {"encoder": advice.choice.name} if advice.choice else dict(advice.change.fields) if advice.change else {}
         if fields.get("encoder") == self.deployment.wanted().choice.name:
             return messages.text("memory.applied-already", name=fields["encoder"])
-        if not self.host.apply(fields):
+        with self.deployment.cancellable() as cancelled:
+            done = self.host.apply(fields, cancelled)
+        if not done:
             return messages.text("memory.nothing") if not advice.change else advice.change.sentence
         return messages.text("memory.applied", steps=verdict.Change(fields, asked).steps)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 from collections.abc import Callable
 from typing import Any
@@ -42,7 +43,8 @@ def register(deployment: Deployment, forecast: Forecast) -> None:
             deployment.change(forecast.allow)
         except Exception as error:
             raise rejection(error) from error
-        shared.opts.data["sd3_text_encoder"] = deployment.wanted().choice.name  # "fp4" was understood, but no list shows it
+        with contextlib.suppress(Exception):  # the encoder is in place: nothing here may put the setting back
+            shared.opts.data["sd3_text_encoder"] = deployment.wanted().choice.name  # "fp4" was understood, but no list shows it
 
     def modes() -> None:
         try:

@@ -7,8 +7,6 @@ its own: the model that the user has loaded stays as it is.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from modules import paths
 
 from sd3deploy import messages
+from sd3deploy.deployment.locks import taken
 from sd3deploy.encoders import choices
 from sd3deploy.errors import SettingError
 from sd3deploy.webui.host.adapter import SdNext
@@ -80,24 +79,12 @@ class Verifying(Background[Verification]):
             for result in checks.run(checks.QUICK, context, progress, self._cancelled.is_set):
                 job.results.append(result)
             job.text = messages.text("verify.waiting")
-            with self._alone():
+            with taken(self.host.queue(), self._cancelled.is_set):  # no picture is made meanwhile; the steps look at Cancel themselves
                 for result in checks.rehearse_in_child(context, progress, self._cancelled.is_set, before=tuple(job.results)):
                     job.results.append(result)
         finally:
             job.fraction, job.text = 1.0, ""
             job.state = "cancelled" if self._cancelled.is_set() else "done"
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """No picture is made meanwhile, and the memory that is free stays free. Whoever cancels does not wait for the running job."""
-        queue = self.host.queue()
-        while not (mine := queue.acquire(timeout=0.2)) and not self._cancelled.is_set():
-            pass
-        try:
-            yield
-        finally:
-            if mine:
-                queue.release()
 
     def _context(self, model: str, encoder: str) -> checks.Context:
         from sd3deploy.diagnosis import checks

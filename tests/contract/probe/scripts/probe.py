@@ -7,11 +7,15 @@ import sys
 import gradio as gr
 import installer
 import sd3probe
-from modules import processing, script_callbacks, scripts, sd_models, shared
+from modules import call_queue, processing, script_callbacks, scripts, sd_models, shared
 from pipelines import generic, model_sd3
+from sd3probe import locks
 
 sd3probe.note("import", name=__name__, path=sys.path[0], registered=__name__ in sys.modules)
 installer.control_extensions.append("SD3 probe")
+locks.install_in_host(call_queue)
+if "sd3deploy.deployment.locks" in sys.modules:  # the extension is there too, and was loaded before
+    locks.install(sys.modules["sd3deploy.deployment.locks"])
 
 
 def watch(module, name, /, **describe):

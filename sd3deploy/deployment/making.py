@@ -1,0 +1,142 @@
+"""Make the encoder that is wanted: packages (install, refresh, prove) → weights or cache → encoder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sd3deploy import deps, messages, packages, units
+from sd3deploy.deployment.host import Host
+from sd3deploy.deployment.placed import Made, Placed
+from sd3deploy.deployment.undertaking import Progress, Undertaking
+from sd3deploy.deployment.wanted import Wanted
+from sd3deploy.deps import stopping
+from sd3deploy.device import Device
+from sd3deploy.encoders import choices, load, measure, need, source
+from sd3deploy.encoders.cache import Cache, Entry
+from sd3deploy.encoders.choices import HOST_DEFAULT, NONE, Choice
+from sd3deploy.encoders.handover import Handover
+from sd3deploy.encoders.quantize import Stopped
+from sd3deploy.encoders.weights import Weights
+from sd3deploy.errors import RestartRequired
+from sd3deploy.events import Events
+from sd3deploy.refresh import refresh
+
+__all__ = ["Making"]
+
+
+class _Cache(Cache):
+    """The cache, which also says what it has stored."""
+
+    def store(self, weights: Weights, *arguments: Any, **named: Any) -> Entry | None:
+        entry = super().store(weights, *arguments, **named)
+        if entry is not None:
+            self.told("cache.written", {"name": choices.find(entry.choice).name, "size": units.size(entry.bytes), "folder": self.folder})
+        return entry
+
+
+class Making:
+    """Makes encoders; what it has made it enters into `placed`."""
+
+    def __init__(self, host: Host, events: Events, placed: Placed) -> None:
+        self._host, self._events, self._placed = host, events, placed
+        self._proven: set[tuple[str, ...]] = set()
+        self._warned: set[str] = set()
+
+    def make(
+        self, wanted: Wanted, report: Callable[[int, int], None], under: Undertaking, step: Handover | None = None
+    ) -> tuple[Any, source.Source | None]:
+        """The encoder that is wanted, and where its weights came from; (None, None) for none. Called with the queue held by the caller or
+        by whoever called that, unless a model is being loaded.
+
+        under: is asked whether it was cancelled. step: lets the encoder before it make room. Raises Stopped, and Sd3Error with a remedy.
+        """
+        if wanted.choice is NONE:
+            return None, None
+        if wanted.choice is HOST_DEFAULT:
+            if step:
+                step.before_reading(need.wide)
+            encoder = self._host.default_encoder()
+            under.check(wanted.choice)  # the webui's loader can not be ended; what it has brought can be left
+            return encoder, None
+        device = self._host.device()
+        choices.require(wanted.choice, device)
+        found = source.find(wanted.weights, self._host.facts(), wanted.file)
+        self.install(wanted.choice, under)
+        self._prove(wanted.choice, device)
+        under.check(wanted.choice)
+        cache = self._cache()
+        if step:
+            step.before_reading(lambda old: need.while_read(wanted.choice, found, device, cache, old))
+        began = time.monotonic()
+        read = self._read(wanted.choice, found, device, cache, report, under)
+        if step:
+            step.before_placing(lambda old: need.placed(wanted.choice, device, old))
+        encoder = read.place()
+        seconds = f"{time.monotonic() - began:.1f}"
+        took = messages.text("encoder.from-cache" if read.cached else "encoder.from-source", seconds=seconds, source=found.name)
+        self._placed.add(encoder, Made(wanted, measure.measure(encoder), took, read.cached and device.torch == "cpu"))
+        return encoder, found
+
+    def install(self, choice: Choice, under: Undertaking) -> None:
+        """Put the packages of a choice on disk, as far as they are missing. Called with any lock held: new files disturb no running job.
+        Raises DependencyError, and stopping.Stopped when it was cancelled.
+        """
+        if not choice.groups or choice.groups in self._proven:
+            return
+        statuses = deps.check(deps.requirements(choice.groups))
+        missing = [status.requirement.name for status in statuses if status.state is not deps.State.OK]
+        if not missing:
+            return
+        with under.doing("packages.installing", names=", ".join(missing)), stopping.stoppable(under.cancelled):
+            changed = deps.ensure(choice.groups, self._host.install_options())
+        if changed:
+            self._events.tell("info", "packages.installed", names=", ".join(f"{name} {packages.version(name)}" for name in changed))
+
+    def _prove(self, choice: Choice, device: Device) -> None:
+        """Make the packages of a choice visible to this process, and prove on the device that they work. Once a process."""
+        if not choice.groups or choice.groups in self._proven:
+            return
+        names = [requirement.name for requirement in deps.requirements(choice.groups)]
+        verdict = refresh(names)
+        if not verdict.ok:
+            first = verdict.restart[0]
+            raise RestartRequired("restart.needed", name=first.name, reason=first.reason)
+        if "bitsandbytes" in choice.groups:
+            deps.prove_bitsandbytes(device.torch)
+        self._proven.add(choice.groups)
+
+    def _read(
+        self,
+        choice: Choice,
+        found: source.Source,
+        device: Device,
+        cache: Cache | None,
+        report: Callable[[int, int], None],
+        under: Undertaking,
+    ) -> load.Read:
+        def progress(done: int, total: int) -> None:
+            under.progress = Progress(done, total)
+            report(done, total)
+
+        try:
+            read = load.read(choice, found, device, self._host.sdnq_config, cache, progress=progress, cancelled=under.cancelled)
+        except Stopped:
+            raise Stopped("encoder.cancelled", name=choice.name) from None
+        finally:
+            under.progress = None
+        under.check(choice)
+        return read
+
+    def _cache(self) -> Cache | None:
+        cache = self._host.cache()
+        return _Cache(cache.folder, cache.limit, self._tell_of_cache) if cache else None
+
+    def _tell_of_cache(self, id: str, values: Mapping[str, object]) -> None:
+        """What the cache has to say; it never says a warning twice."""
+        if id == "cache.written":
+            self._events.tell("info", id, **values)
+        elif (text := messages.text(id, **values)) not in self._warned:
+            self._warned.add(text)
+            self._events.tell("warning", id, **values)

@@ -1,0 +1,116 @@
+"""What is under way: each change of the encoder, and each load of one while a model is loaded. It can be asked how far it is, and ended."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from sd3deploy import messages, units
+from sd3deploy.encoders.choices import Choice
+from sd3deploy.encoders.quantize import Stopped
+from sd3deploy.events import Events
+
+__all__ = ["Progress", "Undertaking", "Undertakings"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an encoder has been read: bytes, and bytes in all."""
+
+    done: int
+    total: int
+
+    def report(self) -> dict[str, Any]:
+        """As JSON-able values, with the words for it in the language that is spoken now."""
+        fraction = min(1.0, self.done / self.total) if self.total > 0 else 0.0
+        text = messages.text("encoder.progress", done=units.size(self.done), total=units.size(self.total))
+        return {"done": self.done, "total": self.total, "fraction": round(fraction, 3), "text": text}
+
+
+class Undertaking:
+    """One change or load. progress: None while nothing is read. `cancel` is called from any thread, with any lock held."""
+
+    def __init__(self, events: Events) -> None:
+        self._events = events
+        self._cancelled = threading.Event()
+        self._insists = False
+        self._stopped: Callable[[], bool] = lambda: False
+        self._phases: list[str] = []
+        self.progress: Progress | None = None
+
+    def cancel(self) -> None:
+        """Ask it to end."""
+        self._cancelled.set()
+
+    def cancelled(self) -> bool:
+        """Whether somebody has asked it to end, here or with the webui's own Stop."""
+        return not self._insists and (self._cancelled.is_set() or self._stopped())
+
+    def insist(self) -> None:
+        """Not to be ended from here on: what was there before is put back."""
+        self._insists = True
+
+    @contextmanager
+    def heeding(self, stopped: Callable[[], bool]) -> Iterator[None]:
+        """For the time inside it ends when `stopped` answers True too."""
+        self._stopped = stopped
+        try:
+            yield
+        finally:
+            self._stopped = lambda: False
+
+    def check(self, choice: Choice) -> None:
+        """Raise Stopped when it was cancelled."""
+        if self.cancelled():
+            raise Stopped("encoder.cancelled", name=choice.name)
+
+    @property
+    def phase(self) -> str | None:
+        """What is being done, as a sentence."""
+        return next(reversed([*self._phases]), None)
+
+    @contextmanager
+    def doing(self, id: str, **values: object) -> Iterator[None]:
+        """For the time inside its phase is the sentence `id`, which is told too."""
+        text = self._events.tell("info", id, **values).message
+        self._phases.append(text)
+        try:
+            yield
+        finally:
+            self._phases.pop()
+
+
+class Undertakings:
+    """All that are under way, in the order in which they began. Asked from any thread; nothing here waits."""
+
+    def __init__(self, events: Events) -> None:
+        self._events = events
+        self._running: list[Undertaking] = []
+
+    @contextmanager
+    def begin(self) -> Iterator[Undertaking]:
+        """One that is under way for the time inside."""
+        one = Undertaking(self._events)
+        self._running.append(one)
+        try:
+            yield one
+        finally:
+            self._running.remove(one)
+
+    @property
+    def latest(self) -> Undertaking | None:
+        """The one that began last and has something to say about itself."""
+        return next((one for one in reversed([*self._running]) if one.phase), None)
+
+    def __bool__(self) -> bool:
+        return bool(self._running)
+
+    def cancel(self) -> bool:
+        """End all that are under way soon. Returns whether there was one."""
+        running = [*self._running]
+        for one in running:
+            one.cancel()
+        return bool(running)
