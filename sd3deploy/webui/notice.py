@@ -13,7 +13,7 @@ from typing import Any
 
 from sd3deploy import messages
 
-__all__ = ["TITLE", "leave", "notice_html", "sentence"]
+__all__ = ["TITLE", "leave", "notice_html", "section", "sentence"]
 
 TITLE = "SD3 Deploy"
 _KEY = "sd3_notice"
@@ -55,15 +55,19 @@ def _announce(text: str) -> None:
     """Have the host ask for the section when it builds the settings."""
     from modules import script_callbacks
 
-    script_callbacks.on_ui_settings(lambda: _attempt(lambda: section(text)))
+    script_callbacks.on_ui_settings(lambda: section(text))
 
 
 def section(text: str) -> None:
-    """A section of the settings with nothing but the sentence."""
-    import gradio as gr
-    from modules import shared
+    """A section of the settings with nothing but the sentence, where the host has such; called when it builds them."""
 
-    shared.opts.add_option(_KEY, shared.OptionInfo(notice_html(text), TITLE, gr.HTML, section=_SECTION))
+    def add() -> None:
+        import gradio as gr
+        from modules import shared
+
+        shared.opts.add_option(_KEY, shared.OptionInfo(notice_html(text), TITLE, gr.HTML, section=_SECTION))
+
+    _attempt(add)
 
 
 def _script(text: str) -> type:
