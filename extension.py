@@ -1,54 +1,32 @@
-"""The composition root: builds the services and registers them with the host. Nothing runs at import."""
+"""The composition root: builds the services and registers them with the host. Nothing runs at import.
+
+    services → script, callbacks, gate of Control → patches                  what fails on the way takes all of it out again
+"""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
 
 def start() -> type | None:
-    """Wire everything to the running SD.Next. Returns the script class for it to show, None where it is too old."""
-    from modules import script_callbacks, shared
+    """Wire everything to the running SD.Next. Returns the script class for it to show; where this SD.Next is too old or differs too
+    much, one whose panel says so, or None where that can not be shown either. Raises nothing.
+    """
+    from sd3deploy.webui import notice
 
-    from sd3deploy import messages
-
-    if not supported():
-        shared.log.warning(f"SD3 Deploy: {messages.text('host.unsupported')} {messages.remedy('host.unsupported')}")
-        return None
-
-    from sd3deploy.deployment import Deployment
-    from sd3deploy.events import Events
-    from sd3deploy.webui import api
-    from sd3deploy.webui.host import hooks
-    from sd3deploy.webui.host.adapter import SdNext
-    from sd3deploy.webui.jobs import facts
-    from sd3deploy.webui.jobs.forecast import Forecast
-    from sd3deploy.webui.jobs.guarding import Guarding
-    from sd3deploy.webui.jobs.watching import Watching
-    from sd3deploy.webui.page import language, panel, settings
-    from sd3deploy.webui.services.diagnosing import Diagnosing
-    from sd3deploy.webui.services.installing import Installing
-    from sd3deploy.webui.services.reporting import Reporting
-    from sd3deploy.webui.services.verifying import Verifying
-
-    language.begin()
-    host = SdNext()
-    deployment = Deployment(host, Events(host.listen))
-    diagnosing = Diagnosing(host, deployment.events)
-    deployment.events.explain = diagnosing.explain
-    guarding = Guarding(host, deployment.events)
-    forecast = Forecast(host, deployment)
-    watching = Watching(host, forecast, diagnosing)
-    verifying = Verifying(host)
-    installing = Installing(deployment, forecast.allow)
-    reporting = Reporting(deployment, watching, diagnosing, verifying)
-    host.watch = watching.loading
-    points = hooks.Hooks(deployment, guarding, watching, host)
-    for name in points.apply():
-        deployment.events.tell("warning", "host.unexpected", name=name)
-    panel.allow_in_control()
-    script_callbacks.on_ui_settings(lambda: settings.register(deployment, forecast))
-    script_callbacks.on_app_started(lambda demo, app: api.register(deployment, guarding, watching, reporting, installing))
-    script_callbacks.on_after_process(facts.restore)
-    script_callbacks.on_script_unloaded(points.undo)
-    return panel.script_class(deployment, guarding, watching, verifying, reporting)
+    extension: Extension | None = None
+    try:
+        if not supported():
+            return notice.leave("host.unsupported")
+        extension = Extension()
+        return extension.register()
+    except Exception as error:
+        if extension is not None:
+            extension.end()
+        log_traceback(error)
+        return notice.leave("host.failed", error=f"{type(error).__name__}: {error}")
 
 
 def supported() -> bool:
@@ -58,3 +36,124 @@ def supported() -> bool:
     except ImportError:
         return False
     return hasattr(generic, "load_text_encoder") and hasattr(model_sd3, "load_sd3")
+
+
+def log_traceback(error: BaseException) -> None:
+    """Into the host's log file, for a report; a user reads the one sentence."""
+    import logging
+
+    logging.getLogger("sd").debug("SD3 Deploy", exc_info=error)
+
+
+class Extension:
+    """Everything that was built and put into the host. `end` takes all of it out again, at any time after."""
+
+    def __init__(self) -> None:
+        from sd3deploy.deployment import Deployment
+        from sd3deploy.events import Events
+        from sd3deploy.webui.host import hooks
+        from sd3deploy.webui.host.adapter import SdNext
+        from sd3deploy.webui.host.feature import Features
+        from sd3deploy.webui.jobs.forecast import Forecast
+        from sd3deploy.webui.jobs.guarding import Guarding
+        from sd3deploy.webui.jobs.watching import Watching
+        from sd3deploy.webui.page import language, panel
+        from sd3deploy.webui.services.diagnosing import Diagnosing
+        from sd3deploy.webui.services.installing import Installing
+        from sd3deploy.webui.services.reporting import Reporting
+        from sd3deploy.webui.services.verifying import Verifying
+
+        language.begin()
+        host = SdNext()
+        self.deployment = Deployment(host, Events(host.listen))
+        self.events = self.deployment.events
+        diagnosing = Diagnosing(host, self.events)
+        self.events.explain = diagnosing.explain
+        self.guarding = Guarding(host, self.events)
+        self.forecast = Forecast(host, self.deployment)
+        self.watching = Watching(host, self.forecast, diagnosing)
+        verifying = Verifying(host)
+        self.installing = Installing(self.deployment, self.forecast.allow)
+        self.reporting = Reporting(self.deployment, self.watching, diagnosing, verifying)
+        host.watch = self.watching.loading
+        self.features = Features(self.events)
+        self.points = hooks.Hooks(self.deployment, self.guarding, self.watching, host, self.features)
+        self.script = panel.script_class(self.deployment, self.guarding, self.watching, verifying, self.reporting, self.features)
+        self._callbacks: list[Callable[..., Any]] = []
+
+    def register(self) -> type:
+        """Put it into the host, the patches last: a model may be loaded right after. Returns the script class. Raises what the host raises
+        where it has no place for the settings or the API; every other part fails alone.
+        """
+        from modules import script_callbacks
+
+        from sd3deploy.webui.jobs import facts
+        from sd3deploy.webui.page import panel
+
+        features = self.features
+        self._call(script_callbacks.on_ui_settings, self._settings)
+        self._call(script_callbacks.on_app_started, self._api)
+        restore, unload = features.shield("restore", facts.restore), features.shield("unload", self.points.undo)
+        features.shield("restore", lambda: self._call(script_callbacks.on_after_process, restore))()
+        features.shield("unload", lambda: self._call(script_callbacks.on_script_unloaded, unload))()
+        features.shield("control", panel.allow_in_control)()
+        for name in self.points.apply():
+            self.events.tell("warning", "host.unexpected", name=name)
+        return self.script
+
+    def end(self) -> None:
+        """Take everything out of the host; a panel that it has built already does nothing from now on. Called while the host loads scripts,
+        by nobody while it goes through its callbacks. Raises nothing.
+        """
+        self._stop()
+        with contextlib.suppress(Exception):  # a host that can not forget callbacks calls some that do nothing
+            from modules import script_callbacks
+
+            for callback in self._callbacks:
+                script_callbacks.remove_callbacks_for_function(callback)
+
+    def _stop(self) -> None:
+        from sd3deploy.webui.page import panel
+
+        self.features.ended = True
+        for undo in (self.points.undo, panel.leave_control):
+            try:
+                undo()
+            except Exception as error:
+                log_traceback(error)
+
+    def _call(self, register: Callable[[Callable[..., Any]], object], callback: Callable[..., Any]) -> None:
+        register(callback)
+        self._callbacks.append(callback)
+
+    def _settings(self) -> None:
+        """Called by the host when it builds the settings page, after the panels."""
+        from sd3deploy.webui import notice
+        from sd3deploy.webui.page import settings
+
+        self._essential(lambda: settings.register(self.deployment, self.forecast, self.features))
+        if self.features.notice:
+            notice.section(self.features.notice)
+
+    def _api(self, demo: Any, app: Any) -> None:
+        """Called by the host when its own API is there."""
+        from sd3deploy.webui import api
+
+        self._essential(
+            lambda: api.register(self.deployment, self.guarding, self.watching, self.reporting, self.installing, self.features)
+        )
+
+    def _essential(self, work: Callable[[], object]) -> None:
+        """Without it there is no extension: where it fails, nothing of it remains but a sentence in the log and in the panels."""
+        from sd3deploy.webui import notice
+
+        if self.features.ended:
+            return
+        try:
+            work()
+        except Exception as error:
+            self._stop()
+            log_traceback(error)
+            values = {"error": f"{type(error).__name__}: {error}"}
+            self.features.notice = notice.sentence("host.failed", **values)
+            self.events.tell("error", "host.failed", **values)

@@ -41,7 +41,8 @@ def bare(id: str) -> str:
 def test_every_sentence_is_used():
     used = strings() | {f"rule.{rule.id}" for rule in (*RULES, UNKNOWN)}
     used |= {f"checks.rule.{id}" for id in SEEN} | {f"checks.{step.id}.title" for step in STEPS}
-    composed = ("action.", "encoder.", "guard.", "panel.", "setting.sd3_", "size.side.")  # ids made of a row's id, an action, a key
+    # ids made of a row's id, an action, a key, the name of a part
+    composed = ("action.", "encoder.", "feature.", "guard.", "panel.", "setting.sd3_", "size.side.")
     composed += tuple(f"memory.{kind}." for kind in ("verdict", "short", "where", "phase", "part", "change", "plot"))
     unused = [id for id in messages.catalogue("en") if bare(id) not in used and id not in used and not id.startswith(composed)]
     assert unused == []

@@ -11,6 +11,7 @@ from sd3deploy.deployment import Deployment
 from sd3deploy.webui.api import check, events, install, memory, report, status, verify
 from sd3deploy.webui.api.route import PREFIX, add
 from sd3deploy.webui.api.services import Services
+from sd3deploy.webui.host.feature import Features
 from sd3deploy.webui.jobs.guarding import Guarding
 from sd3deploy.webui.jobs.watching import Watching
 from sd3deploy.webui.services.installing import Installing
@@ -21,13 +22,25 @@ __all__ = ["register"]
 _POLLED = ("check", "events", "install", "memory", "status", "verify")
 
 
-def register(deployment: Deployment, guarding: Guarding, watching: Watching, reporting: Reporting, installing: Installing) -> None:
-    """Add the routes; called when the host's own API is there."""
+def register(
+    deployment: Deployment, guarding: Guarding, watching: Watching, reporting: Reporting, installing: Installing, features: Features
+) -> None:
+    """Add the routes; called when the host's own API is there. A route that can not be added is told and left out; where none of them can
+    be, the error of the first one is raised.
+    """
     services = Services(deployment, guarding, watching, reporting, installing)
-    for noun in (status, events, check, memory, install, verify, report):
-        for route in noun.routes(services):
+    routes = [route for noun in (status, events, check, memory, install, verify, report) for route in noun.routes(services)]
+    failed: dict[str, Exception] = {}
+    for route in routes:
+        try:
             add(route)
-    quiet()
+        except Exception as error:
+            failed[route.path] = error
+    if failed and len(failed) == len({route.path for route in routes}):
+        raise next(iter(failed.values()))
+    for path, error in failed.items():
+        features.get("route", path=f"{PREFIX}/{path}").fail(error)
+    features.shield("quiet", quiet)()
 
 
 def quiet() -> None:

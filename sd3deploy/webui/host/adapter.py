@@ -91,6 +91,10 @@ class SdNext:
         """The model of the settings, loaded or not."""
         return str(shared.opts.sd_model_checkpoint)
 
+    def place_of(self, checkpoint: Any) -> str:
+        """The folder, file or repository of a model that the host knows."""
+        return str(sd_models.path_to_repo(checkpoint))
+
     def model_folders(self) -> tuple[Path, ...]:
         """Where models may lie: folders in diffusers' layout, single files, repositories that were downloaded."""
         folders = [getattr(shared.opts, key, "") for key in ("diffusers_dir", "ckpt_dir", "hfcache_dir")]
@@ -98,9 +102,9 @@ class SdNext:
 
     def facts(self) -> Facts:
         checkpoint = getattr(self.pipeline(), "sd_checkpoint_info", None)
-        model = self.loading or (sd_models.path_to_repo(checkpoint) if checkpoint is not None else "")
+        model = self.loading or (self.place_of(checkpoint) if checkpoint is not None else "")
         caches = tuple(dict.fromkeys([shared.opts.hfcache_dir, shared.opts.diffusers_dir]))
-        return Facts(str(model), self._shared_t5(str(model)), caches, bool(shared.opts.offline_mode))
+        return Facts(model, self._shared_t5(model), caches, bool(shared.opts.offline_mode))
 
     def _shared_t5(self, model: str) -> tuple[str, dict[str, Any]] | None:
         if not (getattr(shared.opts, "te_shared_te", False) or getattr(shared.opts, "te_shared_t5", False)):

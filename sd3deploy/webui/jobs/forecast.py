@@ -121,8 +121,6 @@ class Forecast:
                 self._judge(p, p.sd3_setup)
         except JobRefused as error:
             refuse(p, error)
-        except Exception as error:  # a bug of ours must not cost the user an image
-            self.events.fail(error)
 
     def _judge(self, p: Any, asked: Setup) -> None:
         there = free_memory(self.host)
@@ -181,19 +179,15 @@ class Forecast:
         """An SD3 model is about to be loaded: say so when a picture with it will not fit. Returns what it was judged by. place: its folder
         or file; of a repository that is not here yet nothing is known.
         """
-        try:
-            if self.mode() == "off" or not Path(place).exists():
-                return None
-            asked = self.setup(place, encoder=choices.find(self.deployment.status()["wanted"]))
-            there = free_memory(self.host)
-            judged = verdict.judge(estimate(asked), there) if asked else None
-            if asked and judged and judged.answer == "no":
-                text = messages.text("memory.model", model=Path(place).stem, verdict=judged.sentence)
-                self.events.add("warning", "memory.model", text, self.remedy(asked, there))
-            return asked
-        except Exception as error:  # a bug of ours must not cost the user a model
-            self.events.fail(error, "warning")
+        if self.mode() == "off" or not Path(place).exists():
             return None
+        asked = self.setup(place, encoder=choices.find(self.deployment.status()["wanted"]))
+        there = free_memory(self.host)
+        judged = verdict.judge(estimate(asked), there) if asked else None
+        if asked and judged and judged.answer == "no":
+            text = messages.text("memory.model", model=Path(place).stem, verdict=judged.sentence)
+            self.events.add("warning", "memory.model", text, self.remedy(asked, there))
+        return asked
 
     # What a click does
 

@@ -21,7 +21,9 @@ _FIELDS = ("sampler", "hires_sampler", "steps", "guidance", "prompt_attention") 
 
 
 class Guarding:
-    """A job passes `note`, `guard` and, before each batch, `last_look`; `inner` ends one that is refused."""
+    """A job passes `note`, `guard` and, before each batch, `last_look`; `inner` ends one that is refused. What any of them raises beside
+    JobRefused is a bug of ours: whoever calls them for the host shields it (webui/host/feature.py).
+    """
 
     def __init__(self, host: SdNext, told: events.Events) -> None:
         self.host = host
@@ -55,8 +57,6 @@ class Guarding:
             _describe(p, asked, outcome.job, outcome.change)
         except JobRefused as error:
             refuse(p, error)
-        except Exception as error:  # a bug of ours must not cost the user an image
-            self.events.fail(error)
 
     def last_look(self) -> None:
         """Right before the pipeline is called: other extensions may have set attention processors since. Raises JobRefused."""
@@ -67,10 +67,10 @@ class Guarding:
         if is_sd3(pipeline) and self.modes().get("attention", guards.DEFAULT_MODE) == "fix":
             self._attend(pipeline)
 
-    def inner(self, original: Callable[[Any], Any], p: Any) -> Any:
+    def inner(self, proceed: Callable[[], Any], p: Any) -> Any:
         """A refused job ends with a message: a request is answered with 422, the page shows it under the gallery."""
         try:
-            return original(p)
+            return proceed()
         except JobRefused as error:
             if getattr(p, "sd3_api", False):
                 raise HTTPException(status_code=422, detail=str(error)) from None
@@ -80,14 +80,9 @@ class Guarding:
     def _attend(self, pipeline: Any) -> None:
         if not is_sd3(pipeline):
             return
-        try:
-            found = facts.attention_facts(pipeline, self.host.model_name() or "")
-            if found.misfits:
-                facts.apply(None, pipeline, self._decide(found, ("attention",)).change)
-        except JobRefused:
-            raise
-        except Exception as error:
-            self.events.fail(error)
+        found = facts.attention_facts(pipeline, self.host.model_name() or "")
+        if found.misfits:
+            facts.apply(None, pipeline, self._decide(found, ("attention",)).change)
 
     def _decide(self, asked: guards.Job, names: Iterable[str], p: Any = None) -> guards.Outcome:
         """Ask the guards and tell what they say: the only place that shows findings. Raises JobRefused."""

@@ -58,13 +58,16 @@ class Watching:
         """An SD3 model is about to be loaded: its folder, file or repository."""
         self._sd3, self._foreseen = True, self.forecast.foresee(place)
 
-    def run(self, original: Callable[[Any], Any], p: Any) -> Any:
-        """Watch one batch of a job, explain what ran out, and, where the user wants that, try once more with the cheapest change."""
+    def run(self, proceed: Callable[[], Any], p: Any, again: Callable[[], Any]) -> Any:
+        """Watch one batch of a job, explain what ran out, and, where the user wants that, try once more with the cheapest change.
+
+        proceed: runs the host's function, once. again: runs it although it ran before.
+        """
         pipeline = self.host.pipeline()
         asked: Setup | None = getattr(p, "sd3_setup", None)
         if not is_sd3(pipeline) or asked is None:
-            return original(p)
-        result, tried = self._watched(original, p, asked), False
+            return proceed()
+        result, tried = self._watched(proceed, p, asked), False
         while self._noted and _is_empty(result):
             change = self._exhausted(p, asked)
             if tried or change is None or not self.host.option("sd3_memory_retry"):
@@ -77,10 +80,10 @@ class Watching:
                 self.events.add("warning", "memory.retry", text, "", job=True)
                 p.sd3_said.append(text)
                 asked, p.sd3_exhausted = change.setup, None
-                result = self._watched(original, p, asked)
+                result = self._watched(again, p, asked)
         return result
 
-    def _watched(self, original: Callable[[Any], Any], p: Any, asked: Setup) -> Any:
+    def _watched(self, proceed: Callable[[], Any], p: Any, asked: Setup) -> Any:
         self._prepare()
         self._noted = None
         found = estimate(asked)
@@ -89,7 +92,7 @@ class Watching:
         with self.diagnosing.watch(), self.monitor.run("job", _title(asked)) as run, watched:
             run.facts |= _expected(found, there)
             try:
-                result = original(p)
+                result = proceed()
             except Exception as error:
                 self.note(error)
                 if not self._noted:
@@ -144,12 +147,12 @@ class Watching:
             p.sd3_exhausted = f"{text} {remedy}"
         return change
 
-    def inner(self, original: Callable[[Any], Any], p: Any) -> Any:
+    def inner(self, proceed: Callable[[], Any], p: Any) -> Any:
         """A job that ran out of memory ends with a message: a request is answered with 507, the page shows it under the gallery."""
         p.sd3_exhausted = None
         with self.diagnosing.watch():
             try:
-                result = original(p)
+                result = proceed()
             except HTTPException:  # an answer that has been put into words already
                 raise
             except Exception as error:

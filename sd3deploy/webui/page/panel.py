@@ -10,16 +10,19 @@ from modules import scripts_manager, shared
 from sd3deploy import messages, units
 from sd3deploy.deployment import Deployment
 from sd3deploy.encoders import choices
+from sd3deploy.webui.host.feature import Features
 from sd3deploy.webui.jobs import override
 from sd3deploy.webui.jobs.guarding import Guarding
 from sd3deploy.webui.jobs.watching import Watching
+from sd3deploy.webui.notice import TITLE, notice_html
 from sd3deploy.webui.page import diagnosis_panel, memory_panel
 from sd3deploy.webui.services.reporting import Reporting
 from sd3deploy.webui.services.verifying import Verifying
 
-__all__ = ["TITLE", "allow_in_control", "script_class", "state_line"]
+__all__ = ["TITLE", "allow_in_control", "leave_control", "script_class", "state_line"]
 
-TITLE = "SD3 Deploy"
+# Hook of the script → the part of the extension that it is, which fails alone.
+_HOOKS = {"before_process": "note", "process": "process", "before_process_batch": "before-batch", "postprocess": "after"}
 
 
 def allow_in_control() -> None:
@@ -30,8 +33,19 @@ def allow_in_control() -> None:
         control_extensions.append(TITLE)
 
 
-def script_class(deployment: Deployment, guarding: Guarding, watching: Watching, verifying: Verifying, reporting: Reporting) -> type:
+def leave_control() -> None:
+    """Take back what `allow_in_control` did."""
+    from installer import control_extensions
+
+    while TITLE in control_extensions:
+        control_extensions.remove(TITLE)
+
+
+def script_class(
+    deployment: Deployment, guarding: Guarding, watching: Watching, verifying: Verifying, reporting: Reporting, features: Features
+) -> type:
     """The host's kind of script, bound to the services. The host makes three instances and calls ui() five times and more."""
+    guard, check = features.shield("guard", guarding.guard), features.shield("forecast", watching.forecast.check)
 
     class SD3Deploy(scripts_manager.Script):
         def title(self) -> str:
@@ -41,7 +55,14 @@ def script_class(deployment: Deployment, guarding: Guarding, watching: Watching,
             return scripts_manager.AlwaysVisible
 
         def ui(self, is_img2img: bool) -> list[Any]:
+            components = features.shield("panel", self._ui)()
+            # Without a component the host would call no hook of the script.
+            return components or [gr.Textbox(override.AS_SET, visible=False)]
+
+        def _ui(self) -> list[Any]:
             with gr.Accordion(TITLE, open=False, elem_id=self.elem_id("panel"), elem_classes=["sd3-panel"]):
+                # A function, because the rest of the extension may fail after the panel was built; gradio asks it for every page.
+                gr.HTML(lambda: notice_html(features.notice) if features.notice else "", elem_id=self.elem_id("notice"))
                 gr.HTML('<div class="sd3-state"></div>', elem_id=self.elem_id("state"))  # filled in by the page
                 components = override.controls(self, deployment.host.device())
                 memory_panel.show(self, watching)
@@ -58,8 +79,8 @@ def script_class(deployment: Deployment, guarding: Guarding, watching: Watching,
                 p.extra_generation_params["T5"] = placed.choice.name
                 p.extra_generation_params["T5 state"] = deployment.t5_state()
             p.extra_generation_params |= p.sd3_override.describe()
-            guarding.guard(p)
-            watching.forecast.check(p)
+            guard(p)
+            check(p)
 
         def before_process(self, p: Any, *_: Any) -> None:
             p.sd3_stopped = False
@@ -72,6 +93,8 @@ def script_class(deployment: Deployment, guarding: Guarding, watching: Watching,
         def postprocess(self, p: Any, processed: Any, *_: Any) -> None:
             processed.comments = "\n".join(filter(None, [processed.comments, *getattr(p, "sd3_said", ())]))
 
+    for hook, part in _HOOKS.items():
+        setattr(SD3Deploy, hook, features.shield(part, getattr(SD3Deploy, hook)))
     return SD3Deploy
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import html
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +17,7 @@ from sd3deploy.encoders.cache import DEFAULT_LIMIT
 from sd3deploy.errors import SettingError
 from sd3deploy.guards.number import number
 from sd3deploy.webui.host.adapter import rejection
+from sd3deploy.webui.host.feature import Features
 from sd3deploy.webui.jobs.forecast import DEFAULT_MODE, MODES, Forecast
 
 __all__ = ["SECTION", "STATE", "mend", "register", "table"]
@@ -27,42 +27,54 @@ STATE = '<div class="sd3-state"></div>'  # filled in by the page, as in the pane
 LIMITS = (3, 200)  # GB: room for the smallest encoder that is kept; several sources of all of them
 
 
-def register(deployment: Deployment, forecast: Forecast) -> None:
-    """Add the options; called by the host when it builds the settings page.
+def register(deployment: Deployment, forecast: Forecast, features: Features) -> None:
+    """Add the options; called by the host when it builds the settings page. Raises what the host raises, with none of them added.
 
     The host applies changed settings in this order: what the load of an encoder depends on comes before the encoder.
     """
+    options: dict[str, Any] = {}
+    checked = features.get("settings")
 
     def option(key: str, default: Any, component: Any, arguments: Any = None, onchange: Callable[[], None] | None = None) -> None:
         label = messages.text(f"setting.{key}")
-        info = shared.OptionInfo(default, label, component, arguments, onchange=onchange, section=SECTION)
-        shared.opts.add_option(key, info)
+        options[key] = shared.OptionInfo(default, label, component, arguments, onchange=onchange, section=SECTION)
 
     def change() -> None:
+        if features.ended:
+            return
         try:
             deployment.change(forecast.allow)
         except Exception as error:
             raise rejection(error) from error
-        with contextlib.suppress(Exception):  # the encoder is in place: nothing here may put the setting back
-            shared.opts.data["sd3_text_encoder"] = deployment.wanted().choice.name  # "fp4" was understood, but no list shows it
+        checked.shield(remember)()  # the encoder is in place: nothing may bring the old value back
 
+    def remember() -> None:
+        shared.opts.data["sd3_text_encoder"] = deployment.wanted().choice.name  # "fp4" was understood, but no list shows it
+
+    def refusing(check: Callable[[], None]) -> Callable[[], None]:
+        """`check` as a callback: what it refuses is told, and the host puts the old value back; with a bug of it the new value stands."""
+        shielded = checked.shield(check, (SettingError,))
+
+        def changed() -> None:
+            try:
+                shielded()
+            except SettingError as error:
+                deployment.events.fail(error, "warning")
+                raise rejection(error) from error
+
+        return changed
+
+    @refusing
     def modes() -> None:
-        try:
-            for name in guards.GUARDS:
-                _mode(shared.opts.data.get(f"sd3_guard_{name}", guards.DEFAULT_MODE))
-            _memory_mode(shared.opts.data.get("sd3_memory", DEFAULT_MODE))
-        except SettingError as error:
-            deployment.events.fail(error, "warning")
-            raise rejection(error) from error
+        for name in guards.GUARDS:
+            _mode(shared.opts.data.get(f"sd3_guard_{name}", guards.DEFAULT_MODE))
+        _memory_mode(shared.opts.data.get("sd3_memory", DEFAULT_MODE))
 
+    @refusing
     def cache() -> None:
-        try:
-            for key in ("sd3_cache", "sd3_cache_folder", "sd3_cache_limit"):
-                if key in shared.opts.data:
-                    valid[key](shared.opts.data[key])
-        except SettingError as error:
-            deployment.events.fail(error, "warning")
-            raise rejection(error) from error
+        for key in ("sd3_cache", "sd3_cache_folder", "sd3_cache_limit"):
+            if key in shared.opts.data:
+                valid[key](shared.opts.data[key])
 
     valid = _valid()
     option("sd3_auto_install", True, gr.Checkbox)
@@ -80,10 +92,13 @@ def register(deployment: Deployment, forecast: Forecast) -> None:
         lambda: {"choices": [choice.name for choice in choices.CHOICES]},
         change,
     )
-    option("sd3_choices", STATE + _loading() + table(deployment.host.device()), gr.HTML)
+    rows = features.shield("table", lambda: table(deployment.host.device()))() or ""
+    option("sd3_choices", STATE + _loading() + rows, gr.HTML)
     for name in guards.GUARDS:
         option(f"sd3_guard_{name}", guards.DEFAULT_MODE, gr.Radio, {"choices": list(guards.MODES)}, modes)
-    mend(deployment)
+    for key, info in options.items():  # only here: what fails above has added nothing
+        shared.opts.add_option(key, info)
+    checked.shield(mend)(deployment)
 
 
 def mend(deployment: Deployment) -> None:

@@ -1,0 +1,84 @@
+"""What the extension does inside of the host's own work, part by part, and what becomes of a part that fails there."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from sd3deploy import messages
+from sd3deploy.events import Events
+from sd3deploy.webui.host.patch import DELIBERATE
+
+__all__ = ["Feature", "Features"]
+
+
+class Feature:
+    """One part. Its first exception switches it off and is told once, with its name in plain words and with what is lost.
+
+    id, values: of the sentence "feature.<id>" in messages/, its name, and of "feature.<id>.lost".
+    """
+
+    def __init__(self, whole: Features, id: str, values: dict[str, object]) -> None:
+        self._whole, self._id, self._values = whole, id, values
+        self._lock = threading.Lock()
+        self._failed = False
+
+    @property
+    def active(self) -> bool:
+        return not self._failed and not self._whole.ended
+
+    def fail(self, error: BaseException) -> None:
+        """Switch it off and say so. Raises nothing, and is called from any thread with any lock held."""
+        with self._lock:
+            first, self._failed = not self._failed, True
+        if first and not self._whole.ended:
+            self._whole.tell(error, self._id, self._values)
+
+    def shield(self, work: Callable[..., Any], passing: tuple[type[Exception], ...] = DELIBERATE) -> Callable[..., Any]:
+        """`work` as the host may call it: it raises nothing of its own but `passing`, and answers None once it is switched off."""
+
+        @functools.wraps(work)
+        def shielded(*args: Any, **kwargs: Any) -> Any:
+            if not self.active:
+                return None
+            try:
+                return work(*args, **kwargs)
+            except passing:
+                raise
+            except Exception as error:
+                self.fail(error)
+                return None
+
+        return shielded
+
+
+class Features:
+    """All parts by name. ended: whether the extension as a whole has been taken out of the host again. notice: its words for that."""
+
+    def __init__(self, events: Events) -> None:
+        self._events = events
+        self._known: dict[tuple[str, str], Feature] = {}
+        self.ended = False
+        self.notice = ""
+
+    def get(self, id: str, **values: object) -> Feature:
+        """The part of that name; the same one for the same values."""
+        return self._known.setdefault((id, str(values)), Feature(self, id, values))
+
+    def shield(self, id: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        """`work` as a part of its own: see Feature.shield."""
+        return self.get(id).shield(work)
+
+    def tell(self, error: BaseException, id: str, values: dict[str, object]) -> None:
+        """Say that a part is off; where not even that works, the log has the error."""
+        try:
+            log = logging.getLogger("sd")  # the host's own, wherever it keeps it
+            log.debug("".join(traceback.format_exception(type(error), error, error.__traceback__)))  # for a report
+            name, lost = messages.text(f"feature.{id}", **values), messages.text(f"feature.{id}.lost", **values)
+            self._events.tell("warning", "host.feature-off", feature=name, lost=lost, error=f"{type(error).__name__}: {error}")
+        except Exception:
+            logging.getLogger("sd").exception("SD3 Deploy: %s", id)
