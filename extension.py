@@ -18,7 +18,6 @@ def start() -> type | None:
     from sd3deploy.webui import api
     from sd3deploy.webui.host import hooks
     from sd3deploy.webui.host.adapter import SdNext
-    from sd3deploy.webui.jobs import facts
     from sd3deploy.webui.jobs.forecast import Forecast
     from sd3deploy.webui.jobs.guarding import Guarding
     from sd3deploy.webui.jobs.watching import Watching
@@ -46,7 +45,6 @@ def start() -> type | None:
     panel.allow_in_control()
     script_callbacks.on_ui_settings(lambda: settings.register(deployment, forecast))
     script_callbacks.on_app_started(lambda demo, app: api.register(deployment, guarding, watching, reporting, installing))
-    script_callbacks.on_after_process(facts.restore)
     script_callbacks.on_script_unloaded(points.undo)
     return panel.script_class(deployment, guarding, watching, verifying, reporting)
 

@@ -7,7 +7,7 @@ ROOT = Path(__file__).parent.parent
 
 def test_the_changelog_begins_with_this_version():
     headings = [line for line in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").splitlines() if line.startswith("## ")]
-    assert headings[0] == f"## {sd3deploy.__version__}"
+    assert headings[headings[0] == "## Unreleased"] == f"## {sd3deploy.__version__}"
 
 
 def test_the_script_folders_hold_what_the_host_may_load_and_nothing_else():

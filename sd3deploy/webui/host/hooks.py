@@ -92,10 +92,10 @@ class Hooks:
 
     def _process_diffusers(self, original: Callable[..., Any], p: Any) -> Any:
         self._guarding.last_look()
-        return self._watching.run(original, p)
+        return self._watching.run(lambda: original(p), p, lambda: original(p))
 
     def _inner(self, original: Callable[..., Any], p: Any) -> Any:
-        return self._watching.inner(lambda p: self._guarding.inner(original, p), p)
+        return self._watching.inner(lambda: self._guarding.inner(lambda: original(p), p), p)
 
     def _display(self, original: Callable[..., Any], e: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(e, BaseException):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from sd3deploy.guards.job import MODELS, Hires, Job, Prompt, describe_model, kno
 from sd3deploy.guards.number import number
 from sd3deploy.guards.prompt import T5_DEFAULT, T5_MOST, read_prompt
 
-__all__ = ["apply", "attention_facts", "floorable", "gather", "largest", "question", "restore"]
+__all__ = ["apply", "attention_facts", "floorable", "gather", "largest", "question"]
 
 # Field of a guards' Job → attribute of p. What is more than an attribute is in apply().
 _ATTRIBUTES = {
@@ -32,9 +33,9 @@ _ATTRIBUTES = {
 }
 
 
-def gather(p: Any, pipeline: Any, name: str, asked: tuple[Any, Any]) -> Job:
-    """What is asked for. asked: width and height as they were before the host cut them to a multiple of 16, and below."""
-    width, height = _size(p, asked)
+def gather(p: Any, pipeline: Any, name: str, requested: tuple[Any, Any]) -> Job:
+    """Read a job as the guards see it. requested: width and height as they were before the host cut them to a multiple of 16."""
+    width, height = _size(p, requested)
     parser = getattr(p, "prompt_attention", None) or shared.opts.prompt_attention
     sampler, hires_sampler = p.sampler_name or "Default", getattr(p, "hr_sampler_name", None) or "Default"
     hires, t5, limit = _hires(p), pipeline.text_encoder_3 is not None, _t5_limit(p, parser)
@@ -97,16 +98,18 @@ def question(pipeline: Any, name: str, model: str, prompt: str, negative_prompt:
     )
 
 
-def apply(p: Any, pipeline: Any, change: Mapping[str, Any]) -> None:
-    """Make the changes: the only place that writes into p and into the pipeline."""
+def apply(p: Any, pipeline: Any, change: Mapping[str, Any], undo: ExitStack | None = None) -> None:
+    """Make the changes: the only place that writes into p and into the pipeline. undo: closed when the job ends, it puts back what is no
+    part of the job itself.
+    """
     for field, value in change.items():
         if field == "processors":
             attention.restore(pipeline, value)
         elif field == "prompt_attention":
             if hasattr(p, "prompt_attention"):
                 p.prompt_attention = value
-            else:  # hosts before 2026-05 have only the setting
-                p.sd3_prompt_attention = shared.opts.prompt_attention
+            elif undo is not None:  # hosts before 2026-05 have only the setting
+                undo.callback(setattr, shared.opts, "prompt_attention", shared.opts.prompt_attention)
                 shared.opts.prompt_attention = value
         else:
             setattr(p, _ATTRIBUTES[field], value)
@@ -116,26 +119,20 @@ def apply(p: Any, pipeline: Any, change: Mapping[str, Any]) -> None:
         p.resize_mode = 1  # to the size that is now given, instead of not at all
 
 
-def restore(p: Any) -> None:
-    """After the job: put a setting back that was changed for it."""
-    if hasattr(p, "sd3_prompt_attention"):
-        shared.opts.prompt_attention = vars(p).pop("sd3_prompt_attention")
-
-
 def floorable(value: Any) -> Any:
     """`value`, or 0 where the host's own arithmetic, which comes before any guard, would fail on it."""
     return value if value is None or (number(value) is not None and not isinstance(value, str)) else 0
 
 
-def _size(p: Any, asked: tuple[Any, Any]) -> tuple[Any, Any]:
-    """The size that counts: of the picture where one is given and is not resized, or where no size is given."""
+def _size(p: Any, requested: tuple[Any, Any]) -> tuple[Any, Any]:
+    """Return the size that counts: that of the picture where one is given and is not resized, or where no size is given."""
     given = getattr(p, "init_images", None)
     first: Any = given[0] if isinstance(given, list) and given else given
     if not hasattr(first, "width"):
-        return asked
+        return requested
     scale = 1.0 if _keeps_picture(p) else getattr(p, "scale_by", 1.0) or 1.0
     own = int(first.width * scale), int(first.height * scale)
-    return own if _keeps_picture(p) else (asked[0] or own[0], asked[1] or own[1])
+    return own if _keeps_picture(p) else (requested[0] or own[0], requested[1] or own[1])
 
 
 def _keeps_picture(p: Any) -> bool:
