@@ -34,8 +34,8 @@ class Guarding:
         if refused(p):  # p is a copy of a job that was refused
             del p.init
         record_request(p)
-        for name in [name for name in p.extra_generation_params if name.startswith("SD3 ")]:
-            del p.extra_generation_params[name]  # the cells of a grid share this
+        # A dictionary of its own: the host's copies of a job share the one of the job, and each has another story.
+        p.extra_generation_params = {name: value for name, value in p.extra_generation_params.items() if not name.startswith("SD3 ")}
         if is_sd3(self.host.pipeline()):
             p.width, p.height = facts.floorable(p.width), facts.floorable(p.height)
 
