@@ -1,4 +1,4 @@
-"""A job of the host, the object that it calls p, as the guards see it; and the changes of the guards, back into p."""
+"""A job of the host, the object that it calls p: `gather` reads it as the guards see it, `apply` writes their changes back into it."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ def gather(p: Any, pipeline: Any, name: str, requested: tuple[Any, Any]) -> Job:
 
 
 def largest(p: Any) -> tuple[int, int]:
-    """Width and height in px of the larger one of the job's two passes, once its size is final."""
+    """Return width and height in px of the larger one of the job's two passes, once its size is final."""
     width, height = (int(number(side) or 0) or 1024 for side in _size(p, (p.width, p.height)))
     second = _hires(p)
     return max((width, height), second.size(width, height) if second else (0, 0), key=lambda size: size[0] * size[1])
 
 
 def attention_facts(pipeline: Any, name: str) -> Job:
-    """What the guard of attention processors wants to know, and nothing else."""
+    """Return what the guard of attention processors needs, and nothing else."""
     return Job(describe_model(pipeline, name), misfits=attention.find_misfits(pipeline), attention_setting=_attention_setting())
 
 
@@ -77,7 +77,7 @@ def _attention_setting() -> str:
 
 
 def question(pipeline: Any, name: str, model: str, prompt: str, negative_prompt: str, **words: Any) -> Job:
-    """The facts about a job that somebody asks about, in the words of guards.request: with the loaded pipeline, unless another `model`
+    """Return a job that somebody asks about, in the words of guards.request: with the loaded pipeline, unless another `model`
     is named. Raises SettingError for a name that means nothing, and when there is neither.
     """
     loaded = is_sd3(pipeline) and model in ("", name)
@@ -120,7 +120,7 @@ def apply(p: Any, pipeline: Any, change: Mapping[str, Any], undo: ExitStack | No
 
 
 def floorable(value: Any) -> Any:
-    """`value`, or 0 where the host's own arithmetic, which comes before any guard, would fail on it."""
+    """Return `value`, or 0 where the host's own arithmetic, which comes before any guard, would fail on it."""
     return value if value is None or (number(value) is not None and not isinstance(value, str)) else 0
 
 
@@ -136,14 +136,14 @@ def _size(p: Any, requested: tuple[Any, Any]) -> tuple[Any, Any]:
 
 
 def _keeps_picture(p: Any) -> bool:
-    """Whether img2img takes its picture as large as it is (the host's init of such a job)."""
+    """Return whether img2img takes its picture as large as it is (the host's init of such a job)."""
     if not getattr(p, "init_images", None) or p.resize_mode:
         return False
     return not (getattr(p, "inpaint_full_res", False) and getattr(p, "image_mask", None) is not None)
 
 
 def _hires(p: Any) -> Hires | None:
-    """The second pass where it is one of the model, not of an upscaler alone (the host's process_hires)."""
+    """Return the second pass where it is one of the model, not of an upscaler alone (the host's process_hires)."""
     upscaler = str(getattr(p, "hr_upscaler", None) or "None")
     strength = number(getattr(p, "hr_denoising_strength", 0)) or number(p.denoising_strength) or 0
     passes = getattr(p, "enable_hr", False) and strength > 0 and (upscaler.lower().startswith("latent") or p.hr_force)
@@ -155,7 +155,7 @@ def _hires(p: Any) -> Hires | None:
 
 
 def _prompts(texts: list[Any], negative: bool, pipeline: Any, t5: bool, parser: str, t5_limit: int = T5_DEFAULT) -> list[Prompt]:
-    """The prompts, as the encoders get them: without networks such as <lora:…> and, unless the parser is “fixed”, without weights."""
+    """Return the prompts as the encoders get them: without networks such as <lora:…> and, unless the parser is “fixed”, weights."""
     different = dict.fromkeys(text for text in texts[:8] if isinstance(text, str))
     return [read_prompt(_plain(text, parser), pipeline, t5, negative=negative, t5_limit=t5_limit) for text in different]
 
@@ -174,7 +174,7 @@ def _plain(text: str, parser: str) -> str:
 
 
 def _t5_limit(p: Any, parser: str) -> int:
-    """How many tokens T5 gets: the pipeline's default, more only where the text goes to the pipeline (the host's sd_hijack_te)."""
+    """Return how many tokens T5 gets: the pipeline's default, more only where the text goes to the pipeline (the host's sd_hijack_te)."""
     if parser != "fixed":
         return T5_DEFAULT
     given = number((getattr(p, "task_args", None) or {}).get("max_sequence_length")) or T5_DEFAULT
@@ -182,14 +182,14 @@ def _t5_limit(p: Any, parser: str) -> int:
 
 
 def _suits(name: str, pipeline: Any) -> bool:
-    """Whether a sampler of the host suits a model that predicts flows. One that the host can not tell about is left to the host."""
+    """Return whether a sampler of the host suits a model that predicts flows; True for one that only the host can tell about."""
     prediction_type = str(getattr(shared.opts, "schedulers_prediction_type", "default"))
     return _flows(name, prediction_type, bool(getattr(shared.opts, "schedulers_fallback", False)), type(pipeline))
 
 
 @functools.lru_cache(maxsize=256)
 def _flows(name: str, prediction_type: str, fallback: bool, kind: type) -> bool:
-    """Asked of the host by making the sampler, as the host itself decides; cached by everything that the answer depends on."""
+    """Let the host make the sampler, as it decides it itself; the cache has everything that the answer depends on in its key."""
     from modules import modeldata, sd_samplers
 
     if name in ("Default", "None", "Same as primary"):

@@ -65,29 +65,29 @@ class Forecast:
         """Return the choices that this device can run."""
         return [choice for choice in CHOICES if not choices.unsuitable(choice, self.host.device())]
 
-    def report(self, asked: Setup | None) -> dict[str, Any]:
-        """Return all about memory as JSON-able values, in bytes. asked: the setup that is asked about, None where there is no SD3 model."""
-        there = free_memory(self.host)
+    def report(self, setup: Setup | None) -> dict[str, Any]:
+        """Return all about memory as JSON-able values, in bytes. setup: None where there is no SD3 model."""
+        capacity = free_memory(self.host)
         report: dict[str, Any] = {
-            "capacity": vars(there) | {},
+            "capacity": vars(capacity) | {},
             "mode": self.mode(),
             "corrections": self.corrections.of(self.host.device().name),
         }
-        if asked is None:
+        if setup is None:
             return report | {"verdict": None, "line": messages.text("memory.no-sd3")}
-        found = estimate(asked)
-        judged = verdict.judge(found, there)
-        peaks = {phase: need.ram if asked.kind == "cpu" else need.gpu for phase, need in found.phases.items()}
-        change = verdict.cheapest(asked, there, self.suitable()) if judged.answer == "no" else None
-        advice = verdict.recommend(asked, there, self.suitable())
+        found = estimate(setup)
+        judged = verdict.judge(found, capacity)
+        peaks = {phase: need.ram if setup.kind == "cpu" else need.gpu for phase, need in found.phases.items()}
+        change = verdict.cheapest(setup, capacity, self.suitable()) if judged.answer == "no" else None
+        advice = verdict.recommend(setup, capacity, self.suitable())
         return report | {
-            "model": asked.weights.name,
-            "encoder": asked.encoder.name,
-            "width": asked.width,
-            "height": asked.height,
-            "batch": asked.batch,
-            "offload": asked.offload,
-            "tiling": asked.tiling,
+            "model": setup.weights.name,
+            "encoder": setup.encoder.name,
+            "width": setup.width,
+            "height": setup.height,
+            "batch": setup.batch,
+            "offload": setup.offload,
+            "tiling": setup.tiling,
             "parts": dict(found.parts),
             "total": found.total,
             "phases": {phase: vars(need) | {} for phase, need in found.phases.items()},
@@ -128,25 +128,25 @@ class Forecast:
         if refused(p) or not is_sd3(self.host.pipeline()) or self.mode(state) == "off":
             return
         try:
-            if asked := self.setup_of(p):
-                self._judge(state, asked)
+            if setup := self.setup_of(p):
+                self._judge(state, setup)
         except JobRefused as error:
             refuse(state, error)
         except Exception as error:  # a bug of ours must not cost the user an image
             self.events.fail(error)
 
-    def _judge(self, state: JobState, asked: Setup) -> None:
-        there = free_memory(self.host)
-        judged = verdict.judge(estimate(asked), there)
+    def _judge(self, state: JobState, setup: Setup) -> None:
+        capacity = free_memory(self.host)
+        judged = verdict.judge(estimate(setup), capacity)
         if judged.answer == "tight" and judged.sentence not in self._advised:
             self._advised.append(judged.sentence)
             self.events.add("info", "memory.verdict.tight", judged.sentence, "", job=True)
         if judged.answer != "no":
             return
-        message, remedy = judged.sentence, self.remedy(asked, there)
-        if there.spills:
+        message, remedy = judged.sentence, self.remedy(setup, capacity)
+        if capacity.spills:
             message += " " + messages.text("memory.spills")
-        mode, kind = self.mode(state), (asked.width, asked.height, asked.batch, asked.encoder, asked.offload, asked.tiling)
+        mode, kind = self.mode(state), (setup.width, setup.height, setup.batch, setup.encoder, setup.offload, setup.tiling)
         holds_back = mode == "ask" and self._holds_back(state.press, kind)
         refuses = holds_back or mode == "block"
         if refuses:
@@ -181,17 +181,17 @@ class Forecast:
         mode = self.mode()
         if mode == "off" or choice is HOST_DEFAULT:
             return
-        asked = self.setup(encoder=choice)
-        if asked is None or not is_sd3(self.host.pipeline()):
+        setup = self.setup(encoder=choice)
+        if setup is None or not is_sd3(self.host.pipeline()):
             return
-        there = free_memory(self.host)
-        judged = verdict.judge(estimate(asked), there)
+        capacity = free_memory(self.host)
+        judged = verdict.judge(estimate(setup), capacity)
         if judged.answer != "no":
             return
         before, self._refused = self._refused, None
         goes_on = mode == "warn" or (mode == "ask" and before is not None and before[0] is choice and time.monotonic() < before[1])
-        better = verdict.recommend(asked, there, self.suitable()).choice
-        remedy = messages.text("memory.instead", name=better.name) if better else self.remedy(asked, there)
+        better = verdict.recommend(setup, capacity, self.suitable()).choice
+        remedy = messages.text("memory.instead", name=better.name) if better else self.remedy(setup, capacity)
         if not goes_on and mode == "ask":
             self._refused = choice, time.monotonic() + AGAIN_S
             remedy = f"{remedy} {messages.text('memory.again-setting', seconds=AGAIN_S)}".strip()
@@ -200,9 +200,9 @@ class Forecast:
             raise error
         self.events.fail(error, "warning")
 
-    def remedy(self, asked: Setup, there: Capacity) -> str:
+    def remedy(self, setup: Setup, capacity: Capacity) -> str:
         """Return the cheapest change that makes it fit, as an instruction."""
-        change = verdict.cheapest(asked, there, self.suitable())
+        change = verdict.cheapest(setup, capacity, self.suitable())
         return change.sentence if change else messages.text("memory.nothing")
 
     def foresee(self, place: str) -> Setup | None:
@@ -212,13 +212,13 @@ class Forecast:
         try:
             if self.mode() == "off" or not Path(place).exists():
                 return None
-            asked = self.setup(place, encoder=choices.find(self.deployment.status()["wanted"]))
-            there = free_memory(self.host)
-            judged = verdict.judge(estimate(asked), there) if asked else None
-            if asked and judged and judged.answer == "no":
+            setup = self.setup(place, encoder=choices.find(self.deployment.status()["wanted"]))
+            capacity = free_memory(self.host)
+            judged = verdict.judge(estimate(setup), capacity) if setup else None
+            if setup and judged and judged.answer == "no":
                 text = messages.text("memory.model", model=Path(place).stem, verdict=judged.sentence)
-                self.events.add("warning", "memory.model", text, self.remedy(asked, there))
-            return asked
+                self.events.add("warning", "memory.model", text, self.remedy(setup, capacity))
+            return setup
         except Exception as error:  # a bug of ours must not cost the user a model
             self.events.fail(error, "warning")
             return None
@@ -229,16 +229,16 @@ class Forecast:
         """Take the recommended text encoder; where none fits, make the change that lets the model run. Returns what was done, as a
         sentence. Raises Sd3Error when it could not be.
         """
-        asked = self.setup(width=width, height=height)
-        if asked is None:
+        setup = self.setup(width=width, height=height)
+        if setup is None:
             return messages.text("memory.no-sd3")
-        advice = verdict.recommend(asked, free_memory(self.host), self.suitable())
+        advice = verdict.recommend(setup, free_memory(self.host), self.suitable())
         fields = {"encoder": advice.choice.name} if advice.choice else dict(advice.change.fields) if advice.change else {}
         if fields.get("encoder") == self.deployment.wanted().choice.name:
             return messages.text("memory.applied-already", name=fields["encoder"])
         if not self.host.apply(fields):
             return messages.text("memory.nothing") if not advice.change else advice.change.sentence
-        return messages.text("memory.applied", steps=verdict.Change(fields, asked).steps)
+        return messages.text("memory.applied", steps=verdict.Change(fields, setup).steps)
 
     def forget(self) -> str:
         """Drop what runs have shown about this machine. Returns a sentence."""

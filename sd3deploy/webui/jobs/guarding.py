@@ -115,8 +115,8 @@ class Guarding:
 
 def _overridden(state: JobState | None) -> dict[str, guards.Mode]:
     """Return the modes that the panel has set for this job alone."""
-    override = state.override if state else None
-    return {name: mode for name, mode in override.modes.items() if name in guards.GUARDS} if override else {}
+    modes: Mapping[str, Any] = state.override.modes if state and state.override else {}
+    return {name: mode for name, mode in modes.items() if name in guards.GUARDS}
 
 
 def _describe(p: Any, asked: guards.Job, now: guards.Job, change: Mapping[str, Any]) -> None:

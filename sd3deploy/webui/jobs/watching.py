@@ -69,14 +69,14 @@ class Watching:
         It judges and learns by what stands in this very `p`: a detailer is a copy of the job that it belongs to, with another size.
         proceed, again: call the host's process_diffusers for the first and for the second time; what they raise passes through.
         """
-        asked = self._setup_of(p)
-        if asked is None:
+        setup = self._setup_of(p)
+        if setup is None:
             return proceed()
         state = state_of(p)
-        result, noted = self._watched(proceed, asked)
+        result, noted = self._watched(proceed, setup)
         tried = False
         while noted and _is_empty(result):
-            change = self._exhausted(noted, asked, state)
+            change = self._exhausted(noted, setup, state)
             if tried or change is None or not self.host.option("sd3_memory_retry"):
                 return result
             tried = True
@@ -86,8 +86,8 @@ class Watching:
                 text = messages.text("memory.retry", steps=change.steps)
                 self.events.add("warning", "memory.retry", text, "", job=True)
                 state.report(text)
-                asked, state.exhausted = change.setup, ""
-                result, noted = self._watched(again, asked)
+                setup, state.exhausted = change.setup, ""
+                result, noted = self._watched(again, setup)
         return result
 
     def _setup_of(self, p: Any) -> Setup | None:
@@ -99,23 +99,23 @@ class Watching:
             self.events.fail(error, "warning")
             return None
 
-    def _watched(self, proceed: Callable[[], Any], asked: Setup) -> tuple[Any, _Noted | None]:
+    def _watched(self, proceed: Callable[[], Any], setup: Setup) -> tuple[Any, _Noted | None]:
         """Call `proceed` and return its result with what ran out meanwhile. Readings within another job's batch are that one's too: then
         neither of them teaches anything.
         """
         self._prepare()
         before, self._noted = self._noted, None
         try:
-            return self._monitored(proceed, asked), self._noted
+            return self._monitored(proceed, setup), self._noted
         finally:
             self._noted = before
 
-    def _monitored(self, proceed: Callable[[], Any], asked: Setup) -> Any:
-        found, outermost = estimate(asked), self.monitor.running is None
-        pipeline, there = self.host.pipeline(), free_memory(self.host)
+    def _monitored(self, proceed: Callable[[], Any], setup: Setup) -> Any:
+        found, outermost = estimate(setup), self.monitor.running is None
+        pipeline, capacity = self.host.pipeline(), free_memory(self.host)
         watched = phases.watched(pipeline, self.monitor.mark, self.note)
-        with self.diagnosing.watch(), self.monitor.run("job", _title(asked)) as run, watched:
-            run.facts |= _expected(found, there) if outermost else {"nested": True}
+        with self.diagnosing.watch(), self.monitor.run("job", _title(setup)) as run, watched:
+            run.facts |= _expected(found, capacity) if outermost else {"nested": True}
             try:
                 result = proceed()
             except Exception as error:
@@ -135,7 +135,7 @@ class Watching:
             return result
         if run.outcome == "done" and "nested" not in run.facts:
             self.forecast.corrections.learn(self.host.device().name, measured_factors(run, found))
-        if there.spills and max((reading.reserved for reading in run.readings), default=0) > there.usable:
+        if capacity.spills and max((reading.reserved for reading in run.readings), default=0) > capacity.usable:
             run.facts["spilled"] = True
             self.events.tell("warning", "memory.spilled")
         return result
@@ -149,23 +149,23 @@ class Watching:
         elif running and not self._noted:
             self._noted = found, phase or (running.marks[-1][1] if running.marks else running.kind)
 
-    def _exhausted(self, noted: _Noted, asked: Setup, state: JobState) -> verdict.Change | None:
+    def _exhausted(self, noted: _Noted, setup: Setup, state: JobState) -> verdict.Change | None:
         """Report what ran out, free it, and bring the parts of the model back to where they belong. Returns the change to make."""
-        state.exhausted, change = self._explain(noted, asked)
+        state.exhausted, change = self._explain(noted, setup)
         self.host.free()
         offload.restore(self.host.pipeline(), shared.opts.diffusers_offload_mode)
         return change
 
-    def _explain(self, noted: _Noted, asked: Setup) -> tuple[str, verdict.Change | None]:
+    def _explain(self, noted: _Noted, setup: Setup) -> tuple[str, verdict.Change | None]:
         found, phase = noted
-        before, there = estimate(asked), free_memory(self.host)
+        before, capacity = estimate(setup), free_memory(self.host)
         need = before.phases.get(phase) or before.phases["encode"]  # the encoders are moved before the first of them runs
-        on_cpu = asked.kind == "cpu" or found.host
+        on_cpu = setup.kind == "cpu" or found.host
         wanted = need.ram if on_cpu else need.gpu
-        change = verdict.cheapest(asked, _as_seen(there, wanted, found, on_cpu), self.forecast.suitable())
+        change = verdict.cheapest(setup, _as_seen(capacity, wanted, found, on_cpu), self.forecast.suitable())
         where = messages.text(f"memory.phase.{phase}")
         missing = messages.text("memory.missing", size=units.size(found.missing)) if found.missing else ""
-        said = messages.text("memory.said", need=units.size(wanted), usable=units.size(_usable(there, on_cpu)))
+        said = messages.text("memory.said", need=units.size(wanted), usable=units.size(_usable(capacity, on_cpu)))
         text = " ".join(filter(None, [messages.text("memory.exhausted", phase=where), missing, said]))
         remedy = change.sentence if change else messages.text("memory.nothing")
         self.events.add("error", "memory.exhausted", text, remedy, job=True)
@@ -203,33 +203,33 @@ class Watching:
             self.monitor.read = monitor.reader(self.host.device())
 
 
-def _title(asked: Setup) -> str:
-    count = f" × {asked.batch}" if asked.batch > 1 else ""
-    return f"{asked.weights.name}, {asked.encoder.name}, {asked.width}×{asked.height}{count}"
+def _title(setup: Setup) -> str:
+    count = f" × {setup.batch}" if setup.batch > 1 else ""
+    return f"{setup.weights.name}, {setup.encoder.name}, {setup.width}×{setup.height}{count}"
 
 
-def _expected(found: Estimate, there: Capacity) -> dict[str, Any]:
+def _expected(found: Estimate, capacity: Capacity) -> dict[str, Any]:
     """The estimate of a run, for its picture and for whoever compares."""
     on_cpu = found.setup.kind == "cpu"
     return {
         "expected": {phase: need.ram if on_cpu else need.gpu for phase, need in found.phases.items()},
         "weights": found.total,
-        "usable": _usable(there, on_cpu),
+        "usable": _usable(capacity, on_cpu),
         "on_device": not on_cpu,
-        "verdict": verdict.judge(found, there).answer,
+        "verdict": verdict.judge(found, capacity).answer,
     }
 
 
-def _usable(there: Capacity, on_cpu: bool) -> int:
-    return there.ram_usable if on_cpu else there.usable
+def _usable(capacity: Capacity, on_cpu: bool) -> int:
+    return capacity.ram_usable if on_cpu else capacity.usable
 
 
-def _as_seen(there: Capacity, wanted: int, found: exhausted.Exhausted, on_cpu: bool) -> Capacity:
-    """What there is, as the error has shown it: less than the `wanted` bytes of the estimate, by what was missing; by a twentieth where
-    the error does not say, by half at most, because then the estimate was wrong rather than the limit.
+def _as_seen(capacity: Capacity, wanted: int, found: exhausted.Exhausted, on_cpu: bool) -> Capacity:
+    """Return the capacity as the error has shown it: less than the `wanted` bytes of the estimate by what was missing; by a twentieth
+    where the error does not say, by half at most, because then the estimate was wrong rather than the limit.
     """
     most = wanted - min(max(found.missing or 0, wanted // 20), wanted // 2)
-    return replace(there, ram_usable=min(there.ram_usable, most)) if on_cpu else replace(there, usable=min(there.usable, most))
+    return replace(capacity, ram_usable=min(capacity.ram_usable, most)) if on_cpu else replace(capacity, usable=min(capacity.usable, most))
 
 
 def _is_empty(result: Any) -> bool:
