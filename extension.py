@@ -87,14 +87,12 @@ class Extension:
         """
         from modules import script_callbacks
 
-        from sd3deploy.webui.jobs import facts
         from sd3deploy.webui.page import panel
 
         features = self.features
         self._call(script_callbacks.on_ui_settings, self._settings)
         self._call(script_callbacks.on_app_started, self._api)
-        restore, unload = features.shield("restore", facts.restore), features.shield("unload", self.points.undo)
-        features.shield("restore", lambda: self._call(script_callbacks.on_after_process, restore))()
+        unload = features.shield("unload", self.points.undo)
         features.shield("unload", lambda: self._call(script_callbacks.on_script_unloaded, unload))()
         features.shield("control", panel.allow_in_control)()
         for name in self.points.apply():

@@ -857,13 +857,6 @@ def begin(work):
     return thread, results
 
 
-def until(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "it never came to that"
-        time.sleep(0.01)
-
-
 def join(thread):
     thread.join(60)
     assert not thread.is_alive()
@@ -873,7 +866,7 @@ def test_the_queue_is_free_while_a_change_waits_for_a_model(loaded, deployment):
     model = Loading(deployment)
     loaded.options["sd3_text_encoder"] = "T5 FP4"
     change, results = begin(deployment.change)
-    until(lambda: "encoder.waiting-model" in told(deployment, "info"))
+    assert until(lambda: "encoder.waiting-model" in told(deployment, "info"))
     for _ in range(3):  # a picture, a job of the API, a token counter
         with loaded.lock:
             assert picture(loaded).shape == (64, 64, 3)
@@ -889,7 +882,7 @@ def test_a_change_that_waits_for_a_model_is_ended_by_cancel(loaded, deployment):
     model = Loading(deployment)
     loaded.options["sd3_text_encoder"] = "T5 FP4"
     change, results = begin(deployment.change)
-    until(lambda: "encoder.waiting-model" in told(deployment, "info"))
+    assert until(lambda: "encoder.waiting-model" in told(deployment, "info"))
     assert deployment.cancel()
     join(change)  # while the load goes on
     assert model.thread.is_alive()
@@ -914,7 +907,7 @@ def test_a_picture_that_needs_another_encoder_waits_until_the_model_is_there(loa
     model = Loading(deployment, lambda: deployment.reconcile())
     loaded.options["sd3_text_encoder"] = "T5 FP4"
     job, results = begin(deployment.reconcile)
-    until(lambda: "encoder.waiting-model" in told(deployment, "info"))
+    assert until(lambda: "encoder.waiting-model" in told(deployment, "info"))
     model.finish()
     join(job)
     assert results == [Wanted(choices.find("fp4"))]
@@ -967,7 +960,7 @@ def test_what_is_under_way_is_said_and_forgotten_in_any_order(cached, deployment
         model, _ = begin(deployment.encoder_for_load)
         assert inside.wait(60)
         change, results = begin(deployment.change)
-        until(lambda: "encoder.waiting-model" in told(deployment, "info"))
+        assert until(lambda: "encoder.waiting-model" in told(deployment, "info"))
         assert "as soon as the model is there" in deployment.status()["busy"]
         end.set()
         join(model)  # the one that began first ends first

@@ -10,6 +10,7 @@ from threading import Thread
 import modules.loader  # first: it imports the libraries and freezes what is available  # isort: skip
 import modules.api.api
 import modules.api.middleware
+import modules.detailer
 import modules.extensions
 import modules.model_te
 import modules.modeldata
@@ -44,6 +45,7 @@ def initialize():
     modules.model_te.refresh_te_list()
     modules.sd_checkpoint.setup_model()
     modules.sd_vae.refresh_vae_list()
+    modules.detailer.initialize()
     modules.extensions.list_extensions()
     log.info("Load extensions")
     modules.scripts_manager.load_scripts()

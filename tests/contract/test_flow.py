@@ -47,15 +47,14 @@ def status(host):
 
 def written(host, **options):
     """Wait until these settings are in the host's file: it writes on a thread of its own, and who ends it meanwhile leaves an empty one."""
-    for _ in range(600):
+
+    def stored():
         try:
-            stored = json.loads((host.data / "config.json").read_text("utf-8"))
+            return options.items() <= json.loads((host.data / "config.json").read_text("utf-8")).items()
         except ValueError:
-            stored = {}
-        if options.items() <= stored.items():
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"{options} were not written")
+            return False
+
+    assert until(stored), f"{options} were not written"
 
 
 def happened(host):

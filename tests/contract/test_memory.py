@@ -152,17 +152,33 @@ def test_a_refusal_names_the_change_that_helps(host, little):
         host.set(sd3_memory="warn")
 
 
-def test_an_encoder_that_will_not_fit_is_held_back_once(host, told, little):
+@pytest.mark.parametrize(("mode", "answers"), [("off", [True]), ("warn", [True]), ("ask", [False, True]), ("block", [False, False])])
+def test_an_encoder_that_will_not_fit(host, told, little, mode, answers):
+    """In mode warn it is said and the encoder is loaded; in mode ask it is held back once, and choosing it again loads it."""
     little(10**6)
-    assert host.set(sd3_text_encoder="T5 BF16") == {"sd3_text_encoder": False}
-    ((id, severity, message, remedy),) = told()
-    assert (id, severity) == ("memory.encoder", "error")
-    assert "T5 BF16" in message
-    assert "30 seconds" in remedy
-    assert host.set(sd3_text_encoder="T5 BF16") == {"sd3_text_encoder": True}
-    assert host.get("/sdapi/v1/sd3/status")["encoder"] == "T5 BF16"
-    little(10**10)
-    assert host.set(sd3_text_encoder="Host default") == {"sd3_text_encoder": True}
+    host.set(sd3_memory=mode)
+    try:
+        assert [host.set(sd3_text_encoder="T5 BF16")["sd3_text_encoder"] for _ in answers] == answers
+        assert host.get("/sdapi/v1/sd3/status")["encoder"] == ("T5 BF16" if answers[-1] else "Host default")
+    finally:
+        host.set(sd3_memory="warn")
+        little(10**10)
+        assert host.set(sd3_text_encoder="Host default") == {"sd3_text_encoder": True}
+    said = [event for event in told() if event[0] == "memory.encoder"]
+    severities = {"off": [], "warn": ["warning"], "ask": ["error"], "block": ["error", "error"]}
+    assert [severity for _, severity, _, _ in said] == severities[mode]
+    assert all("T5 BF16" in message for _, _, message, _ in said)
+    assert all(("30 seconds" in remedy) == (mode == "ask") for _, _, _, remedy in said)
+
+
+def test_another_encoder_than_the_one_that_was_held_back_is_held_back_too(host, little):
+    little(10**6)
+    host.set(sd3_memory="ask")
+    try:
+        names = ["T5 BF16", "T5 NF4", "T5 BF16", "T5 BF16"]
+        assert [host.set(sd3_text_encoder=name)["sd3_text_encoder"] for name in names] == [False, False, False, True]
+    finally:
+        host.set(sd3_memory="warn", sd3_text_encoder="Host default")
 
 
 def test_the_recommendation_is_applied_by_one_request(host):

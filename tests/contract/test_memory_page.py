@@ -93,7 +93,26 @@ def test_the_verdict_stands_beside_generate_and_follows_the_size(host, page):
     assert abs(line["y"] - (button["y"] + button["height"])) < 80
 
 
-def test_what_does_not_fit_is_held_back_until_the_second_press(host, page, little):
+def test_in_mode_warn_what_does_not_fit_is_said_and_made(host, page, little):
+    dismiss(page)
+    before = pictures(host)
+    press(page)
+    assert until(lambda: pictures(host) > before, 60)
+    toast = page.locator(".sd3-toast.sd3-warning").last
+    assert until(lambda: toast.count() == 1 and "Does not fit" in toast.inner_text())
+    assert errors(page) == 0
+    dismiss(page)
+
+
+@pytest.fixture
+def ask(host):
+    host.set(sd3_memory="ask")
+    yield
+    host.set(sd3_memory="warn")
+
+
+@pytest.mark.usefixtures("ask")
+def test_in_mode_ask_what_does_not_fit_is_held_back_until_the_second_press(host, page, little):
     assert until(lambda: fit(page).startswith("Does not fit")), fit(page)
     assert "sd3-no" in page.locator("#sd3-fit-txt2img").get_attribute("class")
     dismiss(page)

@@ -269,6 +269,70 @@ def test_attention_processors_are_set_at_load_and_when_the_setting_changes(host)
     assert kinds == ["JointAttnProcessor2_0"]  # SD.Next since 2025-09 sets none of its own on a transformer
 
 
+def test_a_press_of_generate_has_a_task_for_all_of_its_jobs_and_a_request_has_none(host):
+    """A folder of two files in img2img, a picture in txt2img, two frames of a video in Control, and a request."""
+    host.run("""
+        from modules import processing, progress
+        sd3probe.kept = processing.process_images_inner
+        def watched(p):
+            sd3probe.note("task", id=progress.current_task)
+            return sd3probe.kept(p)
+        processing.process_images_inner = watched
+    """)
+    start = host.count()
+    try:
+        host.run("from sd3probe import jobs; jobs.folder([[128, 128], [64, 64]]); jobs.generate(); jobs.video(2, [64, 64])")
+        host.txt2img()
+    finally:
+        host.run("from modules import processing; processing.process_images_inner = sd3probe.kept")
+    first, second, third, fourth, fifth, sixth = [facts["id"] for name, facts in host.events(start) if name == "task"]
+    assert first == second != third != fourth == fifth
+    assert all(task.startswith("task(") for task in (first, third, fifth))
+    assert sixth is None
+
+
+def test_two_jobs_of_one_class_are_equal_and_none_can_be_a_key(host):
+    assert host.run("""
+        from sd3probe import jobs
+        try:
+            hash(jobs.job())
+        except TypeError:
+            result = jobs.job(width=64) == jobs.job(width=128)
+    """) is True
+
+
+def test_a_detailer_is_a_job_inside_of_the_job_a_copy_in_another_class(host):
+    host.run("""
+        from modules import processing
+        sd3probe.kept = processing.process_images_inner
+        sd3probe.running = []
+        def watched(p):
+            sd3probe.running.append(p)
+            same = [one is p for one in sd3probe.running]
+            scripts = isinstance(p.scripts, scripts_manager.ScriptRunner)
+            sd3probe.note("job", depth=len(same), same=same.count(True), kind=type(p).__name__, size=[p.width, p.height], scripts=scripts)
+            try:
+                return sd3probe.kept(p)
+            finally:
+                sd3probe.running.pop()
+        from modules import scripts_manager
+        processing.process_images_inner = watched
+    """)
+    start = host.count()
+    try:
+        host.run("""
+            from sd3probe import jobs
+            with jobs.detailing():
+                result = jobs.generate(detailer_enabled=True, detailer_resolution=256, detailer_steps=4, detailer_strength=0.5)
+        """)
+    finally:
+        host.run("from modules import processing; processing.process_images_inner = sd3probe.kept")
+    outer, inner = [facts for name, facts in host.events(start) if name == "job"]
+    assert (outer["depth"], outer["kind"], outer["size"], outer["scripts"]) == (1, "StableDiffusionProcessingTxt2Img", [128, 128], True)
+    assert (inner["depth"], inner["kind"], inner["size"], inner["scripts"]) == (2, "StableDiffusionProcessingImg2Img", [256, 256], False)
+    assert inner["same"] == 1  # a copy
+
+
 def png(picture):
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")

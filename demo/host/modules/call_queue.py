@@ -4,7 +4,7 @@ import html
 import threading
 import time
 
-from modules import errors, shared
+from modules import errors, progress, shared
 from modules.logger import log
 
 queue_lock = threading.Lock()
@@ -24,7 +24,10 @@ def wrap_queued_call(func):
 
 def wrap_gradio_gpu_call(func, extra_outputs=None, name=None):
     def f(*args, **kwargs):
+        is_task = bool(args) and isinstance(args[0], str) and args[0].startswith("task(") and args[0].endswith(")")
+        id_task = args[0] if is_task else None
         with get_lock():
+            progress.start_task(id_task)
             try:
                 return func(*args, **kwargs)
             except Exception as e:
@@ -34,6 +37,8 @@ def wrap_gradio_gpu_call(func, extra_outputs=None, name=None):
                 res = extra_outputs or []
                 res.append(f"<div class='error'>{html.escape(str(e))}</div>")
                 return res
+            finally:
+                progress.finish_task(id_task)
 
     return wrap_gradio_call(f, extra_outputs=extra_outputs, add_stats=True, name=name or func.__name__)
 

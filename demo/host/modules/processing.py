@@ -4,6 +4,7 @@ import json
 import os
 import random
 
+import numpy as np
 from PIL import Image, PngImagePlugin
 
 from modules import devices, paths, script_callbacks, sd_models, shared
@@ -110,6 +111,8 @@ def process_images_inner(p):
                 samples = listed.images
             for index, image in enumerate(samples):
                 p.batch_index = index
+                if p.detailer_enabled:
+                    image = Image.fromarray(shared.detailer.restore(np.array(image), p))
                 if scripts is not None:
                     holder = PostprocessImageArgs(image)
                     scripts.postprocess_image(p, holder)
@@ -118,6 +121,8 @@ def process_images_inner(p):
                 image.info["parameters"] = infotexts[-1]
                 save_image(image, p, infotexts[-1])
                 output.append(image)
+            if shared.state.interrupted:  # by a job inside of this one
+                break
         shared.sd_model = sd_models.set_diffuser_pipe(shared.sd_model, sd_models.DiffusersTaskType.TEXT_2_IMAGE)
     results = Processed(p, output, seed=p.all_seeds[0], info=infotexts[0] if infotexts else "", infotexts=infotexts)
     if scripts is not None and not (shared.state.interrupted or shared.state.skipped):

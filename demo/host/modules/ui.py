@@ -28,8 +28,11 @@ def plaintext_to_html(text):
     return f"<p class='plaintext'>{lines}</p>" if text else ""
 
 
+NAME_TASK = "(id, ...values) => [`task(${Math.random().toString(36).slice(2)})`, ...values]"  # each press has a name of its own
+
+
 def _generate(kind, runner):
-    def generate(prompt, negative, width, height, steps, cfg_scale, seed, sampler, image, strength, *args):
+    def generate(id_task, prompt, negative, width, height, steps, cfg_scale, seed, sampler, image, strength, *args):
         if shared.sd_model is None:
             return [], "", "Error: model not loaded"
         p = kind(sd_model=shared.sd_model, prompt=prompt, negative_prompt=negative, width=width, height=height, steps=steps,
@@ -56,6 +59,7 @@ def _tab(name, kind, runner, with_image=False):
     runner.initialize_scripts(is_img2img=name == "img2img", is_control=name == "control")
     size = "control_before_resize" if name == "control" else name
     with gr.Blocks(analytics_enabled=False) as interface:
+        id_task = gr.Textbox(visible=False)
         with gr.Row(elem_id=f"{name}_toprow"):
             prompt = gr.Textbox("a cat holding a sign", label="Prompt", elem_id=f"{name}_prompt", lines=2, elem_classes="main-prompts")
             negative = gr.Textbox(label="Negative prompt", elem_id=f"{name}_neg_prompt", lines=2)
@@ -79,9 +83,9 @@ def _tab(name, kind, runner, with_image=False):
                 gallery = gr.Gallery(label="Output", elem_id=f"{name}_gallery", columns=2)
                 infotext = gr.Textbox(label="Metadata", elem_id=f"html_info_{name}", lines=3, interactive=False)
                 message = gr.HTML(elem_id=f"html_log_{name}")
-        inputs = [prompt, negative, width, height, steps, cfg_scale, seed, sampler, image, strength, *scripts]
+        inputs = [id_task, prompt, negative, width, height, steps, cfg_scale, seed, sampler, image, strength, *scripts]
         run = call_queue.wrap_gradio_gpu_call(_generate(kind, runner), extra_outputs=[None, ""], name=name)
-        submit.click(fn=run, inputs=inputs, outputs=[gallery, infotext, message])
+        submit.click(fn=run, _js=NAME_TASK, inputs=inputs, outputs=[gallery, infotext, message])
         fields = {"Prompt": prompt, "Negative prompt": negative, "Size-1": width, "Size-2": height, "Steps": steps, "Seed": seed,
                   "CFG scale": cfg_scale, "Sampler": sampler}  # fmt: skip
         pairs = [(component, key) for key, component in fields.items()] + runner.infotext_fields

@@ -45,7 +45,9 @@ class Asked(Question):
     )
     size_guard: guards.Mode | None = Field(None, description="Instead of that of the settings.", examples=["fix"])
     sampler_guard: guards.Mode | None = Field(None, description="Instead of that of the settings.", examples=["fix"])
-    vram_check: Literal["off", "warn", "block"] | None = Field(None, description="Instead of that of the settings.", examples=["warn"])
+    vram_check: Literal["off", "warn", "ask", "block"] | None = Field(
+        None, description="Instead of that of the settings.", examples=["warn"]
+    )
 
 
 def routes(services: Services) -> list[Route]:

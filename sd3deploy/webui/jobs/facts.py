@@ -1,10 +1,11 @@
-"""A job of the host, the object that it calls p, as the guards see it; and the changes of the guards, back into p."""
+"""A job of the host, the object that it calls p: `gather` reads it as the guards see it, `apply` writes their changes back into it."""
 
 from __future__ import annotations
 
 import functools
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from sd3deploy.guards.job import MODELS, Hires, Job, Prompt, describe_model, kno
 from sd3deploy.guards.number import number
 from sd3deploy.guards.prompt import T5_DEFAULT, T5_MOST, read_prompt
 
-__all__ = ["apply", "attention_facts", "floorable", "gather", "largest", "question", "restore"]
+__all__ = ["apply", "attention_facts", "floorable", "gather", "largest", "question"]
 
 # Field of a guards' Job → attribute of p. What is more than an attribute is in apply().
 _ATTRIBUTES = {
@@ -32,9 +33,9 @@ _ATTRIBUTES = {
 }
 
 
-def gather(p: Any, pipeline: Any, name: str, asked: tuple[Any, Any]) -> Job:
-    """What is asked for. asked: width and height as they were before the host cut them to a multiple of 16, and below."""
-    width, height = _size(p, asked)
+def gather(p: Any, pipeline: Any, name: str, requested: tuple[Any, Any]) -> Job:
+    """Read a job as the guards see it. requested: width and height as they were before the host cut them to a multiple of 16."""
+    width, height = _size(p, requested)
     parser = getattr(p, "prompt_attention", None) or shared.opts.prompt_attention
     sampler, hires_sampler = p.sampler_name or "Default", getattr(p, "hr_sampler_name", None) or "Default"
     hires, t5, limit = _hires(p), pipeline.text_encoder_3 is not None, _t5_limit(p, parser)
@@ -60,14 +61,14 @@ def gather(p: Any, pipeline: Any, name: str, asked: tuple[Any, Any]) -> Job:
 
 
 def largest(p: Any) -> tuple[int, int]:
-    """Width and height in px of the larger one of the job's two passes, once its size is final."""
+    """Return width and height in px of the larger one of the job's two passes, once its size is final."""
     width, height = (int(number(side) or 0) or 1024 for side in _size(p, (p.width, p.height)))
     second = _hires(p)
     return max((width, height), second.size(width, height) if second else (0, 0), key=lambda size: size[0] * size[1])
 
 
 def attention_facts(pipeline: Any, name: str) -> Job:
-    """What the guard of attention processors wants to know, and nothing else."""
+    """Return what the guard of attention processors needs, and nothing else."""
     return Job(describe_model(pipeline, name), misfits=attention.find_misfits(pipeline), attention_setting=_attention_setting())
 
 
@@ -76,7 +77,7 @@ def _attention_setting() -> str:
 
 
 def question(pipeline: Any, name: str, model: str, prompt: str, negative_prompt: str, **words: Any) -> Job:
-    """The facts about a job that somebody asks about, in the words of guards.request: with the loaded pipeline, unless another `model`
+    """Return a job that somebody asks about, in the words of guards.request: with the loaded pipeline, unless another `model`
     is named. Raises SettingError for a name that means nothing, and when there is neither.
     """
     loaded = is_sd3(pipeline) and model in ("", name)
@@ -97,16 +98,18 @@ def question(pipeline: Any, name: str, model: str, prompt: str, negative_prompt:
     )
 
 
-def apply(p: Any, pipeline: Any, change: Mapping[str, Any]) -> None:
-    """Make the changes: the only place that writes into p and into the pipeline."""
+def apply(p: Any, pipeline: Any, change: Mapping[str, Any], undo: ExitStack | None = None) -> None:
+    """Make the changes: the only place that writes into p and into the pipeline. undo: closed when the job ends, it puts back what is no
+    part of the job itself.
+    """
     for field, value in change.items():
         if field == "processors":
             attention.restore(pipeline, value)
         elif field == "prompt_attention":
             if hasattr(p, "prompt_attention"):
                 p.prompt_attention = value
-            else:  # hosts before 2026-05 have only the setting
-                p.sd3_prompt_attention = shared.opts.prompt_attention
+            elif undo is not None:  # hosts before 2026-05 have only the setting
+                undo.callback(setattr, shared.opts, "prompt_attention", shared.opts.prompt_attention)
                 shared.opts.prompt_attention = value
         else:
             setattr(p, _ATTRIBUTES[field], value)
@@ -116,37 +119,31 @@ def apply(p: Any, pipeline: Any, change: Mapping[str, Any]) -> None:
         p.resize_mode = 1  # to the size that is now given, instead of not at all
 
 
-def restore(p: Any) -> None:
-    """After the job: put a setting back that was changed for it."""
-    if hasattr(p, "sd3_prompt_attention"):
-        shared.opts.prompt_attention = vars(p).pop("sd3_prompt_attention")
-
-
 def floorable(value: Any) -> Any:
-    """`value`, or 0 where the host's own arithmetic, which comes before any guard, would fail on it."""
+    """Return `value`, or 0 where the host's own arithmetic, which comes before any guard, would fail on it."""
     return value if value is None or (number(value) is not None and not isinstance(value, str)) else 0
 
 
-def _size(p: Any, asked: tuple[Any, Any]) -> tuple[Any, Any]:
-    """The size that counts: of the picture where one is given and is not resized, or where no size is given."""
+def _size(p: Any, requested: tuple[Any, Any]) -> tuple[Any, Any]:
+    """Return the size that counts: that of the picture where one is given and is not resized, or where no size is given."""
     given = getattr(p, "init_images", None)
     first: Any = given[0] if isinstance(given, list) and given else given
     if not hasattr(first, "width"):
-        return asked
+        return requested
     scale = 1.0 if _keeps_picture(p) else getattr(p, "scale_by", 1.0) or 1.0
     own = int(first.width * scale), int(first.height * scale)
-    return own if _keeps_picture(p) else (asked[0] or own[0], asked[1] or own[1])
+    return own if _keeps_picture(p) else (requested[0] or own[0], requested[1] or own[1])
 
 
 def _keeps_picture(p: Any) -> bool:
-    """Whether img2img takes its picture as large as it is (the host's init of such a job)."""
+    """Return whether img2img takes its picture as large as it is (the host's init of such a job)."""
     if not getattr(p, "init_images", None) or p.resize_mode:
         return False
     return not (getattr(p, "inpaint_full_res", False) and getattr(p, "image_mask", None) is not None)
 
 
 def _hires(p: Any) -> Hires | None:
-    """The second pass where it is one of the model, not of an upscaler alone (the host's process_hires)."""
+    """Return the second pass where it is one of the model, not of an upscaler alone (the host's process_hires)."""
     upscaler = str(getattr(p, "hr_upscaler", None) or "None")
     strength = number(getattr(p, "hr_denoising_strength", 0)) or number(p.denoising_strength) or 0
     passes = getattr(p, "enable_hr", False) and strength > 0 and (upscaler.lower().startswith("latent") or p.hr_force)
@@ -158,7 +155,7 @@ def _hires(p: Any) -> Hires | None:
 
 
 def _prompts(texts: list[Any], negative: bool, pipeline: Any, t5: bool, parser: str, t5_limit: int = T5_DEFAULT) -> list[Prompt]:
-    """The prompts, as the encoders get them: without networks such as <lora:…> and, unless the parser is “fixed”, without weights."""
+    """Return the prompts as the encoders get them: without networks such as <lora:…> and, unless the parser is “fixed”, weights."""
     different = dict.fromkeys(text for text in texts[:8] if isinstance(text, str))
     return [read_prompt(_plain(text, parser), pipeline, t5, negative=negative, t5_limit=t5_limit) for text in different]
 
@@ -177,7 +174,7 @@ def _plain(text: str, parser: str) -> str:
 
 
 def _t5_limit(p: Any, parser: str) -> int:
-    """How many tokens T5 gets: the pipeline's default, more only where the text goes to the pipeline (the host's sd_hijack_te)."""
+    """Return how many tokens T5 gets: the pipeline's default, more only where the text goes to the pipeline (the host's sd_hijack_te)."""
     if parser != "fixed":
         return T5_DEFAULT
     given = number((getattr(p, "task_args", None) or {}).get("max_sequence_length")) or T5_DEFAULT
@@ -185,14 +182,14 @@ def _t5_limit(p: Any, parser: str) -> int:
 
 
 def _suits(name: str, pipeline: Any) -> bool:
-    """Whether a sampler of the host suits a model that predicts flows. One that the host can not tell about is left to the host."""
+    """Return whether a sampler of the host suits a model that predicts flows; True for one that only the host can tell about."""
     prediction_type = str(getattr(shared.opts, "schedulers_prediction_type", "default"))
     return _flows(name, prediction_type, bool(getattr(shared.opts, "schedulers_fallback", False)), type(pipeline))
 
 
 @functools.lru_cache(maxsize=256)
 def _flows(name: str, prediction_type: str, fallback: bool, kind: type) -> bool:
-    """Asked of the host by making the sampler, as the host itself decides; cached by everything that the answer depends on."""
+    """Let the host make the sampler, as it decides it itself; the cache has everything that the answer depends on in its key."""
     from modules import modeldata, sd_samplers
 
     if name in ("Default", "None", "Same as primary"):

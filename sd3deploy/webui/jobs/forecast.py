@@ -1,9 +1,12 @@
-"""Memory before it is needed: what a picture will take here, whether it fits, what to change; and what is held back because of that."""
+"""Memory before it is needed. The forecast says what a picture will take here, whether it fits and what to change, and holds back what
+a user wants to be asked about.
+"""
 
 from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -24,58 +27,67 @@ from sd3deploy.webui.host.adapter import SdNext
 from sd3deploy.webui.jobs import facts
 from sd3deploy.webui.jobs.guarding import refuse, refused
 from sd3deploy.webui.jobs.memory_setup import free_memory, guided, memory_setup
+from sd3deploy.webui.jobs.state import JobState, Press, state_of
 
 __all__ = ["DEFAULT_MODE", "MODES", "Forecast"]
 
-MODES = ("off", "warn", "block")
-DEFAULT_MODE = "warn"
-AGAIN_S = 30  # a second press within this many seconds goes on
+MODES = ("off", "warn", "ask", "block")  # of what will not fit: say nothing; say it; hold it back once for each press; refuse it
+DEFAULT_MODE = "warn"  # the estimates are too young on GPUs for a default that costs pictures
+AGAIN_S = 30  # a second press within this many seconds of the end of the first one goes on
 
 
 class Forecast:
-    """Asked before a model or an encoder is loaded, before each job, and by the page as the job is being described."""
+    """The host's hooks ask it before a model is loaded and before each job, the settings before an encoder is loaded, and the page asks
+    as a job is being described.
+    """
 
     def __init__(self, host: SdNext, deployment: Deployment) -> None:
         self.host, self.deployment, self.events = host, deployment, deployment.events
         self.corrections = Corrections(Path(paths.data_path) / "data" / "sd3-deploy-memory.json")
-        self._warned: dict[Any, float] = {}  # what was held back → until when a second press goes on
+        self._held: Press | None = None  # the latest press of which something was held back
+        self._refused: tuple[Choice, float] | None = None  # the encoder that was held back, and until when choosing it again goes on
         self._advised: deque[str] = deque(maxlen=50)
 
     def setup(self, model: str = "", **given: Any) -> Setup | None:
-        """As webui.setup, for the encoder that is in the loaded model unless `given` has another one."""
+        """Return what `memory_setup` does, for the encoder that is in the loaded model unless `given` has another one."""
         pipeline = self.host.pipeline()
         placed = self.deployment.placed(pipeline).choice if is_sd3(pipeline) else None
         if placed is None and not given.get("encoder"):
             given["encoder"] = choices.find(self.deployment.status()["wanted"])
         return memory_setup(self.host, placed, self.corrections.of(self.host.device().name), model, **given)
 
+    def setup_of(self, p: Any) -> Setup | None:
+        """Return the setup of a job whose size, encoder and settings are final, by what stands in `p` now."""
+        width, height = facts.largest(p)
+        return self.setup(width=width, height=height, batch=max(1, int(number(p.batch_size) or 1)), guided=guided(p.cfg_scale))
+
     def suitable(self) -> list[Choice]:
-        """The choices that this device can run."""
+        """Return the choices that this device can run."""
         return [choice for choice in CHOICES if not choices.unsuitable(choice, self.host.device())]
 
-    def report(self, asked: Setup | None) -> dict[str, Any]:
-        """Everything about memory as JSON-able values, in bytes. asked: the setup that is asked about, None where there is no SD3 model."""
-        there = free_memory(self.host)
+    def report(self, setup: Setup | None) -> dict[str, Any]:
+        """Return all about memory as JSON-able values, in bytes. setup: None where there is no SD3 model."""
+        capacity = free_memory(self.host)
         report: dict[str, Any] = {
-            "capacity": vars(there) | {},
+            "capacity": vars(capacity) | {},
             "mode": self.mode(),
             "corrections": self.corrections.of(self.host.device().name),
         }
-        if asked is None:
+        if setup is None:
             return report | {"verdict": None, "line": messages.text("memory.no-sd3")}
-        found = estimate(asked)
-        judged = verdict.judge(found, there)
-        peaks = {phase: need.ram if asked.kind == "cpu" else need.gpu for phase, need in found.phases.items()}
-        change = verdict.cheapest(asked, there, self.suitable()) if judged.answer == "no" else None
-        advice = verdict.recommend(asked, there, self.suitable())
+        found = estimate(setup)
+        judged = verdict.judge(found, capacity)
+        peaks = {phase: need.ram if setup.kind == "cpu" else need.gpu for phase, need in found.phases.items()}
+        change = verdict.cheapest(setup, capacity, self.suitable()) if judged.answer == "no" else None
+        advice = verdict.recommend(setup, capacity, self.suitable())
         return report | {
-            "model": asked.weights.name,
-            "encoder": asked.encoder.name,
-            "width": asked.width,
-            "height": asked.height,
-            "batch": asked.batch,
-            "offload": asked.offload,
-            "tiling": asked.tiling,
+            "model": setup.weights.name,
+            "encoder": setup.encoder.name,
+            "width": setup.width,
+            "height": setup.height,
+            "batch": setup.batch,
+            "offload": setup.offload,
+            "tiling": setup.tiling,
             "parts": dict(found.parts),
             "total": found.total,
             "phases": {phase: vars(need) | {} for phase, need in found.phases.items()},
@@ -101,93 +113,109 @@ class Forecast:
             ],
         }
 
-    def mode(self, p: Any = None) -> str:
-        """As in the settings, which a job may override with anything; else as the panel has it for the job `p`."""
-        if (override := getattr(p, "sd3_override", None)) and "memory" in override.modes:
-            return override.modes["memory"]
+    def mode(self, state: JobState | None = None) -> str:
+        """Return the mode that the panel has for a job, else the one of the settings, which a request may have set to anything."""
+        if state and state.override and "memory" in state.override.modes:
+            return state.override.modes["memory"]
         stored = self.host.option("sd3_memory")
         return stored if stored in MODES else DEFAULT_MODE
 
     # Before
 
     def check(self, p: Any) -> None:
-        """The last look before a job: its size, its encoder and its settings are final. Refuses it as the guards do."""
-        p.sd3_setup = None
-        if refused(p) or not is_sd3(self.host.pipeline()):
+        """Judge a job whose size, encoder and settings are final: Script.process calls it after the guards. Refuses it as they do."""
+        state = state_of(p)
+        if refused(p) or not is_sd3(self.host.pipeline()) or self.mode(state) == "off":
             return
         try:
-            p.sd3_setup = self.setup(**_job(p))
-            if p.sd3_setup is not None and self.mode(p) != "off":
-                self._judge(p, p.sd3_setup)
+            if setup := self.setup_of(p):
+                self._judge(state, setup)
         except JobRefused as error:
-            refuse(p, error)
+            refuse(state, error)
 
-    def _judge(self, p: Any, asked: Setup) -> None:
-        there = free_memory(self.host)
-        judged = verdict.judge(estimate(asked), there)
+    def _judge(self, state: JobState, setup: Setup) -> None:
+        capacity = free_memory(self.host)
+        judged = verdict.judge(estimate(setup), capacity)
         if judged.answer == "tight" and judged.sentence not in self._advised:
             self._advised.append(judged.sentence)
             self.events.add("info", "memory.verdict.tight", judged.sentence, "", job=True)
         if judged.answer != "no":
             return
-        message, remedy = judged.sentence, self.remedy(asked, there)
-        if there.spills:
+        message, remedy = judged.sentence, self.remedy(setup, capacity)
+        if capacity.spills:
             message += " " + messages.text("memory.spills")
-        if self.mode(p) == "block":
-            self._refuse(message, remedy)
-        by_hand = not getattr(p, "sd3_api", False) and not getattr(p, "xyz", False)
-        if by_hand and not self._again((asked.width, asked.height, asked.batch, asked.encoder, asked.offload, asked.tiling)):
-            self._refuse(message, f"{remedy} {messages.text('memory.again', seconds=AGAIN_S)}".strip())
-        self.events.add("warning", "memory.verdict.no", message, remedy, job=True)
-        p.sd3_said.append(f"{message} {remedy}".rstrip())
+        mode, kind = self.mode(state), (setup.width, setup.height, setup.batch, setup.encoder, setup.offload, setup.tiling)
+        holds_back = mode == "ask" and self._holds_back(state.press, kind)
+        refuses = holds_back or mode == "block"
+        if refuses:
+            message += " " + messages.text("guard.refuse")
+        if holds_back:
+            remedy = f"{remedy} {messages.text('memory.again', seconds=AGAIN_S)}".strip()
+        if kind not in state.press.reported:  # a folder or a video has many pictures of one kind
+            state.press.reported.add(kind)
+            self.events.add("error" if refuses else "warning", "memory.verdict.no", message, remedy, job=True)
+        if refuses:
+            raise JobRefused("memory.verdict.no", message, remedy)
+        state.report(f"{message} {remedy}".rstrip())
+
+    def _holds_back(self, press: Press, kind: Hashable) -> bool:
+        """Return whether a picture waits for a second press. Nothing waits that nobody has pressed for; and a press within AGAIN_S of the
+        end of one that was held back, which begins with a kind of picture that was held back, makes all that is in it.
+        """
+        if not press.by_hand or press.confirmed:
+            return False
+        before = self._held
+        if before and before is not press and kind in before.held and time.monotonic() - before.ended < AGAIN_S:
+            press.confirmed, self._held = True, None
+            return False
+        press.held.add(kind)
+        self._held = press
+        return True
 
     def allow(self, choice: Choice) -> None:
-        """Before another encoder is loaded because a setting was changed. Raises EncoderError when it will not fit; the same again within
-        half a minute goes on, unless the mode is block.
+        """Judge an encoder that is to be loaded because a setting was changed, whoever changed it; called without the host's queue. Raises
+        EncoderError where it will not fit and the mode is block, or ask and it is not chosen for the second time within AGAIN_S.
         """
-        if self.mode() == "off" or choice is HOST_DEFAULT:
+        mode = self.mode()
+        if mode == "off" or choice is HOST_DEFAULT:
             return
-        asked = self.setup(encoder=choice)
-        if asked is None or not is_sd3(self.host.pipeline()):
+        setup = self.setup(encoder=choice)
+        if setup is None or not is_sd3(self.host.pipeline()):
             return
-        there = free_memory(self.host)
-        judged = verdict.judge(estimate(asked), there)
-        if judged.answer != "no" or (self.mode() == "warn" and self._again(choice)):
+        capacity = free_memory(self.host)
+        judged = verdict.judge(estimate(setup), capacity)
+        if judged.answer != "no":
             return
-        again = messages.text("memory.again-setting", seconds=AGAIN_S) if self.mode() == "warn" else ""
-        better = verdict.recommend(asked, there, self.suitable()).choice
-        remedy = messages.text("memory.instead", name=better.name) if better else self.remedy(asked, there)
-        raise EncoderError("memory.encoder", name=choice.name, verdict=judged.sentence, remedy=f"{remedy} {again}".strip())
+        before, self._refused = self._refused, None
+        goes_on = mode == "warn" or (mode == "ask" and before is not None and before[0] is choice and time.monotonic() < before[1])
+        better = verdict.recommend(setup, capacity, self.suitable()).choice
+        remedy = messages.text("memory.instead", name=better.name) if better else self.remedy(setup, capacity)
+        if not goes_on and mode == "ask":
+            self._refused = choice, time.monotonic() + AGAIN_S
+            remedy = f"{remedy} {messages.text('memory.again-setting', seconds=AGAIN_S)}".strip()
+        error = EncoderError("memory.encoder", name=choice.name, verdict=judged.sentence, remedy=remedy)
+        if not goes_on:
+            raise error
+        self.events.fail(error, "warning")
 
-    def _again(self, key: object) -> bool:
-        """Whether the same was held back less than half a minute ago."""
-        now = time.monotonic()
-        goes_on = self._warned.get(key, 0) > now
-        self._warned = {} if goes_on else {key: now + AGAIN_S}
-        return goes_on
-
-    def remedy(self, asked: Setup, there: Capacity) -> str:
-        """The cheapest change that makes it fit, as an instruction."""
-        change = verdict.cheapest(asked, there, self.suitable())
+    def remedy(self, setup: Setup, capacity: Capacity) -> str:
+        """Return the cheapest change that makes it fit, as an instruction."""
+        change = verdict.cheapest(setup, capacity, self.suitable())
         return change.sentence if change else messages.text("memory.nothing")
 
-    def _refuse(self, message: str, remedy: str) -> None:
-        self.events.add("error", "memory.verdict.no", f"{message} {messages.text('guard.refuse')}", remedy, job=True)
-        raise JobRefused("memory.verdict.no", f"{message} {messages.text('guard.refuse')}", remedy)
-
     def foresee(self, place: str) -> Setup | None:
-        """An SD3 model is about to be loaded: say so when a picture with it will not fit. Returns what it was judged by. place: its folder
-        or file; of a repository that is not here yet nothing is known.
+        """Warn where no picture will fit with the SD3 model that is about to be loaded from `place`, a folder or a file. Returns what it
+        was judged by; None for a repository that is not on this machine yet: nothing is known of it.
         """
         if self.mode() == "off" or not Path(place).exists():
             return None
-        asked = self.setup(place, encoder=choices.find(self.deployment.status()["wanted"]))
-        there = free_memory(self.host)
-        judged = verdict.judge(estimate(asked), there) if asked else None
-        if asked and judged and judged.answer == "no":
+        setup = self.setup(place, encoder=choices.find(self.deployment.status()["wanted"]))
+        capacity = free_memory(self.host)
+        judged = verdict.judge(estimate(setup), capacity) if setup else None
+        if setup and judged and judged.answer == "no":
             text = messages.text("memory.model", model=Path(place).stem, verdict=judged.sentence)
-            self.events.add("warning", "memory.model", text, self.remedy(asked, there))
-        return asked
+            self.events.add("warning", "memory.model", text, self.remedy(setup, capacity))
+        return setup
 
     # What a click does
 
@@ -195,10 +223,10 @@ class Forecast:
         """Take the recommended text encoder; where none fits, make the change that lets the model run. Returns what was done, as a
         sentence. Raises Sd3Error when it could not be.
         """
-        asked = self.setup(width=width, height=height)
-        if asked is None:
+        setup = self.setup(width=width, height=height)
+        if setup is None:
             return messages.text("memory.no-sd3")
-        advice = verdict.recommend(asked, free_memory(self.host), self.suitable())
+        advice = verdict.recommend(setup, free_memory(self.host), self.suitable())
         fields = {"encoder": advice.choice.name} if advice.choice else dict(advice.change.fields) if advice.change else {}
         if fields.get("encoder") == self.deployment.wanted().choice.name:
             return messages.text("memory.applied-already", name=fields["encoder"])
@@ -206,18 +234,12 @@ class Forecast:
             done = self.host.apply(fields, cancelled)
         if not done:
             return messages.text("memory.nothing") if not advice.change else advice.change.sentence
-        return messages.text("memory.applied", steps=verdict.Change(fields, asked).steps)
+        return messages.text("memory.applied", steps=verdict.Change(fields, setup).steps)
 
     def forget(self) -> str:
         """Drop what runs have shown about this machine. Returns a sentence."""
         self.corrections.forget()
         return messages.text("panel.memory.forgotten")
-
-
-def _job(p: Any) -> dict[str, Any]:
-    """The fields of a setup that a job brings."""
-    width, height = facts.largest(p)
-    return {"width": width, "height": height, "batch": max(1, int(number(p.batch_size) or 1)), "guided": guided(p.cfg_scale)}
 
 
 def _short(one: verdict.Verdict, recommended: bool) -> str:

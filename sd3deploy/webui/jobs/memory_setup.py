@@ -1,4 +1,4 @@
-"""What the host's settings, the loaded model and a job say about memory, as the core's Setup and Capacity."""
+"""`memory_setup` and `free_memory` read the host's settings, its loaded model and a job into the core's Setup and Capacity."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _bytes: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()  # mod
 
 
 def memory_setup(host: SdNext, placed: Choice | None, factors: Mapping[str, float], model: str = "", **given: Any) -> Setup | None:
-    """All that decides about memory, with the loaded SD3 model, else with the selected one, or with `model` where it is named.
+    """Return all that decides about memory, with the loaded SD3 model, else with the selected one, or with `model` where it is named.
 
     placed: the encoder in the loaded pipeline. given: fields of the setup that a job or a question brings, such as encoder, width,
     height, batch, guided, offload, tiling. None when there is no SD3 model to talk about. Raises SettingError for a `model`
@@ -62,13 +62,13 @@ def memory_setup(host: SdNext, placed: Choice | None, factors: Mapping[str, floa
 
 
 def guided(scale: Any) -> bool:
-    """Whether the batch is doubled: above 1, and where the host leaves the scale to the pipeline (-1; its default is 7)."""
+    """Return whether the batch is doubled: above 1, and where the host leaves the scale to the pipeline (-1; its default is 7)."""
     value = number(scale)
     return value is None or value <= -1 or value > 1
 
 
 def free_memory(host: SdNext) -> capacity.Capacity:
-    """The memory of this machine now."""
+    """Return the memory of this machine as it is now."""
     pipeline = host.pipeline()
     in_ram = sum(size(part) for part in _parts(pipeline).values() if _on_cpu(part)) if is_sd3(pipeline) else 0
     fraction = number(getattr(shared.opts, "cuda_mem_fraction", 0)) or 0.0
@@ -76,7 +76,7 @@ def free_memory(host: SdNext) -> capacity.Capacity:
 
 
 def size(module: Any) -> int:
-    """Bytes of a module as it is, on whatever device."""
+    """Return the bytes of a module as it is, on whatever device."""
     if module not in _bytes:
         _bytes[module] = sum(tensor.numel() * tensor.element_size() for tensor in tensors(module))
     return _bytes[module]
@@ -91,14 +91,14 @@ def _on_cpu(module: Any) -> bool:
 
 
 def _loaded(pipeline: Any, name: str, with_encoder: bool) -> sizes.Weights:
-    """The loaded model, measured; its T5 only where that is the one that is asked about."""
+    """Measure the loaded model; its T5 only where that is the encoder in question."""
     measured = {part: size(module) for part, module in _parts(pipeline).items() if with_encoder or part != "text_encoder_3"}
     on_disk = _on_disk(str(sd_models.path_to_repo(pipeline.sd_checkpoint_info)))
     return sizes.measure_pipeline(pipeline, name, measured, on_disk.t5 if on_disk else T5_XXL)
 
 
 def _named(model: str) -> sizes.Weights | None:
-    """The model of that name, or the one that is selected in the settings: what lies on the disk, else the published one that is meant."""
+    """Return the model of that name, else the one that is selected in the settings: what lies on the disk, else the published one."""
     if model:
         return sizes.known(model)
     from modules import sd_checkpoint
@@ -110,7 +110,7 @@ def _named(model: str) -> sizes.Weights | None:
 
 @lru_cache(maxsize=8)
 def _on_disk(place: str) -> sizes.Weights | None:
-    """What headers say; read once, because a model does not change under its name."""
+    """Read the headers of a model's files, once: a model does not change under its name."""
     path = Path(place)
     index = path / "model_index.json"
     if not (index.is_file() and "StableDiffusion3" in index.read_text("utf-8", "replace")) and path.suffix != ".safetensors":
@@ -122,6 +122,6 @@ def _on_disk(place: str) -> sizes.Weights | None:
 
 
 def _never(setting: str, pipeline: Any) -> tuple[str, ...]:
-    """The parts whose class is in the host's list of modules that balanced offload leaves on the device."""
+    """Return the parts whose class is in the host's list of modules that balanced offload leaves on the device."""
     classes = {name.strip() for name in setting.replace(";", ",").split(",")}
     return tuple(name for name, part in _parts(pipeline).items() if type(part).__name__ in classes)

@@ -1,4 +1,4 @@
-"""What the panel sets for the jobs of its page alone: another encoder, other modes. It goes into the picture's metadata and comes back."""
+"""What the panel sets for the jobs of its page alone goes into the metadata of their pictures, and comes back with the host's paste."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ _MODES: dict[str, tuple[str, ...]] = {"size": guards.MODES, "memory": MODES, "sa
 
 @dataclass(frozen=True)
 class Override:
-    """encoder: the name of a choice. modes: of the guards "size" and "sampling", and "memory". What is not there is as in the settings."""
+    """Another encoder, the name of its choice, and modes: of the guards "size" and "sampling", and of "memory". Settings for the rest."""
 
     encoder: str | None = None
     modes: Mapping[str, str] = field(default_factory=dict)
 
     def describe(self) -> dict[str, str]:
-        """Key → value for the metadata of a picture."""
+        """Return key → value for the metadata of a picture."""
         return {_key(name): mode for name, mode in self.modes.items()}
 
 
 def controls(script: Any, device: Device) -> list[Any]:
-    """The components for the accordion that is being built; their values are the arguments of the script, read by `read`."""
+    """Make the components for the accordion that is being built. Their values are the arguments of the script, for `read_override`."""
     as_set = (messages.text("panel.as-set"), AS_SET)
     encoder = gr.Radio(
         [as_set, *((choices.label(choice, device), choice.name) for choice in choices.CHOICES)],
@@ -54,7 +54,7 @@ def controls(script: Any, device: Device) -> list[Any]:
 
 
 def pasted(components: list[Any]) -> list[tuple[Any, Callable[[Mapping[str, Any]], Any]]]:
-    """What the host's paste is to do with the components: take what the metadata says, as far as it means something here."""
+    """Return (component, function of the metadata) for the host's paste: it takes what the metadata says where that means something."""
     encoder, *modes = components
     names = [choice.name for choice in choices.CHOICES]
     fields = [(encoder, lambda found: _known(found.get("T5"), names))]
@@ -64,8 +64,8 @@ def pasted(components: list[Any]) -> list[tuple[Any, Callable[[Mapping[str, Any]
 
 
 def read_override(values: tuple[Any, ...], complain: Callable[[SettingError], object]) -> Override:
-    """The arguments of the script, of the page or of a request that gives fewer or something else: what means nothing is complained about
-    and is as in the settings. What the encoder means is found out where it is loaded.
+    """Read the arguments of the script, of the page or of a request that gives fewer or something else. It calls `complain` for a mode
+    that means nothing, and the settings count; what the encoder means is found out where it is loaded.
     """
     encoder, *given = values or (None,)
     modes = {}
@@ -82,5 +82,5 @@ def _key(name: str) -> str:
 
 
 def _known(value: Any, values: Any) -> Any:
-    """None where the metadata has nothing to say: the host leaves the component as it is."""
+    """Return None where the metadata has nothing to say: the host leaves the component as it is."""
     return gr.update(value=value) if value in values else None

@@ -1,4 +1,4 @@
-"""Memory while it is used: loads and jobs are watched, what runs out is explained and freed, and what a run has shown is kept."""
+"""Memory while it is used. The watch marks the phases of loads and jobs, explains and frees what ran out, and learns from readings."""
 
 from __future__ import annotations
 
@@ -20,24 +20,29 @@ from sd3deploy.webui.host import offload
 from sd3deploy.webui.host.adapter import SdNext
 from sd3deploy.webui.jobs.forecast import Forecast
 from sd3deploy.webui.jobs.memory_setup import free_memory
+from sd3deploy.webui.jobs.state import JobState, opened, state_of
 from sd3deploy.webui.services.diagnosing import Diagnosing
 
 __all__ = ["Watching"]
 
+_Noted = tuple[exhausted.Exhausted, str]  # what ran out, and in which phase
+
 
 class Watching:
-    """`loading` surrounds the load of a model or an encoder, `run` each batch of a job, `inner` the whole of it: it has the last word."""
+    """The hooks call it around what the host does: `loading` around the load of a model or an encoder, `inner` around a job, `run` around
+    each batch of it. Jobs hold the host's queue; loads hold it or not.
+    """
 
     def __init__(self, host: SdNext, forecast: Forecast, diagnosing: Diagnosing) -> None:
         self.host, self.forecast, self.diagnosing, self.events = host, forecast, diagnosing, forecast.events
         self.monitor = monitor.Monitor()
         self._sd3 = False  # an SD3 model is being loaded
         self._foreseen: Setup | None = None  # what it will need, where that can be told
-        self._noted: tuple[exhausted.Exhausted, str] | None = None  # what ran out in what runs now, and in which phase
+        self._noted: _Noted | None = None  # what ran out in what runs now
 
     @contextmanager
     def loading(self, title: str) -> Iterator[None]:
-        """Watch the load of a model or of an encoder; one inside of the other is one."""
+        """Watch the load of a model or of an encoder. A load inside of another one, or of a job, belongs to that."""
         self._prepare()
         outermost = self.monitor.running is None
         if outermost:
@@ -48,28 +53,30 @@ class Watching:
             return
         if self._noted and self._foreseen:
             run.outcome = "out of memory"
-            self._explain(None, self._foreseen)
+            self._explain(self._noted, self._foreseen)
             self.host.free()
         elif not is_sd3(self.host.pipeline()):
             run.outcome = "failed"
             self.diagnosing.tell(job=False)
 
     def foresee(self, place: str) -> None:
-        """An SD3 model is about to be loaded: its folder, file or repository."""
+        """Remember that an SD3 model is about to be loaded from `place`, its folder, file or repository, and what it will need."""
         self._sd3, self._foreseen = True, self.forecast.foresee(place)
 
     def run(self, proceed: Callable[[], Any], p: Any, again: Callable[[], Any]) -> Any:
-        """Watch one batch of a job, explain what ran out, and, where the user wants that, try once more with the cheapest change.
+        """Watch one batch of the job `p`, explain what ran out, and, where the user wants that, try once more with the cheapest change.
 
-        proceed: runs the host's function, once. again: runs it although it ran before.
+        It judges and learns by what stands in this very `p`: a detailer is a copy of the job that it belongs to, with another size.
+        proceed, again: call the host's process_diffusers for the first and for the second time; what they raise passes through.
         """
-        pipeline = self.host.pipeline()
-        asked: Setup | None = getattr(p, "sd3_setup", None)
-        if not is_sd3(pipeline) or asked is None:
+        setup = self.forecast.setup_of(p) if is_sd3(self.host.pipeline()) else None
+        if setup is None:
             return proceed()
-        result, tried = self._watched(proceed, p, asked), False
-        while self._noted and _is_empty(result):
-            change = self._exhausted(p, asked)
+        state = state_of(p)
+        result, noted = self._watched(proceed, setup)
+        tried = False
+        while noted and _is_empty(result):
+            change = self._exhausted(noted, setup, state)
             if tried or change is None or not self.host.option("sd3_memory_retry"):
                 return result
             tried = True
@@ -78,19 +85,28 @@ class Watching:
                     return result
                 text = messages.text("memory.retry", steps=change.steps)
                 self.events.add("warning", "memory.retry", text, "", job=True)
-                p.sd3_said.append(text)
-                asked, p.sd3_exhausted = change.setup, None
-                result = self._watched(again, p, asked)
+                state.report(text)
+                setup, state.exhausted = change.setup, ""
+                result, noted = self._watched(again, setup)
         return result
 
-    def _watched(self, proceed: Callable[[], Any], p: Any, asked: Setup) -> Any:
+    def _watched(self, proceed: Callable[[], Any], setup: Setup) -> tuple[Any, _Noted | None]:
+        """Call `proceed` and return its result with what ran out meanwhile. Readings within another job's batch are that one's too: then
+        neither of them teaches anything.
+        """
         self._prepare()
-        self._noted = None
-        found = estimate(asked)
-        pipeline, there = self.host.pipeline(), free_memory(self.host)
+        before, self._noted = self._noted, None
+        try:
+            return self._monitored(proceed, setup), self._noted
+        finally:
+            self._noted = before
+
+    def _monitored(self, proceed: Callable[[], Any], setup: Setup) -> Any:
+        found, outermost = estimate(setup), self.monitor.running is None
+        pipeline, capacity = self.host.pipeline(), free_memory(self.host)
         watched = phases.watched(pipeline, self.monitor.mark, self.note)
-        with self.diagnosing.watch(), self.monitor.run("job", _title(asked)) as run, watched:
-            run.facts |= _expected(found, there)
+        with self.diagnosing.watch(), self.monitor.run("job", _title(setup)) as run, watched:
+            run.facts |= _expected(found, capacity) if outermost else {"nested": True}
             try:
                 result = proceed()
             except Exception as error:
@@ -101,20 +117,22 @@ class Watching:
                 errors.display(error, "Processing")  # as the host does with an error of the pipeline that it catches itself
                 shared.state.interrupted = True
                 result = []
-            if self._noted and _is_empty(result):
-                run.outcome = "out of memory"
-            elif _is_empty(result):
-                run.outcome = "no picture"
+            failed = _is_empty(result)
+            if failed and outermost:
+                run.outcome = "out of memory" if self._noted else "no picture"
+            if failed and not self._noted:
                 self.diagnosing.tell(job=True)
-        if run.outcome == "done":
+        if not outermost:
+            return result
+        if run.outcome == "done" and "nested" not in run.facts:
             self.forecast.corrections.learn(self.host.device().name, measured_factors(run, found))
-        if there.spills and max((reading.reserved for reading in run.readings), default=0) > there.usable:
+        if capacity.spills and max((reading.reserved for reading in run.readings), default=0) > capacity.usable:
             run.facts["spilled"] = True
             self.events.tell("warning", "memory.spilled")
         return result
 
     def note(self, error: BaseException, phase: str = "") -> None:
-        """An error that the host or a module has met. Only its text is kept: its frames hold the tensors that did not fit."""
+        """Remember an error that the host or a module has met: its text alone, because its frames hold the tensors that did not fit."""
         found = exhausted.read_exhausted(error)
         running = self.monitor.running
         if not found:
@@ -122,35 +140,34 @@ class Watching:
         elif running and not self._noted:
             self._noted = found, phase or (running.marks[-1][1] if running.marks else running.kind)
 
-    def _exhausted(self, p: Any, asked: Setup) -> verdict.Change | None:
-        """Tell what ran out, free it, and bring the parts of the model back to where they belong. Returns the change to make."""
-        change = self._explain(p, asked)
+    def _exhausted(self, noted: _Noted, setup: Setup, state: JobState) -> verdict.Change | None:
+        """Report what ran out, free it, and bring the parts of the model back to where they belong. Returns the change to make."""
+        state.exhausted, change = self._explain(noted, setup)
         self.host.free()
         offload.restore(self.host.pipeline(), shared.opts.diffusers_offload_mode)
         return change
 
-    def _explain(self, p: Any, asked: Setup) -> verdict.Change | None:
-        assert self._noted is not None
-        found, phase = self._noted
-        before, there = estimate(asked), free_memory(self.host)
+    def _explain(self, noted: _Noted, setup: Setup) -> tuple[str, verdict.Change | None]:
+        found, phase = noted
+        before, capacity = estimate(setup), free_memory(self.host)
         need = before.phases.get(phase) or before.phases["encode"]  # the encoders are moved before the first of them runs
-        on_cpu = asked.kind == "cpu" or found.host
+        on_cpu = setup.kind == "cpu" or found.host
         wanted = need.ram if on_cpu else need.gpu
-        change = verdict.cheapest(asked, _as_seen(there, wanted, found, on_cpu), self.forecast.suitable())
+        change = verdict.cheapest(setup, _as_seen(capacity, wanted, found, on_cpu), self.forecast.suitable())
         where = messages.text(f"memory.phase.{phase}")
         missing = messages.text("memory.missing", size=units.size(found.missing)) if found.missing else ""
-        said = messages.text("memory.said", need=units.size(wanted), usable=units.size(_usable(there, on_cpu)))
+        said = messages.text("memory.said", need=units.size(wanted), usable=units.size(_usable(capacity, on_cpu)))
         text = " ".join(filter(None, [messages.text("memory.exhausted", phase=where), missing, said]))
         remedy = change.sentence if change else messages.text("memory.nothing")
         self.events.add("error", "memory.exhausted", text, remedy, job=True)
-        if p is not None:
-            p.sd3_exhausted = f"{text} {remedy}"
-        return change
+        return f"{text} {remedy}", change
 
     def inner(self, proceed: Callable[[], Any], p: Any) -> Any:
-        """A job that ran out of memory ends with a message: a request is answered with 507, the page shows it under the gallery."""
-        p.sd3_exhausted = None
-        with self.diagnosing.watch():
+        """Run the job `p` by `proceed`, which calls the host's process_images_inner, with a fresh state. What is to be said of the job goes
+        into the comments of its result, which the page shows under the gallery. Raises HTTPException 507 where a request of the API has no
+        picture because memory ran out; not for a job inside of another one, which has a picture to lose.
+        """
+        with opened(p) as state, self.diagnosing.watch():
             try:
                 result = proceed()
             except HTTPException:  # an answer that has been put into words already
@@ -160,17 +177,15 @@ class Watching:
                     self.diagnosing.note(error)
                     self.diagnosing.tell(job=True)
                 raise
-        text = p.sd3_exhausted
-        if not text or getattr(result, "images", None):
+            if state.exhausted and state.api and not state.nested and not getattr(result, "images", None):
+                raise HTTPException(status_code=507, detail=state.exhausted)
+            state.report(state.exhausted)
+            if hasattr(result, "comments"):
+                result.comments = "\n".join(dict.fromkeys(filter(None, [result.comments, *state.messages])))
             return result
-        if getattr(p, "sd3_api", False):
-            raise HTTPException(status_code=507, detail=text)
-        if result is not None:
-            result.comments = "\n".join(filter(None, [result.comments, text]))
-        return result
 
     def figure(self) -> Any:
-        """The last run as a plot."""
+        """Return the last run as a plot."""
         run = self.monitor.last
         return plot.figure(run, run.facts.get("usable", 0) if run and run.facts.get("on_device") else 0)
 
@@ -179,34 +194,35 @@ class Watching:
             self.monitor.read = monitor.reader(self.host.device())
 
 
-def _title(asked: Setup) -> str:
-    count = f" × {asked.batch}" if asked.batch > 1 else ""
-    return f"{asked.weights.name}, {asked.encoder.name}, {asked.width}×{asked.height}{count}"
+def _title(setup: Setup) -> str:
+    count = f" × {setup.batch}" if setup.batch > 1 else ""
+    return f"{setup.weights.name}, {setup.encoder.name}, {setup.width}×{setup.height}{count}"
 
 
-def _expected(found: Estimate, there: Capacity) -> dict[str, Any]:
+def _expected(found: Estimate, capacity: Capacity) -> dict[str, Any]:
     """The estimate of a run, for its picture and for whoever compares."""
     on_cpu = found.setup.kind == "cpu"
     return {
         "expected": {phase: need.ram if on_cpu else need.gpu for phase, need in found.phases.items()},
         "weights": found.total,
-        "usable": _usable(there, on_cpu),
+        "usable": _usable(capacity, on_cpu),
         "on_device": not on_cpu,
-        "verdict": verdict.judge(found, there).answer,
+        "verdict": verdict.judge(found, capacity).answer,
     }
 
 
-def _usable(there: Capacity, on_cpu: bool) -> int:
-    return there.ram_usable if on_cpu else there.usable
+def _usable(capacity: Capacity, on_cpu: bool) -> int:
+    return capacity.ram_usable if on_cpu else capacity.usable
 
 
-def _as_seen(there: Capacity, wanted: int, found: exhausted.Exhausted, on_cpu: bool) -> Capacity:
-    """What there is, as the error has shown it: less than the `wanted` bytes of the estimate, by what was missing; by a twentieth where
-    the error does not say, by half at most, because then the estimate was wrong rather than the limit.
+def _as_seen(capacity: Capacity, wanted: int, found: exhausted.Exhausted, on_cpu: bool) -> Capacity:
+    """Return the capacity as the error has shown it: less than the `wanted` bytes of the estimate by what was missing; by a twentieth
+    where the error does not say, by half at most, because then the estimate was wrong rather than the limit.
     """
     most = wanted - min(max(found.missing or 0, wanted // 20), wanted // 2)
-    return replace(there, ram_usable=min(there.ram_usable, most)) if on_cpu else replace(there, usable=min(there.usable, most))
+    return replace(capacity, ram_usable=min(capacity.ram_usable, most)) if on_cpu else replace(capacity, usable=min(capacity.usable, most))
 
 
 def _is_empty(result: Any) -> bool:
-    return result is None or len(result) == 0
+    """Return whether there is no picture. What has no length, such as the bytes that some pipelines give, is one."""
+    return result is None or (hasattr(result, "__len__") and len(result) == 0)

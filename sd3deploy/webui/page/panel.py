@@ -13,6 +13,7 @@ from sd3deploy.encoders import choices
 from sd3deploy.webui.host.feature import Features
 from sd3deploy.webui.jobs import override
 from sd3deploy.webui.jobs.guarding import Guarding
+from sd3deploy.webui.jobs.state import state_of
 from sd3deploy.webui.jobs.watching import Watching
 from sd3deploy.webui.notice import TITLE, notice_html
 from sd3deploy.webui.page import diagnosis_panel, memory_panel
@@ -22,7 +23,7 @@ from sd3deploy.webui.services.verifying import Verifying
 __all__ = ["TITLE", "allow_in_control", "leave_control", "script_class", "state_line"]
 
 # Hook of the script → the part of the extension that it is, which fails alone.
-_HOOKS = {"before_process": "note", "process": "process", "before_process_batch": "before-batch", "postprocess": "after"}
+_HOOKS = {"before_process": "note", "process": "process", "before_process_batch": "before-batch"}
 
 
 def allow_in_control() -> None:
@@ -73,25 +74,23 @@ def script_class(
         def process(self, p: Any, *values: Any) -> None:
             # The first hook at which the model, the styles and the overridden settings of a job are final; the queue is held.
             # The encoder comes first: some guards depend on it.
-            p.sd3_override = override.read_override(values, deployment.events.fail)
-            placed = deployment.reconcile(p.sd3_override.encoder, stopped=lambda: setattr(p, "sd3_stopped", True))
+            state = state_of(p)
+            state.override = wanted = override.read_override(values, deployment.events.fail)
+            placed = deployment.reconcile(wanted.encoder, stopped=state.stop)
             if placed and placed.choice is not choices.HOST_DEFAULT:
                 p.extra_generation_params["T5"] = placed.choice.name
                 p.extra_generation_params["T5 state"] = deployment.t5_state()
-            p.extra_generation_params |= p.sd3_override.describe()
+            p.extra_generation_params |= wanted.describe()
             guard(p)
             check(p)
 
         def before_process(self, p: Any, *_: Any) -> None:
-            p.sd3_stopped = False
             guarding.note(p)
 
         def before_process_batch(self, p: Any, *_: Any, **__: Any) -> None:
-            if p.sd3_stopped:  # whoever ends the load of its encoder wants no picture with another one; an earlier interrupt is forgotten
+            # Whoever ends the load of an encoder wants no picture with another one; the host has forgotten an interrupt that came earlier.
+            if state_of(p).stopped:
                 shared.state.interrupted = True
-
-        def postprocess(self, p: Any, processed: Any, *_: Any) -> None:
-            processed.comments = "\n".join(filter(None, [processed.comments, *getattr(p, "sd3_said", ())]))
 
     for hook, part in _HOOKS.items():
         setattr(SD3Deploy, hook, features.shield(part, getattr(SD3Deploy, hook)))

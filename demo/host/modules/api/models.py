@@ -28,6 +28,10 @@ class ReqTxt2Img(BaseModel):
     hr_sampler_name: str | None = None
     resize_mode: int = 0
     scale_by: float = 1.0
+    detailer_enabled: bool = False
+    detailer_steps: int = 10
+    detailer_strength: float = 0.3
+    detailer_resolution: int = 1024
     override_settings: dict[str, Any] = Field(default_factory=dict)
     override_settings_restore_afterwards: bool = True
     script_name: str | None = ""

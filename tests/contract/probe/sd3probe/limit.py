@@ -1,5 +1,6 @@
 """A device with a limit, as far as the pipeline can tell: tensors that a job makes are counted, and one too many gets torch's own error."""
 
+import contextlib
 import gc
 import sys
 import weakref
@@ -55,9 +56,14 @@ class Limit(TorchDispatchMode):
         return sum(tensor() is not None and tensor().data_ptr() not in own for tensor in self.large)
 
 
+def service(name):
+    """One of the extension's services, by the name of its class."""
+    return next(one for one in gc.get_objects() if type(one).__name__ == name)
+
+
 def watching():
     """The extension's service that watches jobs."""
-    return next(one for one in gc.get_objects() if type(one).__name__ == "Watching")
+    return service("Watching")
 
 
 def phase():
@@ -68,15 +74,18 @@ def phase():
 watching_service = None
 
 
-def put(phase, size, times=1):
-    """Limit the jobs that follow."""
+def put(phase, size=0, times=1, after=0):
+    """Limit the jobs that follow. after: how many batches pass without."""
     global limit, watching_service, _original
     watching_service = watching()
     limit = Limit(phase, size, times)
     _original = processing_diffusers.process_diffusers
 
+    batches = []
+
     def limited(p):
-        with limit:
+        batches.append(1)
+        with limit if len(batches) > after else contextlib.nullcontext():
             return _original(p)
 
     processing_diffusers.process_diffusers = limited
