@@ -215,4 +215,3 @@ STORAGES: Mapping[str, type[Storage]] = {
     "fp8-rows": Rows,
     "wide": Wide,
 }
-

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sd3deploy.encoders.header import read_header
 from sd3deploy.errors import EncoderError
 
 if TYPE_CHECKING:
@@ -25,7 +24,6 @@ _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "f
 _PREFIXES = ("", "text_encoders.t5xxl.transformer.", "transformer.")
 _BIAS = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"  # every T5 encoder has it, and nothing else
 _SCALE = "scale_weight"  # of a float8 weight, beside it (comfyanonymous/flux_text_encoders, t5xxl_fp8_e4m3fn_scaled)
-_HEADER = 100_000_000  # bytes; more is no header (safetensors' own limit)
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ class Weights:
         found = []
         for file in self.files:
             stat = file.stat()
-            digest = hashlib.sha256(_header_bytes(file)).hexdigest()
+            digest = hashlib.sha256(read_header(file).raw).hexdigest()
             found.append({"name": file.name, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "header": digest})
         return found
 
@@ -94,20 +92,12 @@ def open_weights(source: Source) -> Weights:
 def tensors_of(file: Path) -> Mapping[str, Stored]:
     """Every tensor of a safetensors file. Raises EncoderError for one that is damaged."""
     try:
-        raw = _header_bytes(file)
-        header = json.loads(raw)
-        start, end = 8 + len(raw), file.stat().st_size
-        found = {}
-        for name, entry in header.items():
-            if name == "__metadata__":
-                continue
-            first, last = entry["data_offsets"]
-            if not 0 <= first <= last <= end - start:
-                raise ValueError(f"it ends before {name}")
-            found[name] = Stored(file, name, start + first, last - first, entry["dtype"], tuple(entry["shape"]))
-        return found
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        header, size = read_header(file), file.stat().st_size
+        if header.size != size:
+            raise ValueError(f"it has {size} bytes instead of {header.size}")
+    except (OSError, ValueError) as error:
         raise EncoderError("source.file-damaged", file=file.name, error=error) from error
+    return {name: Stored(file, name, one.offset, one.size, one.dtype, one.shape) for name, one in header.tensors.items()}
 
 
 def dtype(stored: Stored) -> torch.dtype:
@@ -201,20 +191,3 @@ def _config(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
         relative_attention_num_buckets=buckets,
         feed_forward_proj="gated-gelu" if "encoder.block.0.layer.1.DenseReluDense.wi_0.weight" in shapes else "relu",
     ).to_dict()
-
-
-def _header_bytes(file: Path) -> bytes:
-    stat = file.stat()
-    return _header_cached(file, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-
-
-@lru_cache(64)
-def _header_cached(file: Path, size: int, *_changed: int) -> bytes:
-    with open(file, "rb") as content:
-        length = int.from_bytes(content.read(8), "little")
-        if not 0 < length <= min(_HEADER, size - 8):
-            raise ValueError("no header")
-        raw = content.read(length)
-    if len(raw) != length:
-        raise ValueError("the header is cut off")
-    return raw
