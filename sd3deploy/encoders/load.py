@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sd3deploy.device import Device
 from sd3deploy.encoders.assemble import assemble
 from sd3deploy.encoders.choices import Choice, require
+from sd3deploy.encoders.finite import NotFinite, require_finite
 from sd3deploy.encoders.quantize import Encoded, quantize
 from sd3deploy.encoders.recipe import Recipe
 from sd3deploy.encoders.source import Source
@@ -111,9 +112,15 @@ def _sdnq(choice: Choice, weights: Weights, device: Device, sdnq_config: Callabl
     config = sdnq_config() if sdnq_config else None
     if config is None:
         raise EncoderError("encoder.no-sdnq", name=choice.name)
-    known = transformers.T5Config(**weights.config)
+    known, state = transformers.T5Config(**weights.config), mapped(weights)
+    for name, tensor in state.items():
+        try:
+            require_finite(tensor)
+        except NotFinite as error:
+            stored = weights.tensors[name]
+            raise EncoderError("encoder.not-finite", tensor=stored.key, file=stored.file.name) from error
     encoder = transformers.T5EncoderModel.from_pretrained(
-        None, config=known, state_dict=mapped(weights), dtype=getattr(torch, device.compute_dtype), quantization_config=config
+        None, config=known, state_dict=state, dtype=getattr(torch, device.compute_dtype), quantization_config=config
     )
     return encoder.eval().requires_grad_(False)
 

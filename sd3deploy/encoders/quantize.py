@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from sd3deploy.device import Device
 from sd3deploy.encoders.assemble import linears, quantization_config, shapes
+from sd3deploy.encoders.finite import NotFinite
 from sd3deploy.encoders.recipe import Recipe
-from sd3deploy.encoders.storage import STORAGES, Storage, Wide
+from sd3deploy.encoders.storage import STORAGES, AsItLies, Storage, Wide
 from sd3deploy.encoders.weights import Stored, Weights, dtype, mapped
 from sd3deploy.errors import EncoderError
 from sd3deploy.memory import exhausted
@@ -59,7 +60,7 @@ class Encoded:
 class _Target:
     """A tensor that is being made. missing: pieces."""
 
-    storage: Storage
+    storage: Storage | AsItLies
     missing: int
 
 
@@ -106,13 +107,12 @@ def _quantize(
     ways = linears(skeleton, recipe)
     found: dict[str, torch.Tensor] = {}
     targets, pieces = {}, []
-    straight = mapped(weights) if recipe.choice.stored == "wide" else {}  # what is as wanted needs no copy
+    straight = mapped(weights) if recipe.choice.stored == "wide" else {}  # what is as wanted needs no copy, and is only looked at
     for name, stored in sorted(stored_as.items(), key=lambda item: (item[1].file, item[1].offset)):  # as they lie on the disk
         kind = ways.get(name.removesuffix(".weight"), "wide")
-        made = STORAGES[kind](name, stored.shape, recipe, kind)
+        made: Storage | AsItLies = STORAGES[kind](name, stored.shape, recipe, kind)
         if name in straight and isinstance(made, Wide) and straight[name].dtype is made.dtype:
-            found[name] = straight[name]
-            continue
+            made = AsItLies(name, straight[name])
         parts = list(_split(name, stored, made.step, _PIECE))
         targets[name] = _Target(made, len(parts))
         pieces += parts
@@ -125,12 +125,15 @@ def _quantize(
             rows = rows.to(place, non_blocking=True)  # what comes back waits for it
         if piece.stored.dtype.startswith("F8"):
             rows = rows.to(torch.bfloat16) * (1 if piece.stored.scale is None else piece.stored.scale)
-        target.storage.add(piece.first, rows)
-        with lock:
-            target.missing -= 1
-            if target.missing:
-                return
-        done = target.storage.tensors()
+        try:
+            target.storage.add(piece.first, rows)
+            with lock:
+                target.missing -= 1
+                if target.missing:
+                    return
+            done = target.storage.tensors()
+        except NotFinite as error:
+            raise EncoderError("encoder.not-finite", tensor=piece.stored.key, file=piece.stored.file.name) from error
         with lock:
             del targets[piece.name]
             found.update(done)
