@@ -24,6 +24,7 @@ from sd3deploy.encoders import choices, handover, load, measure, source, swap
 from sd3deploy.encoders.cache import Cache, Entry
 from sd3deploy.encoders.choices import HOST_DEFAULT, NONE, Choice
 from sd3deploy.encoders.handover import Handover
+from sd3deploy.encoders.mapped import Mapped
 from sd3deploy.encoders.quantize import Stopped
 from sd3deploy.encoders.recipe import Recipe
 from sd3deploy.encoders.weights import Weights, open_weights
@@ -87,12 +88,15 @@ class Host(handover.Host, Protocol):
 
 @dataclass(frozen=True)
 class _Made:
-    """What is known about an encoder of ours. took: how long it was loaded and from where, as a sentence. mapped: it lies in a file."""
+    """What is known about an encoder of ours. took: how long it was loaded and from where, as a sentence. mapped: it lies in a file.
+    files: in which parts of it lie.
+    """
 
     wanted: Wanted
     measure: measure.Measure
     took: str
     mapped: bool
+    files: tuple[Mapped, ...] = ()
 
 
 class _Cache(Cache):
@@ -247,6 +251,7 @@ class Deployment:
             "t5_bytes_16bit": measured.bytes_16bit if measured else 0,
             "busy": self.phase,
             "progress": progress.report() if progress else None,
+            "encoder_warning": self._changed_on_disk(encoder),
             "last_error": {"id": error.id, "message": error.message, "remedy": error.remedy} if error else None,
             "packages": {name: packages.version(name) for name in _REPORTED},
             "pid": os.getpid(),
@@ -355,7 +360,7 @@ class Deployment:
         encoder = read.place()
         seconds = f"{time.monotonic() - began:.1f}"
         took = messages.text("encoder.from-cache" if read.cached else "encoder.from-source", seconds=seconds, source=found.name)
-        self._made[encoder] = _Made(wanted, measure.measure(encoder), took, read.cached and device.torch == "cpu")
+        self._made[encoder] = _Made(wanted, measure.measure(encoder), took, read.cached and device.torch == "cpu", read.mapped)
         return encoder, found
 
     def _install(self, choice: Choice, cancelled: Callable[[], bool]) -> None:
@@ -451,6 +456,20 @@ class Deployment:
 
     def _is_mapped(self, encoder: Any) -> bool:
         return encoder is not None and encoder in self._made and self._made[encoder].mapped
+
+    def _changed_on_disk(self, encoder: Any) -> dict[str, str] | None:
+        """That a file was changed from which the encoder still reads: a stat, unless it was. Told once, and kept in the status."""
+        made = self._made.get(encoder) if encoder is not None else None
+        for one in made.files if made else ():
+            if one.changed(measure.tensors(encoder)):
+                values = {"name": made.wanted.choice.name, "file": one.file}
+                self._tell_of_cache("encoder.changed-on-disk", values)
+                return {
+                    "id": "encoder.changed-on-disk",
+                    "message": messages.text("encoder.changed-on-disk", **values),
+                    "remedy": messages.remedy("encoder.changed-on-disk", **values),
+                }
+        return None
 
     def _tell_ready(self, choice: Choice, encoder: Any) -> None:
         if encoder is None:

@@ -13,6 +13,7 @@ from sd3deploy.device import Device
 from sd3deploy.encoders.assemble import assemble
 from sd3deploy.encoders.choices import Choice, require
 from sd3deploy.encoders.finite import NotFinite, require_finite
+from sd3deploy.encoders.mapped import Mapped
 from sd3deploy.encoders.quantize import Encoded, quantize
 from sd3deploy.encoders.recipe import Recipe
 from sd3deploy.encoders.source import Source
@@ -32,12 +33,15 @@ _writing: threading.Thread | None = None
 
 @dataclass(frozen=True)
 class Read:
-    """An encoder in RAM that waits to be put where it is computed. cached: it comes from the disk's cache, and is memory-mapped."""
+    """An encoder in RAM that waits to be put where it is computed. cached: it comes from the disk's cache, and is memory-mapped. mapped:
+    the files in which it lies.
+    """
 
     choice: Choice
     device: Device
     cached: bool
     _make: Callable[[], Any]
+    mapped: tuple[Mapped, ...] = ()
 
     def place(self) -> transformers.T5EncoderModel:
         """The encoder, in evaluation mode: with bitsandbytes' layers on the device, else on the CPU. Raises EncoderError with a remedy."""
@@ -72,12 +76,12 @@ def read(
         found = cache.find(weights, recipe) if cache else None
         if found is not None:
             progress(weights.size, weights.size)
-            return Read(choice, device, True, lambda: assemble(found, place))
+            return Read(choice, device, True, lambda: assemble(found, place), found.mapped)
         before = weights.fingerprint()
         encoded = quantize(weights, recipe, device, progress, cancelled)
     if cache:
         _keep(cache, weights, recipe, encoded, before)
-    return Read(choice, device, False, lambda: assemble(encoded, place))
+    return Read(choice, device, False, lambda: assemble(encoded, place), encoded.mapped)
 
 
 def load(
