@@ -1,14 +1,14 @@
 """One tree of errors. Each carries a stable id, a sentence and the remedy, all from `messages/`.
 
-    Sd3Error
-    ├── BundleError         a support bundle that can not be written
-    ├── DependencyError     a package is missing, broken, or could not be installed
-    ├── RestartRequired     a library that is loaded was replaced on disk; only a new process sees the new one
-    ├── EncoderError        a text encoder can not run here, can not be found, or could not be loaded
-    ├── SettingError        a stored or requested value that means nothing
-    ├── HostError           an SD.Next that is not there, or whose Python does not run
-    ├── LogError            a log that can not be read
-    └── JobRefused          a job that can not run, or that a guard was told to stop
+Sd3Error
+├── BundleError         a support bundle that can not be written
+├── DependencyError     a package is missing, broken, or could not be installed
+├── RestartRequired     a library that is loaded was replaced on disk; only a new process sees the new one
+├── EncoderError        a text encoder can not run here, can not be found, or could not be loaded
+├── SettingError        a stored or requested value that means nothing
+├── HostError           an SD.Next that is not there, or whose Python does not run
+├── LogError            a log that can not be read
+└── JobRefused          a job that can not run, or that a guard was told to stop
 """
 
 from __future__ import annotations

@@ -408,7 +408,7 @@ def told(deployment, severity):
     return [event.id for event in deployment.events.since(0) if event.severity == severity]
 
 
-def test_there_and_back_again_reads_no_weights_a_second_time(cached, deployment):
+def test_there_and_back_again_reads_no_weights_a_second_time(cached, deployment, monkeypatch):
     outputs = {}
     for name in ("T5 FP4", "T5 NF4", "T5 FP8"):
         choose(deployment, name)
@@ -416,18 +416,93 @@ def test_there_and_back_again_reads_no_weights_a_second_time(cached, deployment)
         outputs[name] = embeds(cached)
         stored()
     assert told(deployment, "info").count("cache.written") == 3
-    file = weights(cached.folder)
-    times, content = file.stat(), file.read_bytes()
-    header = 8 + int.from_bytes(content[:8], "little")
-    file.write_bytes(content[:header] + bytes(len(content) - header))  # the same file for all that a fingerprint sees
-    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    read = []
+    real = load.quantize
+    monkeypatch.setattr(load, "quantize", lambda *values: read.append(values) or real(*values))
     for name in ("T5 FP4", "T5 NF4", "T5 FP8", "T5 FP4"):
         choose(deployment, name)
         assert "Loaded from the cache in" in deployment.events.since(0)[-1].message
         assert torch.equal(embeds(cached), outputs[name])
     assert len(cached.kept.entries()) == 3
-    choose(deployment, "T5 BF16")  # is not kept: what is in the file now is read
-    assert not torch.equal(embeds(cached), outputs["T5 FP4"])
+    assert read == []
+    choose(deployment, "T5 BF16")  # is not kept
+    assert len(read) == 1
+
+
+def _changed_in_place(file, put_back):
+    """As a program does it that writes into a file that is mapped, or a disk; with `put_back` the time of it is that of before."""
+    times = file.stat()
+    with open(file, "r+b") as content:
+        content.seek(-64, os.SEEK_END)
+        content.write(os.urandom(64))
+    if put_back:
+        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+@pytest.mark.parametrize("put_back", [False, pytest.param(True, marks=pytest.mark.skipif(os.name == "nt", reason="no time of change"))])
+def test_a_file_of_the_cache_that_is_changed_while_it_is_in_use(cached, deployment, put_back):
+    choose(deployment, "T5 FP8")
+    stored()
+    choose(deployment, "None (CLIP only)")
+    choose(deployment, "T5 FP8")
+    assert "Loaded from the cache in" in deployment.events.since(0)[-1].message
+    assert deployment.status()["encoder_warning"] is None
+    before = embeds(cached)
+    entry = cached.kept.entries()[0]
+    _changed_in_place(entry.folder / "model.safetensors", put_back)
+    for _ in range(2):
+        found = deployment.status()["encoder_warning"]
+        assert found["id"] == "encoder.changed-on-disk"
+        assert str(entry.folder) in found["message"]
+        assert "T5 FP8" in found["message"]
+        assert found["remedy"]
+    assert told(deployment, "warning").count("encoder.changed-on-disk") == 1
+    choose(deployment, "None (CLIP only)")
+    assert deployment.status()["encoder_warning"] is None
+    choose(deployment, "T5 FP8")
+    assert told(deployment, "warning").count("cache.damaged") == 1
+    assert deployment.status()["encoder_warning"] is None
+    assert torch.equal(embeds(cached), before)
+
+
+def test_a_file_of_the_model_that_is_changed_while_it_is_in_use(cached, deployment):
+    from safetensors.torch import load_file, save_file
+
+    file = weights(cached.folder)
+    save_file({name: tensor.bfloat16() for name, tensor in load_file(file).items()}, file, {"format": "pt"})
+    choose(deployment, "T5 BF16")
+    assert deployment.status()["encoder_warning"] is None
+    _changed_in_place(file, False)
+    assert str(file) in deployment.status()["encoder_warning"]["message"]
+
+
+def test_a_file_that_is_removed_or_replaced_is_as_it_was_for_whoever_has_mapped_it(cached, deployment):
+    choose(deployment, "T5 FP8")
+    stored()
+    choose(deployment, "None (CLIP only)")
+    choose(deployment, "T5 FP8")
+    before = embeds(cached)
+    file = cached.kept.entries()[0].folder / "model.safetensors"
+    (file.parent / "other").write_bytes(os.urandom(file.stat().st_size))
+    os.replace(file.parent / "other", file)
+    assert deployment.status()["encoder_warning"] is None
+    file.unlink()
+    assert deployment.status()["encoder_warning"] is None
+    assert torch.equal(embeds(cached), before)
+
+
+def test_an_encoder_that_was_copied_out_of_its_file_does_not_mind(cached, deployment):
+    choose(deployment, "T5 FP8")
+    stored()
+    choose(deployment, "None (CLIP only)")
+    choose(deployment, "T5 FP8")
+    encoder = cached.pipe.text_encoder_3
+    for module in encoder.modules():
+        for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            if tensor is not None:
+                setattr(module, name, type(tensor)(tensor.clone(), requires_grad=False) if name in module._parameters else tensor.clone())
+    _changed_in_place(cached.kept.entries()[0].folder / "model.safetensors", False)
+    assert deployment.status()["encoder_warning"] is None
 
 
 def test_another_file_is_never_answered_from_the_cache(cached, deployment):

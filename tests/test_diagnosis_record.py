@@ -6,7 +6,8 @@ import textwrap
 
 import pytest
 
-from sd3deploy.diagnosis.record import from_text, records
+from sd3deploy.diagnosis import record
+from sd3deploy.diagnosis.record import bounded, from_text, records
 
 FILE = "2026-07-23 19:21:20,419 | pc | sd | {} | modelloader | {}\n"
 TRACEBACK = """Traceback (most recent call last):
@@ -154,3 +155,48 @@ def test_lines_are_counted_across_blocks():
         lines = log.splitlines(keepends=True)
         parts = ["".join(lines[start : start + size]) for start in range(0, len(lines), size)]
         assert [entry.line for entry in records(parts)] == [8]
+
+
+# What somebody pastes, or a disk that was full of it: bounded
+
+
+@pytest.mark.parametrize("before", ["", "error: x\n", FILE.format("ERROR", "it failed"), "Traceback (most recent call last):\n"])
+def test_empty_lines_are_passed_over_without_a_look(monkeypatch, before):
+    """Five megabytes of them took 25 seconds: each was compared with every word that tells of something."""
+    looked = []
+    monkeypatch.setattr(record._Entry, "_append", lambda self, *values: looked.append(values) or real(self, *values))
+    tells = record._tells
+    monkeypatch.setattr(record, "_tells", lambda line: looked.append(line) or tells(line))
+    found = from_text(before + "\n" * 100_000 + "ValueError: no\n")
+    assert [entry.lines[0] for entry in found][-1:] == ["ValueError: no"] or "ValueError: no" in found[-1].lines
+    assert len(looked) < 10
+
+
+real = record._Entry._append
+
+
+@pytest.mark.parametrize("head", ["Traceback (most recent call last):\n", FILE.format("ERROR", "it failed"), "error: it failed\n"])
+def test_an_entry_is_no_larger_than_what_rules_can_search(head):
+    """Each of 138 rules searches all of it: wide lines made it half a million characters."""
+    wide = "".join(f"  {number} " + "a." * 1990 + "\n" for number in range(118))
+    found = from_text(head + wide + "  the end of it\nModuleNotFoundError: No module named 'bitsandbytes'\n")
+    assert found[0].lines[0] == head.rstrip("\n")
+    assert max(len(entry.text) for entry in found) <= 2 * record._LARGEST + 2 * 60
+    assert any("No module named" in entry.lines[-1] for entry in found)
+    assert any("the end of it" in line for entry in found for line in entry.lines)
+
+
+def test_a_text_that_is_not_long_is_read_as_it_is():
+    text = "ä" * record.PASTED
+    assert bounded(text) == (text, 0)
+
+
+@pytest.mark.parametrize("unit", ["a line\n", "no line at all ", "\n", "x" * 70_000 + "\n"])
+def test_of_a_long_text_the_beginning_and_the_end_are_read(unit):
+    text = "Starting SD.Next\n" + unit * (1_000_000 // len(unit)) + "\nModuleNotFoundError: No module named 'bitsandbytes'\n"
+    kept, left_out = bounded(text)
+    assert len(kept) <= record.PASTED
+    assert left_out >= len(text) - record.PASTED > 0
+    assert kept.startswith("Starting SD.Next\n")
+    assert kept.endswith("\nModuleNotFoundError: No module named 'bitsandbytes'\n")
+    assert any(entry.lines[-1].startswith("ModuleNotFoundError") for entry in from_text(kept))

@@ -23,20 +23,21 @@ import pytest
 import torch
 import transformers
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from sd3deploy import messages
 from sd3deploy.device import Device
 from sd3deploy.encoders import choices, source
 from sd3deploy.encoders.assemble import assemble
-from sd3deploy.encoders.cache import Cache, CacheError, Entry, export, folder_for, limit_for
+from sd3deploy.encoders.cache import Cache, CacheError, Entry, export, folder_for, limit_for, writing
 from sd3deploy.encoders.cache import manifest as manifests
+from sd3deploy.encoders.cache.entry import name_for
 from sd3deploy.encoders.cache.manifest import Manifest, stamp
 from sd3deploy.encoders.cache.tensors import map_tensors, write_tensors
 from sd3deploy.encoders.quantize import Encoded, quantize
 from sd3deploy.encoders.recipe import Recipe
 from sd3deploy.encoders.t5 import t5_encoder_class
-from sd3deploy.encoders.weights import open_weights
+from sd3deploy.encoders.weights import open_weights, samples_of
 from tests import t5
 from tests.waiting import until
 
@@ -232,9 +233,23 @@ def _older(file):
 
 
 def _longer(file):
+    """By a space in the header, which its hash is of, too."""
     times = file.stat()
-    with open(file, "ab") as content:
-        content.write(b"\0")
+    content = file.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    file.write_bytes((length + 8).to_bytes(8, "little") + content[8 : 8 + length] + b" " * 8 + content[8 + length :])
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def _other_weights(file):
+    """Name, size, time and header are as they were: archives with normalised times make such files."""
+    times = file.stat()
+    state = load_file(file)
+    generator = torch.Generator().manual_seed(7)
+    for tensor in state.values():
+        tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.05)
+    save_file(state, file, {"format": "pt"})
+    assert file.stat().st_size == times.st_size
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
@@ -246,7 +261,7 @@ def _header(file):
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
-@pytest.mark.parametrize("change", [_older, _longer, _header])
+@pytest.mark.parametrize("change", [_older, _longer, _header, _other_weights])
 def test_another_source_is_another_encoder_and_takes_the_place_of_the_old_one(cache, weights, made, change, told):
     old = cache.store(weights, FP4, made(FP4))
     other = cache.store(weights, NF4, made(NF4))
@@ -290,6 +305,63 @@ def test_two_sources_do_not_push_each_other_out(cache, weights, made, model, tmp
         cache.store(one, FP4, made(FP4))
     assert same(cache.find(weights, FP4), made(FP4))
     assert same(cache.find(other, FP4), made(FP4))
+
+
+def test_files_that_are_alike_but_for_their_weights_are_two_encoders(cache, weights, made, model, tmp_path):
+    other = opened(shutil.copytree(model, tmp_path / "other"))
+    _other_weights(other.files[0])
+    shutil.copystat(weights.files[0], other.files[0])
+    one, two = (found.fingerprint()[0] for found in (weights, other))
+    assert {key for key in one if one[key] != two[key]} == {"samples"}
+    cache.store(weights, FP4, made(FP4))
+    assert cache.find(other, FP4) is None
+    changed = quantize(other, FP4, CPU)
+    cache.store(other, FP4, changed)
+    assert same(cache.find(weights, FP4), made(FP4))
+    assert same(cache.find(other, FP4), changed)
+    assert not same(cache.find(other, FP4), made(FP4))
+
+
+@pytest.mark.parametrize("size", [1, 4096, 64 * 4096, 64 * 4096 + 1, 3_000_000])
+def test_samples_reach_from_the_first_byte_to_the_last(tmp_path, size):
+    file = tmp_path / "some"
+    content = bytearray(random.Random(size).randbytes(size))
+    file.write_bytes(content)
+    before = samples_of(file)
+    assert samples_of(file) == before
+    for place in {0, size - 1, size // 2 if size <= 64 * 4096 else size - 4096}:
+        content[place] ^= 1
+        file.write_bytes(content)
+        assert samples_of(file) != before, place
+        content[place] ^= 1
+    stretch = 2 * size // 64 + 4096  # in each so long there is a sample
+    for start in range(0, size, stretch):
+        changed = content[:start] + bytes(byte ^ 1 for byte in content[start : start + stretch]) + content[start + stretch :]
+        file.write_bytes(changed)
+        assert samples_of(file) != before, start
+
+
+def test_an_entry_of_before_there_were_samples_is_missed_and_makes_room_for_the_next(cache, weights, made, told):
+    """It is taken for nothing else, blamed for nothing, and gone as soon as the same encoder is kept anew; or with the limit."""
+    old = [{key: value for key, value in one.items() if key != "samples"} for one in weights.fingerprint()]
+    wanted = manifests.key(old, FP4)
+    cache.folder.mkdir(parents=True)
+    before = writing.write(cache.folder / name_for("fp4", wanted), weights, made(FP4), old, lambda done, total: None)
+    assert cache.find(weights, FP4) is None
+    assert cache.verify() == [(before, True)]  # whole, though nobody asks for it any more
+    after = cache.store(weights, FP4, made(FP4))
+    assert left(cache.folder) == [after.folder.name]
+    assert told == []
+
+
+def test_an_old_entry_whose_source_is_gone_goes_with_the_limit(cache, weights, made, model, tmp_path):
+    old = [{key: value for key, value in one.items() if key != "samples"} for one in weights.fingerprint()]
+    cache.folder.mkdir(parents=True)
+    before = writing.write(cache.folder / name_for("fp4", manifests.key(old, FP4)), weights, made(FP4), old, lambda done, total: None)
+    other = opened(shutil.copytree(model, tmp_path / "other"))
+    small = replace(cache, limit=before.bytes + 1)
+    after = small.store(other, FP4, made(FP4))
+    assert left(cache.folder) == [after.folder.name]
 
 
 def test_a_source_that_changes_while_it_is_read_is_not_stored(cache, weights, made):
@@ -541,7 +613,8 @@ def test_a_folder_that_is_only_read(weights, made, model, told):
     with tempfile.TemporaryDirectory() as place:  # pytest's own folders are closed to others
         os.chmod(place, 0o755)
         weights = opened(shutil.copytree(model, Path(place, "source")))
-        os.chmod(Path(place, "source"), 0o755)
+        for path in (Path(place, "source"), *Path(place, "source").rglob("*")):  # of the source samples are read
+            os.chmod(path, 0o755)
         cache = Cache(Path(place, "cache"), told=lambda id, values: told.append(id))
         entry = cache.store(weights, NF4, made(NF4))
         os.utime(entry.folder / MODEL)  # so that it is hashed, and its stamp could be renewed
@@ -701,7 +774,7 @@ from sd3deploy.encoders import choices, source
 from sd3deploy.encoders.cache import Cache
 from sd3deploy.encoders.quantize import quantize
 from sd3deploy.encoders.recipe import Recipe
-from sd3deploy.encoders.weights import open_weights
+from sd3deploy.encoders.weights import open_weights, samples_of
 
 folder, phase_file = Path(sys.argv[1]), sys.argv[2]
 weights = open_weights(source.find("Model", source.Facts(str(folder / "source"))))

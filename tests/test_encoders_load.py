@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from sd3deploy.device import Device, detect_device
 from sd3deploy.encoders import choices, source
@@ -168,3 +169,12 @@ def test_a_folder_without_weights_is_an_error_with_a_remedy(model, tmp_path):
     with pytest.raises(EncoderError, match="could not be read") as caught:
         read("bf16", tmp_path)
     assert "complete" in caught.value.remedy
+
+
+def test_a_weight_that_is_no_number_is_named_by_the_hosts_own_quantizer_too(model, tmp_path):
+    folder, _ = model
+    state = load_file(folder / "t5.safetensors")
+    state["encoder.block.1.layer.1.DenseReluDense.wo.weight"][3, 5] = float("nan")
+    save_file(state, tmp_path / "t5.safetensors")
+    with pytest.raises(EncoderError, match=r"no numbers.*encoder\.block\.1\.layer\.1\.DenseReluDense\.wo\.weight"):
+        read("uint4", tmp_path, file=True)

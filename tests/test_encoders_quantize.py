@@ -204,14 +204,55 @@ def test_a_source_that_is_no_good(models, tmp_path, change, says):
 
 
 @pytest.mark.parametrize("choice", QUANTIZED, ids=lambda choice: choice.id)
-@pytest.mark.parametrize("name", [Q, Q.replace("0.SelfAttention.q", "1.DenseReluDense.wo")])
-def test_one_value_that_is_no_number(models, tmp_path, choice, name):
-    file = damaged(models["float16"], tmp_path / "t5.safetensors", lambda state: state[name][3].__setitem__(5, float("inf")))
-    if choice.stored_wo == "wide" and name.endswith("wo.weight"):
-        assert make(opened(tmp_path, file), choice).tensors[name].isinf().any()  # kept as it is
-        return
-    with pytest.raises(EncoderError, match="no numbers"):
-        make(opened(tmp_path, file), choice)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("value", "at"), [("nan", 5), ("-inf", -1), ("inf", 0)])
+@pytest.mark.parametrize(
+    "name", [Q, Q.replace("0.SelfAttention.q", "1.DenseReluDense.wo"), "shared.weight", "encoder.final_layer_norm.weight"]
+)
+def test_one_value_that_is_no_number(models, tmp_path, choice, dtype, name, value, at):
+    """Quantized or wide, made anew or taken as it lies, in the first number or in the last."""
+    file = damaged(models[dtype], tmp_path / "t5.safetensors", lambda state: state[name].view(-1).__setitem__(at, float(value)))
+    for stock in {False, "bitsandbytes" in choice.groups}:
+        with pytest.raises(EncoderError, match="no numbers") as caught:
+            make(opened(tmp_path, file), choice, stock=stock)
+        assert f"“{name}” in “t5.safetensors”" in caught.value.message
+        assert caught.value.remedy
+
+
+def test_one_value_that_is_no_number_in_float8(models, tmp_path):
+    def change(state):
+        state[Q] = state[Q].to(torch.float8_e4m3fn)
+        state[Q].view(torch.uint8)[3, 5] = 0x7F  # NaN: this type has no infinity
+
+    with pytest.raises(EncoderError, match=f"no numbers.*“{Q}”"):
+        make(opened(tmp_path, damaged(models["float16"], tmp_path / "t5.safetensors", change)), "bf16")
+
+
+def test_a_scale_that_is_no_number(models, tmp_path):
+    def change(state):
+        state[Q] = state[Q].to(torch.float8_e4m3fn)
+        state[Q.replace("weight", "scale_weight")] = torch.tensor(float("nan"))
+
+    with pytest.raises(EncoderError, match=f"no numbers.*“{Q}”"):
+        make(opened(tmp_path, damaged(models["float16"], tmp_path / "t5.safetensors", change)), "fp4")
+
+
+def test_a_number_that_float16_can_not_hold(models, tmp_path):
+    file = damaged(models["bfloat16"], tmp_path / "t5.safetensors", lambda state: state["shared.weight"][3].__setitem__(5, 1e6))
+    with pytest.raises(EncoderError, match="too large for the type"):
+        make(opened(tmp_path, file), "bf16", compute="float16")
+    assert make(opened(tmp_path, file), "bf16").tensors["shared.weight"].max() > 9e5
+
+
+def test_what_lies_in_the_file_as_it_is_wanted_is_not_copied(models):
+    weights = opened(models["bfloat16"], models["bfloat16"] / "t5.safetensors")
+    seen = []
+    made = quantize.quantize(weights, Recipe(choices.find("bf16")), CPU, lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (weights.size, weights.size)  # it is read once, to be looked at
+    if sys.platform == "linux":
+        lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if "t5.safetensors" in line]
+        spans = [[int(end, 16) for end in line[0].split("-")] for line in lines]
+        assert all(any(first <= tensor.data_ptr() < last for first, last in spans) for tensor in made.tensors.values())
 
 
 @pytest.mark.parametrize("keep", [4, 200, 0.5, 0.999])

@@ -46,6 +46,7 @@ class Deployment:
         self._placed = Placed()
         self._under_way = Undertakings(events)
         self._making = Making(host, events, self._placed)
+        self._warned: set[str] = set()  # what was said of files that have changed
         self._failed: Wanted | None = None  # not tried again with every image: only a change or another load does that
         self._changing = Changing(host, events, self._making, self._placed, self._set_failed)
 
@@ -196,10 +197,22 @@ class Deployment:
             "t5_bytes_16bit": measured.bytes_16bit if measured else 0,
             "busy": self.phase,
             "progress": progress.report() if progress else None,
+            "encoder_warning": self._changed_on_disk(encoder),
             "last_error": {"id": error.id, "message": error.message, "remedy": error.remedy} if error else None,
             "packages": {name: packages.version(name) for name in _REPORTED},
             "pid": os.getpid(),
         }
+
+    def _changed_on_disk(self, encoder: Any) -> dict[str, str] | None:
+        """That a file was changed from which the encoder still reads. Told once, and kept in the status."""
+        if (values := self._placed.changed_on_disk(encoder)) is None:
+            return None
+        id = "encoder.changed-on-disk"
+        message, remedy = messages.text(id, **values), messages.remedy(id, **values)
+        if message not in self._warned:
+            self._warned.add(message)
+            self.events.add("warning", id, message, remedy)
+        return {"id": id, "message": message, "remedy": remedy}
 
     def t5_state(self) -> str:
         """How T5 is in the loaded SD3 model, in a few words that are the same in every language: they go into the metadata of pictures."""

@@ -76,7 +76,7 @@ class Making:
         encoder = read.place()
         seconds = f"{time.monotonic() - began:.1f}"
         took = messages.text("encoder.from-cache" if read.cached else "encoder.from-source", seconds=seconds, source=found.name)
-        self._placed.add(encoder, Made(wanted, measure.measure(encoder), took, read.cached and device.torch == "cpu"))
+        self._placed.add(encoder, Made(wanted, measure.measure(encoder), took, read.cached and device.torch == "cpu", read.mapped))
         return encoder, found
 
     def install(self, choice: Choice, under: Undertaking) -> None:

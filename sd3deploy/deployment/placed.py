@@ -10,6 +10,7 @@ from sd3deploy import messages, units
 from sd3deploy.deployment.wanted import Wanted
 from sd3deploy.encoders import measure
 from sd3deploy.encoders.choices import HOST_DEFAULT, NONE, Choice
+from sd3deploy.encoders.mapped import Mapped
 from sd3deploy.encoders.swap import plain
 from sd3deploy.events import Events
 
@@ -18,12 +19,15 @@ __all__ = ["Made", "Placed"]
 
 @dataclass(frozen=True)
 class Made:
-    """What is known about an encoder of ours. took: how long it was loaded and from where, as a sentence. mapped: it lies in a file."""
+    """What is known about an encoder of ours. took: how long it was loaded and from where, as a sentence. mapped: it lies in a file.
+    files: those that parts of it lie in.
+    """
 
     wanted: Wanted
     measure: measure.Measure
     took: str
     mapped: bool
+    files: tuple[Mapped, ...] = ()
 
 
 class Placed:
@@ -60,6 +64,14 @@ class Placed:
         """Whether its tensors lie in a file, and take no memory that others could not have."""
         known = self._made.get(plain(encoder)) if encoder is not None else None
         return known is not None and known.mapped
+
+    def changed_on_disk(self, encoder: Any) -> dict[str, Any] | None:
+        """The name of the choice, and the file from which the encoder still reads where somebody has written to it: a stat, unless so."""
+        known = self._made.get(plain(encoder)) if encoder is not None else None
+        for one in known.files if known else ():
+            if one.changed(measure.tensors(plain(encoder))):
+                return {"name": known.wanted.choice.name, "file": one.file}
+        return None
 
     def tell_ready(self, choice: Choice, encoder: Any, events: Events) -> None:
         """Say that an encoder is in place, what it takes and how long that took."""

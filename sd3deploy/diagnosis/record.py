@@ -6,14 +6,18 @@ Entries that can not tell of a failure are passed over as cheaply as possible: a
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-__all__ = ["QUIET", "Record", "from_text", "records"]
+__all__ = ["PASTED", "QUIET", "Record", "bounded", "from_text", "records"]
 
 _KEPT = 60  # lines at each end of an entry: a traceback tells at its beginning where, and at its end what
 _LONGEST = 400  # lines; what goes on for longer is no entry
+_LARGEST = 16_000  # characters at each end: every rule searches all of an entry; the longest one in tests/knowledge has 1,581
 _WIDEST = 4000  # characters of a line
+PASTED = 100_000  # characters of a text that somebody pastes: read while a person waits; a log's lines are 100 long
+_BEGINNING = PASTED // 5  # of them from the beginning, where versions stand; the error is at the end
 _WRAPPED = 60  # characters: the narrowest window in which somebody reads a log
 
 # What every line that matters has, in lower case: of errors, and of what explains them later (installs, starts, versions).
@@ -25,6 +29,8 @@ _TELLING = (
     "overflow", "conflict", "not have", "not implemented", "deprecated", "allocat", "divisible", "disabled", "skipping", "ignoring",
     "lacks",
 )  # fmt: skip
+
+_SHORTEST = min(map(len, _TELLING))
 
 # Of SD.Next's file and console, of A1111's and ComfyUI's loggers, of Python's own; the level stands near, where there is one.
 _LEVELS = r"DEBUG|TRACE|INFO|WARNING|WARN|ERROR|CRITICAL|FATAL"
@@ -77,6 +83,17 @@ def from_text(text: str) -> list[Record]:
     return list(records([text if text.endswith("\n") else f"{text}\n"]))
 
 
+def bounded(text: str) -> tuple[str, int]:
+    """A text of at most PASTED characters, and how many were left out of its middle; what is read begins and ends where lines do."""
+    if len(text) <= PASTED:
+        return text, 0
+    first = text[:_BEGINNING]
+    last = text[-(PASTED - _BEGINNING - 1) :]
+    first = first[: first.rfind("\n") + 1] or f"{first}\n"
+    last = last[last.find("\n") + 1 :] or last
+    return first + last, len(text) - len(first) - len(last)
+
+
 def records(blocks: Iterable[str]) -> Iterator[Record]:
     """The entries of a log that may tell of a failure, in their order. blocks: text that ends where a line ends."""
     entry = _Entry()
@@ -108,12 +125,15 @@ class _Entry:
         self.open = self._headed = False
         self._line, self._level, self._count = 0, "", 0
         self._first: list[str] = []
-        self._last: list[str] = []
+        self._last: deque[str] = deque()
+        self._sizes = [0, 0]  # characters in both
         self._indent = -1  # of the traceback whose error is to come; -1: there is none
         self._raised = False  # the error of a traceback has come
         self._gap = self._chained = self._marked = False  # an empty line, a word of chaining, a "***" was last
 
     def add(self, number: int, line: str) -> Iterator[Record]:
+        if not line and (self._gap or not self.open):  # a second empty line ends no more than the first; a log can have millions
+            return
         head = _HEAD.match(line) if line[:1] in _HEADS else None
         if head:
             yield from self.close()
@@ -165,11 +185,14 @@ class _Entry:
         self._marked = _MARK.match(line) is not None
         self._count += 1
         line = line.rstrip()[:_WIDEST]
-        if len(self._first) < _KEPT:
+        if not self._last and len(self._first) < _KEPT and self._sizes[0] + len(line) <= _LARGEST:
             self._first.append(line)
-        else:
-            self._last.append(line)
-            del self._last[:-_KEPT]
+            self._sizes[0] += len(line)
+            return
+        self._last.append(line)
+        self._sizes[1] += len(line)
+        while len(self._last) > _KEPT or self._sizes[1] > _LARGEST:
+            self._sizes[1] -= len(self._last.popleft())
 
     @property
     def _latest(self) -> str:
@@ -182,6 +205,8 @@ def _level(line: str) -> str:
 
 
 def _tells(line: str) -> bool:
+    if len(line) < _SHORTEST:
+        return False
     lowered = line.lower()
     return any(word in lowered for word in _TELLING)
 

@@ -17,7 +17,7 @@ import threading
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from sd3deploy.errors import EncoderError
+from sd3deploy.encoders.finite import NotFinite, require_finite
 
 if TYPE_CHECKING:
     import torch
@@ -86,14 +86,13 @@ class FourBit:
     def quantize(self, weights: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor, *, best: bool) -> None:
         """Write the codes, two in a byte, and the scales (float32) of `weights`: flat, float, a multiple of BLOCK of them.
 
-        codes, scales: on the CPU, wherever the weights are. Raises EncoderError for weights that are no numbers.
+        codes, scales: on the CPU, wherever the weights are. Raises NotFinite for weights that are no numbers.
         """
         if weights.device.type != "cpu":
+            require_finite(weights)  # bitsandbytes' kernels take the largest of a block without looking at NaN
             found, scale = self._on_device(weights, best)
             codes.copy_(found)
             scales.copy_(scale)
-            if not scales.isfinite().all():
-                raise EncoderError("encoder.not-finite")
             return
         for start in range(0, weights.numel(), _CHUNK):
             part = slice(start, min(start + _CHUNK, weights.numel()))
@@ -111,7 +110,7 @@ class FourBit:
         scale = torch.amax(bits.view(-1, BLOCK), 1).view(weights.dtype).float()  # bits of magnitudes are ordered as the magnitudes are
         smallest, largest = (limit.item() for limit in scale.aminmax())
         if not math.isfinite(largest):
-            raise EncoderError("encoder.not-finite")
+            raise NotFinite
         tiny = smallest < _SMALLEST
         safe = scale.clamp(min=_SMALLEST) if tiny else scale
         wide = room.weights.copy_(weights)

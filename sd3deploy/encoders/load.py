@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from sd3deploy.device import Device
 from sd3deploy.encoders.assemble import assemble
 from sd3deploy.encoders.choices import Choice, require
+from sd3deploy.encoders.finite import NotFinite, require_finite
+from sd3deploy.encoders.mapped import Mapped
 from sd3deploy.encoders.quantize import Encoded, quantize
 from sd3deploy.encoders.recipe import Recipe
 from sd3deploy.encoders.source import Source
@@ -31,12 +33,15 @@ _writing: threading.Thread | None = None
 
 @dataclass(frozen=True)
 class Read:
-    """An encoder in RAM that waits to be put where it is computed. cached: it comes from the disk's cache, and is memory-mapped."""
+    """An encoder in RAM that waits to be put where it is computed. cached: it comes from the disk's cache, and is memory-mapped. mapped:
+    the files in which it lies.
+    """
 
     choice: Choice
     device: Device
     cached: bool
     _make: Callable[[], Any]
+    mapped: tuple[Mapped, ...] = ()
 
     def place(self) -> transformers.T5EncoderModel:
         """The encoder, in evaluation mode: with bitsandbytes' layers on the device, else on the CPU. Raises EncoderError with a remedy."""
@@ -71,12 +76,12 @@ def read(
         found = cache.find(weights, recipe) if cache else None
         if found is not None:
             progress(weights.size, weights.size)
-            return Read(choice, device, True, lambda: assemble(found, place))
+            return Read(choice, device, True, lambda: assemble(found, place), found.mapped)
         before = weights.fingerprint()
         encoded = quantize(weights, recipe, device, progress, cancelled)
     if cache:
         _keep(cache, weights, recipe, encoded, before)
-    return Read(choice, device, False, lambda: assemble(encoded, place))
+    return Read(choice, device, False, lambda: assemble(encoded, place), encoded.mapped)
 
 
 def load(
@@ -111,9 +116,15 @@ def _sdnq(choice: Choice, weights: Weights, device: Device, sdnq_config: Callabl
     config = sdnq_config() if sdnq_config else None
     if config is None:
         raise EncoderError("encoder.no-sdnq", name=choice.name)
-    known = transformers.T5Config(**weights.config)
+    known, state = transformers.T5Config(**weights.config), mapped(weights)
+    for name, tensor in state.items():
+        try:
+            require_finite(tensor)
+        except NotFinite as error:
+            stored = weights.tensors[name]
+            raise EncoderError("encoder.not-finite", tensor=stored.key, file=stored.file.name) from error
     encoder = transformers.T5EncoderModel.from_pretrained(
-        None, config=known, state_dict=mapped(weights), dtype=getattr(torch, device.compute_dtype), quantization_config=config
+        None, config=known, state_dict=state, dtype=getattr(torch, device.compute_dtype), quantization_config=config
     )
     return encoder.eval().requires_grad_(False)
 

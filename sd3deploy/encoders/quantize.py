@@ -14,12 +14,15 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sd3deploy.device import Device
 from sd3deploy.encoders.assemble import linears, quantization_config, shapes
+from sd3deploy.encoders.finite import NotFinite
+from sd3deploy.encoders.mapped import Mapped, stamp
 from sd3deploy.encoders.recipe import Recipe
-from sd3deploy.encoders.storage import STORAGES, Storage, Wide
+from sd3deploy.encoders.storage import STORAGES, AsItLies, Storage, Wide
 from sd3deploy.encoders.weights import Stored, Weights, dtype, mapped
 from sd3deploy.errors import EncoderError
 from sd3deploy.memory import exhausted
@@ -42,12 +45,13 @@ class Stopped(EncoderError):
 @dataclass(frozen=True)
 class Encoded:
     """A T5 encoder as tensors on the CPU. config: of transformers' T5Config, with quantization_config where bitsandbytes has one. tensors:
-    as the state_dict of the encoder has them.
+    as the state_dict of the encoder has them. mapped: the files in which some of them lie.
     """
 
     recipe: Recipe
     config: Mapping[str, Any]
     tensors: Mapping[str, torch.Tensor]
+    mapped: tuple[Mapped, ...] = ()
 
     @property
     def size(self) -> int:
@@ -59,7 +63,7 @@ class Encoded:
 class _Target:
     """A tensor that is being made. missing: pieces."""
 
-    storage: Storage
+    storage: Storage | AsItLies
     missing: int
 
 
@@ -105,14 +109,15 @@ def _quantize(
     stored_as = {name: _whole(weights, name, shape) for name, shape in needed.items()}
     ways = linears(skeleton, recipe)
     found: dict[str, torch.Tensor] = {}
-    targets, pieces = {}, []
-    straight = mapped(weights) if recipe.choice.stored == "wide" else {}  # what is as wanted needs no copy
+    targets, pieces, as_they_lie = {}, [], []
+    before = {file: stamp(file) for file in weights.files}
+    straight = mapped(weights) if recipe.choice.stored == "wide" else {}  # what is as wanted needs no copy, and is only looked at
     for name, stored in sorted(stored_as.items(), key=lambda item: (item[1].file, item[1].offset)):  # as they lie on the disk
         kind = ways.get(name.removesuffix(".weight"), "wide")
-        made = STORAGES[kind](name, stored.shape, recipe, kind)
+        made: Storage | AsItLies = STORAGES[kind](name, stored.shape, recipe, kind)
         if name in straight and isinstance(made, Wide) and straight[name].dtype is made.dtype:
-            found[name] = straight[name]
-            continue
+            made = AsItLies(name, straight[name])
+            as_they_lie.append(name)
         parts = list(_split(name, stored, made.step, _PIECE))
         targets[name] = _Target(made, len(parts))
         pieces += parts
@@ -125,18 +130,24 @@ def _quantize(
             rows = rows.to(place, non_blocking=True)  # what comes back waits for it
         if piece.stored.dtype.startswith("F8"):
             rows = rows.to(torch.bfloat16) * (1 if piece.stored.scale is None else piece.stored.scale)
-        target.storage.add(piece.first, rows)
-        with lock:
-            target.missing -= 1
-            if target.missing:
-                return
-        done = target.storage.tensors()
+        try:
+            target.storage.add(piece.first, rows)
+            with lock:
+                target.missing -= 1
+                if target.missing:
+                    return
+            done = target.storage.tensors()
+        except NotFinite as error:
+            raise EncoderError("encoder.not-finite", tensor=piece.stored.key, file=piece.stored.file.name) from error
         with lock:
             del targets[piece.name]
             found.update(done)
 
     _run(pieces, work, place, progress, cancelled)
-    return Encoded(recipe, config, found)
+    taken: dict[Path, list[torch.Tensor]] = {}
+    for name in as_they_lie:
+        taken.setdefault(stored_as[name].file, []).append(found[name])
+    return Encoded(recipe, config, found, tuple(Mapped.of(file, before[file], tensors) for file, tensors in taken.items()))
 
 
 def _run(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sd3deploy.encoders.choices import HOST_DEFAULT, NONE, Choice
+from sd3deploy.encoders.header import Tensor, read_header
 from sd3deploy.errors import SettingError
 from sd3deploy.memory.t5_shape import DTYPES, T5_XXL, T5Shape
 
@@ -126,19 +127,6 @@ _IN_FILE = {  # prefix of a single file's tensors → part (comfyanonymous/Comfy
 _WIDTH = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "U16": 2, "U32": 4, "U64": 8}  # all else: 1 byte
 
 
-@dataclass(frozen=True)
-class _Tensor:
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def count(self) -> int:
-        count = 1
-        for side in self.shape:
-            count *= side
-        return count
-
-
 def read_model(path: Path) -> Weights:
     """The sizes of a model folder (with model_index.json) or of a single .safetensors file. Parts that it lacks, which the host takes
     from elsewhere, count as published. Raises SettingError when it can not be read.
@@ -152,7 +140,7 @@ def read_model(path: Path) -> Weights:
 
 
 def _file(path: Path) -> Weights:
-    tensors: dict[str, dict[str, _Tensor]] = {}
+    tensors: dict[str, dict[str, Tensor]] = {}
     for name, tensor in _header(path).items():
         for prefix, part in _IN_FILE.items():
             if name.startswith(prefix):
@@ -198,7 +186,7 @@ def _config(folder: Path) -> dict[str, Any]:
     return json.loads(file.read_text("utf-8")) if file.is_file() else {}
 
 
-def _part_tensors(folder: Path) -> dict[str, _Tensor]:
+def _part_tensors(folder: Path) -> Mapping[str, Tensor]:
     """The tensors of one part. Of several variants, such as fp16 beside float32, one: their shapes are the same."""
     if not folder.is_dir():
         return {}
@@ -211,15 +199,15 @@ def _part_tensors(folder: Path) -> dict[str, _Tensor]:
     return _header(files[0]) if files else {}
 
 
-def _header(file: Path) -> dict[str, _Tensor]:
-    from safetensors import safe_open
+def _header(file: Path) -> Mapping[str, Tensor]:
+    """Raises ValueError for a file that is damaged."""
+    header, size = read_header(file), file.stat().st_size
+    if header.size != size:
+        raise ValueError(f"{file.name} has {size} bytes instead of {header.size}")
+    return header.tensors
 
-    with safe_open(file, "np") as opened:
-        slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118  it is no mapping
-        return {name: _Tensor(found.get_dtype(), tuple(found.get_shape())) for name, found in slices.items()}
 
-
-def _part(tensors: Mapping[str, _Tensor]) -> Part:
+def _part(tensors: Mapping[str, Tensor]) -> Part:
     """Floating tensors take the type of the model. A part with codes in it is quantized, and stays as stored."""
     tied = {"encoder.embed_tokens.weight"} if "shared.weight" in tensors else set()
     tensors = {name: tensor for name, tensor in tensors.items() if name not in tied}
@@ -231,7 +219,7 @@ def _part(tensors: Mapping[str, _Tensor]) -> Part:
     return Part(numbers, 8 * positions)  # CLIP's position ids, which no file needs to hold
 
 
-def _t5(tensors: Mapping[str, _Tensor]) -> T5Shape | None:
+def _t5(tensors: Mapping[str, Tensor]) -> T5Shape | None:
     """The shapes of T5, read off its tensors; None where there is none, or one that is quantized already."""
     bias = tensors.get("encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight")
     query = tensors.get("encoder.block.0.layer.0.SelfAttention.q.weight")

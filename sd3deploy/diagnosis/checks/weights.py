@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+
+from sd3deploy.encoders.header import read_header as header_of
 
 __all__ = ["Weights", "read_header"]
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
-_HEADER = 100_000_000  # bytes: the safetensors library refuses longer ones
 
 
 @dataclass(frozen=True)
@@ -29,26 +28,18 @@ class Weights:
 
 def read_header(path: Path) -> Weights:
     """Of a .safetensors file; of others it is only said whether they are there."""
-    size = count = 0
     try:
         size = path.stat().st_size
         with open(path, "rb") as file:
-            start = file.read(len(_POINTER))
-            if start == _POINTER:
+            if file.read(len(_POINTER)) == _POINTER:
                 return Weights(path, "pointer", size)
-            if path.suffix != ".safetensors":
-                return Weights(path, "whole" if size else "truncated", size)
-            file.seek(0)
-            length = file.read(8)
-            count = struct.unpack("<Q", length)[0] if len(length) == 8 else 0
-            header: Any = json.loads(file.read(count)) if 0 < count <= min(_HEADER, size) else {}
+        if path.suffix != ".safetensors":
+            return Weights(path, "whole" if size else "truncated", size)
+        header = header_of(path)
     except OSError:  # not there, a link that leads nowhere, or not to be read
         return Weights(path, "missing")
     except ValueError:
         return Weights(path, "truncated", size)
-    try:
-        header.pop("__metadata__", None)
-        wanted = 8 + count + max(one["data_offsets"][1] for one in header.values())
-    except (AttributeError, KeyError, TypeError, ValueError):  # JSON, but of something else
+    if not header.tensors:  # a file of weights without any
         return Weights(path, "truncated", size)
-    return Weights(path, "whole" if size == wanted else "truncated", size, wanted, tuple(header))
+    return Weights(path, "whole" if size == header.size else "truncated", size, header.size, tuple(header.tensors))

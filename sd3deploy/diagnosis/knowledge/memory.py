@@ -10,6 +10,7 @@ from sd3deploy.memory.exhausted import read_exhausted
 
 __all__ = ["RULES"]
 
+
 def _amounts(values: Mapping[str, str], seen: Seen) -> Advice:
     """With the numbers that the error gives, where it gives some."""
     exhausted = read_exhausted(seen.text)

@@ -19,6 +19,7 @@ from sd3deploy.encoders.cache.entry import CONFIG, MODEL, TEMPORARY, Entry, name
 from sd3deploy.encoders.cache.error import CacheError
 from sd3deploy.encoders.cache.manifest import key
 from sd3deploy.encoders.cache.tensors import Progress, map_tensors, quiet
+from sd3deploy.encoders.mapped import Mapped, stamp
 from sd3deploy.errors import Sd3Error, SettingError
 from sd3deploy.file_lock import try_lock
 
@@ -82,7 +83,11 @@ class Cache:
             text = entry.text
             wrong = self._wrong(entry, wanted)
             if wrong is None:
-                return Encoded(recipe, json.loads((entry.folder / CONFIG).read_bytes()), map_tensors(entry.folder / MODEL))
+                file = entry.folder / MODEL
+                before = stamp(file)
+                tensors = map_tensors(file)
+                mapped = (Mapped.of(file, before, tensors.values()),)
+                return Encoded(recipe, json.loads((entry.folder / CONFIG).read_bytes()), tensors, mapped)
         except (FileNotFoundError, ValueError):  # removed this moment, or a header that can not be read
             wrong = MODEL
         except OSError as error:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sd3deploy import __version__, packages
+from sd3deploy.encoders.mapped import stamp
 
 if TYPE_CHECKING:
     from sd3deploy.encoders.recipe import Recipe
@@ -75,16 +74,6 @@ def key(fingerprint: object, recipe: Recipe) -> str:
 def place(weights: Weights) -> str:
     """A hash of where the files lie; the path itself would carry the name of the user."""
     return _digest(sorted({str(stored.file.absolute()) for stored in weights.tensors.values()}))
-
-
-def stamp(file: Path) -> dict[str, int]:
-    """What changes when somebody writes to a file or puts another in its place, though the time of its content may be put back.
-
-    Raises OSError for a file that is not there.
-    """
-    found = file.stat()
-    told = {"size": found.st_size, "mtime_ns": found.st_mtime_ns, "inode": found.st_ino}
-    return told if os.name == "nt" else {**told, "ctime_ns": found.st_ctime_ns}  # on Windows it is the time of creation
 
 
 def versions() -> dict[str, str | None]:

@@ -61,6 +61,9 @@ class Status(BaseModel, extra="allow"):
     t5_bytes_16bit: int = Field(description="Bytes that it would have in 16 bit.", examples=[9524621312])
     busy: str | None = Field(description="What is being done, as a sentence.", examples=["Loading T5 FP4…"])
     progress: Progress | None = Field(description="How far the text encoder is that is being read; null where none is.")
+    encoder_warning: Explanation | None = Field(
+        description="What is wrong with the encoder in memory: the file that it lies in was changed on disk.", examples=[None]
+    )
     last_error: Explanation | None = Field(description="The last error that no success has followed.", examples=[None])
     packages: dict[str, str | None] = Field(description="Package → version; null: not installed.", examples=[{"bitsandbytes": "0.50.2"}])
     pid: int = Field(description="Of the server's process: the same as long as nothing was restarted.", examples=[4711])

@@ -41,7 +41,7 @@ def show(script: Any, verifying: Verifying, reporting: Reporting) -> None:
         )  # fmt: skip
         file = gr.File(label=messages.text("panel.file"), visible=False, elem_id=script.elem_id("bundle"))
     verify.click(fn=spoken(lambda: outcome_html(verifying.begin)), inputs=[], outputs=[done])
-    diagnose.click(fn=spoken(lambda text: findings_html(reporting.diagnosing.read(text))), inputs=[pasted], outputs=[found])
+    diagnose.click(fn=spoken(lambda text: findings_html(*reporting.diagnosing.read(text))), inputs=[pasted], outputs=[found])
     report.click(
         fn=spoken(lambda: (gr.update(value=reporting.show(), visible=True), gr.update(interactive=True))), inputs=[], outputs=[text, save]
     )

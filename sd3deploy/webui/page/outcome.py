@@ -21,9 +21,10 @@ def outcome_html(work: Callable[[], str]) -> str:
     return f'<div role="status">{html.escape(text)}</div>'
 
 
-def findings_html(found: Iterable[Finding]) -> str:
-    """Each with its remedy, and the lines that show it on demand."""
+def findings_html(found: Iterable[Finding], note: str = "") -> str:
+    """Each with its remedy, and the lines that show it on demand; then the note."""
     rows = [_finding(one) for one in found] or [f"<p>{html.escape(messages.text('panel.diagnose.nothing'))}</p>"]
+    rows += [f"<p>{html.escape(note)}</p>"] if note else []
     return f'<div role="status">{"".join(rows)}</div>'
 
 

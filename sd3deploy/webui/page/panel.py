@@ -107,4 +107,6 @@ def state_line(status: dict[str, Any]) -> str:
         line = messages.text("panel.state", model=status["model"], encoder=status["encoder"], size=units.size(status["t5_bytes"]))
         if status["wanted"] != status["encoder"] and not status["last_error"]:  # what has failed is not tried with every image
             line += " " + messages.text("panel.pending", wanted=status["wanted"])
+        if status["encoder_warning"]:
+            line += f" {status['encoder_warning']['message']}"
     return f"{line} {status['last_error']['message']}" if status["last_error"] else line

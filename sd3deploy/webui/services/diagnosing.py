@@ -7,8 +7,10 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from sd3deploy import messages
 from sd3deploy.diagnosis import installed, matcher
 from sd3deploy.diagnosis.finding import Finding
+from sd3deploy.diagnosis.record import PASTED, bounded
 from sd3deploy.errors import Sd3Error
 from sd3deploy.events import Events
 from sd3deploy.webui.host.adapter import SdNext
@@ -70,9 +72,15 @@ class Diagnosing:
         self.findings.appendleft(found[0])
         return found[0]
 
-    def read(self, text: str) -> list[Finding]:
-        """What a pasted error or a part of a log tells, as if it were of this machine; of nothing: what has failed last."""
-        return matcher.read([text], self._look) if text.strip() else list(self.findings)[:1]
+    def read(self, text: str) -> tuple[list[Finding], str]:
+        """What a pasted error or a part of a log tells, as if it were of this machine; of nothing: what has failed last. And a sentence
+        that says how much of it was not read, or "".
+        """
+        if not text.strip():
+            return list(self.findings)[:1], ""
+        text, left_out = bounded(text)
+        note = messages.text("panel.diagnose.left-out", count=f"{left_out:,}", read=f"{PASTED:,}") if left_out else ""
+        return matcher.read([text], self._look), note
 
     def _look(self) -> installed.Installed:
         return installed.read_installed(self.host.install_options().host_root, self.host.device().backend)
