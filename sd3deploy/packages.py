@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from importlib import metadata
 
@@ -12,7 +13,7 @@ __all__ = ["snapshot", "version"]
 def snapshot() -> dict[str, tuple[str, int]]:
     """Distribution name → (version, time of its installation in ns), by the names of the dist-info folders: a millisecond or two.
 
-    Two snapshots that differ tell what somebody has installed, reinstalled or upgraded in between.
+    Two snapshots that differ tell what somebody has installed, reinstalled or upgraded in between. Raises nothing.
     """
     found: dict[str, tuple[str, int]] = {}
     for folder in sys.path:
@@ -23,7 +24,10 @@ def snapshot() -> dict[str, tuple[str, int]]:
         for entry in entries:
             if entry.name.endswith(".dist-info"):
                 name, _, installed = entry.name.removesuffix(".dist-info").partition("-")
-                found.setdefault(name.replace("_", "-").lower(), (installed, entry.stat().st_mtime_ns))
+                try:
+                    found.setdefault(re.sub(r"[-_.]+", "-", name).lower(), (installed, entry.stat().st_mtime_ns))
+                except OSError:  # it has vanished since the folder was listed: pip is at work
+                    continue
     return found
 
 

@@ -7,6 +7,6 @@ changes nothing that was right. It never reloads a module: classes of a reloaded
 
 from __future__ import annotations
 
-from sd3deploy.refresh.verdict import Restart, Verdict, refresh
+from sd3deploy.refresh.verdict import Unusable, Verdict, refresh
 
-__all__ = ["Restart", "Verdict", "refresh"]
+__all__ = ["Unusable", "Verdict", "refresh"]

@@ -6,19 +6,24 @@ import inspect
 import os
 import re
 import sys
+import time
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType
+from types import ModuleType
 
 from packaging.version import InvalidVersion, Version
 
+from sd3deploy import packages
 from sd3deploy.refresh.private import ALIASES
 
-__all__ = ["Package", "changed_on_disk", "loaded_version", "normal", "pattern", "read_package", "real_module", "same_version"]
+__all__ = ["Package", "is_replaced", "loaded_version", "normal", "note", "pattern", "read_package", "real_module", "same_version"]
 
 # Beside their package some distributions ship folders with names that everybody uses; never import those.
 _JUNK = {"test", "tests", "example", "examples", "doc", "docs", "bench", "benchmarks", "scripts", "tools"}
+
+_noted: dict[str, str] = {}  # distribution → the version of which this process has loaded its modules
 
 
 @dataclass(frozen=True)
@@ -34,10 +39,8 @@ class Package:
 
     @property
     def replaced(self) -> bool:
-        """True when what is in memory is not what is on disk: by its version, or where it has none by its code."""
-        if self.loaded == "?":
-            return not self.version or any(map(_code_differs, self.imports))
-        return self.loaded != "" and not same_version(self.loaded, self.version)
+        """True when what is in memory is not what is on disk."""
+        return any(is_replaced(self.name, module, self.version) for module in self.imports)
 
     @property
     def haunted(self) -> bool:
@@ -127,26 +130,6 @@ def loaded_version(name: str) -> str:
     return "?"
 
 
-def _code_differs(package: str) -> bool:
-    """True when a function of a loaded module is not among those that its file defines now."""
-    for name, module in list(sys.modules.items()):
-        if name != package and not name.startswith(f"{package}."):
-            continue
-        try:
-            code = module.__spec__.loader.get_code(name)  # type: ignore[union-attr]
-        except Exception:  # compiled, or gone
-            continue
-        now: dict[str, list[CodeType]] = {}
-        for constant in code.co_consts if code else ():
-            if isinstance(constant, CodeType):
-                now.setdefault(constant.co_name, []).append(constant)
-        for function in list(vars(module).values()):
-            own = isinstance(function, FunctionType) and function.__module__ == name and not hasattr(function, "__wrapped__")
-            if own and function.__qualname__ == function.__code__.co_name and function.__code__ not in now.get(function.__qualname__, []):
-                return True
-    return False
-
-
 def same_version(one: str, other: str) -> bool:
     """Equal versions; a local part such as +cpu counts only where both have one."""
     try:
@@ -156,10 +139,33 @@ def same_version(one: str, other: str) -> bool:
     return Version(a.public) == Version(b.public) and (a.local == b.local or not a.local or not b.local)
 
 
-def changed_on_disk(name: str) -> bool:
-    """True when a loaded library has another version on disk. The library is imported by its distribution's name."""
-    loaded = loaded_version(name)
+def is_replaced(name: str, module: str, version: str) -> bool:
+    """True when what is loaded as `module` is not what lies on disk as version `version` of the distribution `name` ("": nothing does).
+
+    What was installed before this process began is what was loaded, whatever `__version__` says: that of an editable install may lag
+    behind, and that of a library may differ from its metadata for good. After that the version decides which was loaded: the one that a
+    former refresh has noted, else the one that the module tells.
+    """
+    loaded = loaded_version(module)
+    if not loaded or not version:
+        return loaded != ""
+    if packages.snapshot().get(normal(name), ("", 0))[1] <= _started() * 1e9:
+        return False
+    known = _noted.get(normal(name)) or (version if loaded == "?" else loaded)
+    return not same_version(known, version)
+
+
+def note(name: str, version: str) -> None:
+    """Remember that what is loaded of a distribution is this version of it."""
+    _noted[normal(name)] = version
+
+
+@cache
+def _started() -> float:
+    """When this process began, in seconds since the epoch; 0 where that can not be told, and then every installation counts as later."""
     try:
-        return loaded not in ("", "?") and not same_version(loaded, metadata.version(name))
-    except Exception:  # no metadata: removed or broken
-        return True
+        import psutil
+
+        return min(psutil.Process().create_time(), time.time())
+    except Exception:  # not there, or a system that does not tell
+        return 0.0
