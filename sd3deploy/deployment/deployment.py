@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sd3deploy import deps, messages, packages, units
+from sd3deploy.deployment.newcomers import Newcomers
 from sd3deploy.deps import stopping
 from sd3deploy.device import Device
 from sd3deploy.encoders import choices, handover, load, measure, source, swap
@@ -27,11 +28,11 @@ from sd3deploy.encoders.handover import Handover
 from sd3deploy.encoders.quantize import Stopped
 from sd3deploy.encoders.recipe import Recipe
 from sd3deploy.encoders.weights import Weights, open_weights
-from sd3deploy.errors import RestartRequired, SettingError
+from sd3deploy.errors import SettingError
 from sd3deploy.events import Events
 from sd3deploy.memory import exhausted
 from sd3deploy.memory.t5_shape import T5Shape
-from sd3deploy.refresh import refresh
+from sd3deploy.refresh import Verdict, refresh
 
 __all__ = ["Deployment", "Host", "LoadProgress", "Progress", "Wanted"]
 
@@ -123,6 +124,7 @@ class Deployment:
         self._proven: set[tuple[str, ...]] = set()
         self._failed: Wanted | None = None  # not tried again with every image: only a change or another load does that
         self._complained: set[str] = set()
+        self._newcomers = Newcomers(host.queue, self.busy, self._tell_unusable)
         self._endings: list[threading.Event] = []  # one of each change or load that is under way: set, it ends
 
     # What is wanted, and what is there
@@ -221,13 +223,9 @@ class Deployment:
             one.set()
         return bool(running)
 
-    def installed(self, distributions: list[str]) -> None:
-        """The host installed packages by itself: make them usable, and say so only where a restart is needed after all."""
-        if not distributions:
-            return
-        verdict = refresh(distributions)
-        for restart in verdict.restart:
-            self.events.tell("warning", "restart.needed", name=restart.name, reason=restart.reason)
+    def installed(self, distributions: list[str]) -> threading.Thread | None:
+        """The host has installed packages by itself; see Newcomers.add."""
+        return self._newcomers.add(distributions)
 
     def status(self) -> dict[str, Any]:
         """The state as JSON-able values; sizes in bytes. Never waits for a lock."""
@@ -377,10 +375,7 @@ class Deployment:
         if not choice.groups or choice.groups in self._proven:
             return
         names = [requirement.name for requirement in deps.requirements(choice.groups)]
-        verdict = refresh(names)
-        if not verdict.ok:
-            first = verdict.restart[0]
-            raise RestartRequired("restart.needed", name=first.name, reason=first.reason)
+        refresh(names).require()
         if "bitsandbytes" in choice.groups:
             deps.prove_bitsandbytes(device.torch)
         self._proven.add(choice.groups)
@@ -439,6 +434,12 @@ class Deployment:
         except SettingError as error:
             self._complain(error)
             return source.KINDS[0]
+
+    def _tell_unusable(self, verdict: Verdict) -> None:
+        for one in verdict.restart:
+            self.events.tell("warning", "restart.needed", name=one.name, reason=one.reason)
+        for one in verdict.failed:
+            self.events.tell("warning", "refresh.unusable", name=one.name, reason=one.reason)
 
     def _complain(self, error: SettingError) -> None:
         """Say it once for each value."""

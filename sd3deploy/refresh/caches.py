@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from sd3deploy.refresh.package import Package, normal, pattern
-from sd3deploy.refresh.private import LIBRARIES, MISSING_BACKENDS, PACKAGE_MAPS
+from sd3deploy.refresh.private import MISSING_BACKENDS, PACKAGE_MAPS
 
 __all__ = ["correct_backends", "correct_flags", "correct_maps", "forget", "modules_of", "placeholder"]
 
@@ -32,7 +32,7 @@ def placeholder(value: object) -> bool:
     return type(value).__name__ == "DummyObject"
 
 
-def forget(packages: list[Package], libraries: tuple[str, ...] = LIBRARIES) -> int:
+def forget(packages: list[Package], libraries: tuple[str, ...]) -> int:
     """Clear the caches of the libraries' checks for availability and version. Returns how many there are."""
     named = pattern(tuple(alias for package in packages for alias in package.aliases))
     found = {}

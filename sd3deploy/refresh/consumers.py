@@ -21,9 +21,10 @@ from typing import Any
 
 from sd3deploy.refresh.caches import modules_of
 from sd3deploy.refresh.imports import lacking
-from sd3deploy.refresh.package import Package, real_module
+from sd3deploy.refresh.package import Package, normal, read_package, real_module
+from sd3deploy.refresh.private import LIBRARIES
 
-__all__ = ["Question", "in_a_new_process", "stale", "use_in_diffusers", "use_in_transformers"]
+__all__ = ["Question", "in_a_new_process", "is_asked_about", "stale", "use_in_diffusers", "use_in_transformers"]
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,18 @@ def stale(package: Package, libraries: tuple[str, ...]) -> list[Question]:
         return []
     log.debug("asking a new process: %s", noes)
     return [question for question, said in zip(noes, in_a_new_process(noes), strict=True) if said]
+
+
+def is_asked_about(name: str) -> bool:
+    """Whether a library of the model stack that is loaded has a check for the distribution, or is it. Imports nothing."""
+    package = read_package(name)
+    return name in map(normal, LIBRARIES) or any(
+        package.mentioned_in(key)
+        for module, loaded in modules_of(LIBRARIES)
+        if module.rpartition(".")[2] in _CHECKS
+        for key, value in list(vars(loaded).items())
+        if key.endswith("_available") and callable(value)
+    )
 
 
 def _questions(package: Package, libraries: tuple[str, ...]) -> Iterable[Question]:

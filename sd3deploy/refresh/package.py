@@ -18,7 +18,7 @@ from packaging.version import InvalidVersion, Version
 from sd3deploy import packages
 from sd3deploy.refresh.private import ALIASES
 
-__all__ = ["Package", "is_replaced", "loaded_version", "normal", "note", "pattern", "read_package", "real_module", "same_version"]
+__all__ = ["Package", "is_loaded", "is_replaced", "normal", "note", "pattern", "read_package", "real_module", "same_version"]
 
 # Beside their package some distributions ship folders with names that everybody uses; never import those.
 _JUNK = {"test", "tests", "example", "examples", "doc", "docs", "bench", "benchmarks", "scripts", "tools"}
@@ -115,6 +115,11 @@ def real_module(name: str) -> ModuleType | None:
     """A loaded module with a file. A namespace, such as an empty leftover folder makes, does not count."""
     module = sys.modules.get(name)
     return module if isinstance(module, ModuleType) and vars(module).get("__file__") else None
+
+
+def is_loaded(name: str) -> bool:
+    """Whether all that a distribution has to import was imported already."""
+    return all(map(real_module, read_package(name).imports))
 
 
 def loaded_version(name: str) -> str:

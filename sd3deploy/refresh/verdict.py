@@ -15,7 +15,7 @@ from sd3deploy.refresh import caches, consumers, finders, imports
 from sd3deploy.refresh.package import Package, is_replaced, normal, note, read_package
 from sd3deploy.refresh.private import LIBRARIES
 
-__all__ = ["Unusable", "Verdict", "refresh"]
+__all__ = ["Unusable", "Verdict", "forget", "refresh"]
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +104,15 @@ def refresh(distributions: Iterable[str]) -> Verdict:
     verdict = Verdict(tuple(package.name for package in usable), tuple(restart), seconds, tuple(steps), tuple(failed))
     log.debug("refresh %s: restart %s, failed %s, %.3f s, %s", verdict.refreshed, verdict.restart, verdict.failed, seconds, steps)
     return verdict
+
+
+def forget(distributions: Iterable[str]) -> None:
+    """Let the libraries look for these anew when they are asked next, without importing anything. Called from any thread."""
+    found = [read_package(name) for name in distributions]
+    if found:
+        finders.invalidate()
+        caches.correct_maps(found)
+        caches.forget(found, LIBRARIES)
 
 
 def _is_swapped(library: str) -> bool:
