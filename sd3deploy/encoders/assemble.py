@@ -79,7 +79,7 @@ def quantization_config(recipe: Recipe) -> transformers.BitsAndBytesConfig | Non
     )
 
 
-def _skeleton(recipe: Recipe, config: Mapping[str, Any]) -> torch.nn.Module:
+def _skeleton(recipe: Recipe, config: Mapping[str, Any]) -> Any:
     """The encoder with modules of the right kinds and no memory."""
     import transformers
 

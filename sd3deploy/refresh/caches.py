@@ -50,7 +50,9 @@ def correct_maps(packages: list[Package]) -> list[str]:
     steps = []
     for module, name in PACKAGE_MAPS:
         table = vars(sys.modules[module]).get(name) if module in sys.modules else None
-        for package in packages if isinstance(table, dict) else ():
+        if not isinstance(table, dict):
+            continue
+        for package in packages:
             for top in {module.partition(".")[0] for module in package.imports}:
                 owners = table.setdefault(top, [])
                 if package.name not in map(normal, owners):
@@ -94,7 +96,9 @@ def correct_backends(libraries: tuple[str, ...]) -> list[str]:
     for name, module in modules_of(libraries):
         tables = vars(module)
         waiting = tables.get(attribute)
-        for key, backends in list(waiting.items()) if isinstance(waiting, dict) else ():
+        if not isinstance(waiting, dict):
+            continue
+        for key, backends in list(waiting.items()):
             rest = [backend for backend in backends if missing(backend)]
             if len(rest) == len(backends):
                 continue
