@@ -12,9 +12,9 @@ from types import ModuleType
 from typing import Any
 
 from sd3deploy.refresh.package import Package, normal, pattern
-from sd3deploy.refresh.private import MISSING_BACKENDS, PACKAGE_MAPS
+from sd3deploy.refresh.private import MISSING_BACKENDS, PACKAGE_MAP
 
-__all__ = ["correct_backends", "correct_flags", "correct_maps", "forget", "modules_of", "placeholder"]
+__all__ = ["correct_backends", "correct_flags", "correct_map", "forget", "modules_of", "placeholder"]
 
 _CHECK = re.compile(r"^_?is_|avail|version")
 _CACHED = type(functools.lru_cache(lambda: None))
@@ -45,19 +45,19 @@ def forget(packages: list[Package], libraries: tuple[str, ...]) -> int:
     return len(found)
 
 
-def correct_maps(packages: list[Package]) -> list[str]:
-    """Enter the packages into the tables of distributions that were made at import. Returns what was entered."""
-    steps = []
-    for module, name in PACKAGE_MAPS:
-        table = vars(sys.modules[module]).get(name) if module in sys.modules else None
-        if not isinstance(table, dict):
-            continue
-        for package in packages:
-            for top in {module.partition(".")[0] for module in package.imports}:
-                owners = table.setdefault(top, [])
-                if package.name not in map(normal, owners):
-                    owners.append(package.name)
-                    steps.append(f"{module}.{name}[{top}]")
+def correct_map(packages: list[Package]) -> list[str]:
+    """Enter the packages into the table of distributions that transformers has made at its import. Returns what was entered."""
+    module, name = PACKAGE_MAP
+    table = vars(sys.modules[module]).get(name) if module in sys.modules else None
+    steps: list[str] = []
+    if not isinstance(table, dict):
+        return steps
+    for package in packages:
+        for top in {module.partition(".")[0] for module in package.imports}:
+            owners = table.setdefault(top, [])
+            if package.name not in map(normal, owners):
+                owners.append(package.name)
+                steps.append(f"{name}[{top}]")
     return steps
 
 

@@ -5,7 +5,7 @@ A name that a version lacks is passed over: the questions at the end of a refres
 
 from __future__ import annotations
 
-__all__ = ["ALIASES", "LIBRARIES", "METADATA_CACHE", "MISSING_BACKENDS", "PACKAGE_MAPS", "VERIFIED"]
+__all__ = ["ALIASES", "LIBRARIES", "METADATA_CACHE", "MISSING_BACKENDS", "PACKAGE_MAP", "VERIFIED"]
 
 # The versions on which every case of tests/no_restart passed, on Python 3.11.
 VERIFIED = {
@@ -25,8 +25,8 @@ ALIASES = {"bitsandbytes": ("bnb",)}
 # importlib.metadata keeps folder listings here; up to Python 3.12.1 invalidate_caches() does not reach it (gh-116811).
 METADATA_CACHE = ("FastPath", "__new__")
 
-# Snapshots of importlib.metadata.packages_distributions(), taken once at import. transformers 5.24 has none any more.
-PACKAGE_MAPS = (("transformers.utils.import_utils", "PACKAGE_DISTRIBUTION_MAPPING"), ("diffusers.utils.import_utils", "_package_map"))
+# A snapshot of importlib.metadata.packages_distributions(), taken once at import; gguf has no version for it without. Gone in 5.24.
+PACKAGE_MAP = ("transformers.utils.import_utils", "PACKAGE_DISTRIBUTION_MAPPING")
 
 # transformers: lazy modules list here what they replace by a placeholder, checks are in BACKENDS_MAPPING.
 MISSING_BACKENDS = ("_object_missing_backend", "transformers.utils.import_utils", "BACKENDS_MAPPING")

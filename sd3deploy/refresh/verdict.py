@@ -85,7 +85,7 @@ def refresh(distributions: Iterable[str]) -> Verdict:
         # A library whose files are no longer those in memory must not be corrected by what its new files say.
         same = tuple(library for library in libraries if not _is_swapped(library))
         try:
-            steps += caches.correct_maps(usable)
+            steps += caches.correct_map(usable)
             caches.forget(usable, libraries)
             steps += caches.correct_flags(usable, libraries)
             steps += caches.correct_backends(libraries)
@@ -111,7 +111,7 @@ def forget(distributions: Iterable[str]) -> None:
     found = [read_package(name) for name in distributions]
     if found:
         finders.invalidate()
-        caches.correct_maps(found)
+        caches.correct_map(found)
         caches.forget(found, LIBRARIES)
 
 
