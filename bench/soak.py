@@ -164,6 +164,6 @@ def _counters(pid: int) -> dict[str, int]:
 
     process = psutil.Process(pid)
     with process.oneshot():
-        files = process.num_fds() if hasattr(process, "num_fds") else process.num_handles()
+        files = process.num_fds() if hasattr(process, "num_fds") else 0
         maps = len(process.memory_maps(grouped=False)) if hasattr(process, "memory_maps") else 0
         return {"rss": process.memory_info().rss, "descriptors": files, "threads": process.num_threads(), "maps": maps}

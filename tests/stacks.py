@@ -19,7 +19,7 @@ import pytest
 from demo.environment import linked
 from sd3deploy import tiny_sd3
 
-__all__ = ["FIRST", "OLDER", "PINS", "ROOT", "Result", "copied", "current", "model", "older", "passed", "script"]
+__all__ = ["FIRST", "NEWER", "OLDER", "PINS", "ROOT", "Result", "copied", "current", "model", "newer", "older", "passed", "script"]
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = Path(__file__).parent / "no_restart"
@@ -34,6 +34,18 @@ PINS = {
 }
 # The last transformers 4, with the diffusers and huggingface_hub of its time.
 OLDER = {"transformers": "4.57.6", "diffusers": "0.36.0", "huggingface_hub": "0.36.2"}
+# What came out by the end of 2026, with what it needs beside.
+NEWER = {
+    "transformers": "5.24.0",
+    "diffusers": "0.42.1",
+    "huggingface_hub": "2.4.0",
+    "accelerate": "1.15.0",
+    "peft": "0.21.2",
+    "tokenizers": "0.23.3",
+    "httpx2": "2.16.2",
+    "httpcore2": "2.16.2",
+    "truststore": "0.10.5",
+}
 # The first diffusers with SD3, and what it was released with.
 FIRST = {"transformers": "4.41.2", "diffusers": "0.29.2", "huggingface_hub": "0.25.2", "tokenizers": "0.19.1"}
 
@@ -49,7 +61,7 @@ def copied(target: Path, names: Iterable[str]) -> Path:
 
 
 def older(target: Path, without: Iterable[str], stack: dict[str, str] = OLDER) -> Path:
-    """The same with the older stack, or with the first one, which is installed once and kept under .cache."""
+    """The same with the older stack, or with another one, which is installed once and kept under .cache."""
     pins = [f"{name}=={version}" for name, version in stack.items()]
     running = (ROOT / "demo" / "requirements.txt").read_text()  # its packages are links: another version leaves them hanging
     key = hashlib.sha256(" ".join([*pins, sys.version, sys.prefix, running]).encode()).hexdigest()[:12]
@@ -60,6 +72,11 @@ def older(target: Path, without: Iterable[str], stack: dict[str, str] = OLDER) -
             _pip(linked(base, without=stack), *pins)
             (base / "complete").touch()
     return linked(target, without=[*without, "gguf"], source=base)
+
+
+def newer(target: Path, without: Iterable[str]) -> Path:
+    """The same with the newer stack."""
+    return older(target, without, NEWER)
 
 
 def model(target: Path) -> Path:

@@ -75,6 +75,13 @@ def test_a_library_that_computes_nonsense_is_not_believed(bitsandbytes, monkeypa
     assert "ArithmeticError: fp4" in str(caught.value)
 
 
+def test_a_layer_that_computes_nonsense_is_not_believed(bitsandbytes, monkeypatch):
+    """The tensor is quantized well, but the layer does not use it."""
+    monkeypatch.setattr(bitsandbytes.nn.Linear4bit, "forward", lambda self, x: x)
+    with pytest.raises(DependencyError, match="ArithmeticError: fp4"):
+        deps.prove_bitsandbytes("cpu")
+
+
 def test_a_device_that_is_not_there(bitsandbytes):
     with pytest.raises(DependencyError) as caught:
         deps.prove_bitsandbytes("cuda:99")

@@ -303,3 +303,73 @@ def worst(encoded, folder):
             found += [float((error.sum() / size.sum()).sqrt()) for error, size in zip(errors, sizes, strict=True)]
     assert len(found) > 9 * 7
     return max(found)
+
+
+@pytest.mark.parametrize("choice", ["fp4", "nf4", "nf4-int8", "int8"])
+def test_nobody_is_asked_whether_bitsandbytes_is_there(models, monkeypatch, choice):
+    """What transformers, diffusers and accelerate answer may be from before it was installed; the encoder is the same."""
+    encoded = make(opened(models["float16"]), choice)
+    expected = marks(assemble(encoded))
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] in ("transformers", "diffusers", "accelerate", "peft"):
+            for key in list(vars(module)):
+                if key.startswith("is_b") and key.endswith("_available"):
+                    monkeypatch.setattr(module, key, lambda *_: False)
+    monkeypatch.delattr("transformers.integrations.bitsandbytes.bnb", raising=False)
+    monkeypatch.delattr("transformers.integrations.bitsandbytes.accelerate", raising=False)
+    assert marks(assemble(encoded)) == expected
+
+
+def marks(encoder):
+    """The kinds of an encoder's modules, what its tensors hold, and what transformers has noted on it and writes into its files."""
+    kinds = [(name, type(module), getattr(module, "compute_dtype", None)) for name, module in encoder.named_modules()]
+    tensors = [(name, tensor.dtype, tensor.float().double().sum().item()) for name, tensor in encoder.state_dict().items()]
+    names = ("is_quantized", "quantization_method", "is_loaded_in_4bit", "is_loaded_in_8bit", "is_4bit_serializable")
+    return kinds, tensors, [getattr(encoder, name, None) for name in names], encoder.config.to_json_string(), type(encoder.hf_quantizer)
+
+
+@pytest.mark.parametrize("choice", ["nf4", "int8"])
+def test_the_modules_and_marks_are_those_of_transformers_own_loader(models, tmp_path, choice):
+    """Those on which the host, diffusers' `.to()`, accelerate's hooks, peft and saving lean."""
+    encoder = assemble(make(opened(models["float16"]), choice))
+    encoder.save_pretrained(tmp_path)
+    cls = type(encoder)
+    loaded = cls.from_pretrained(tmp_path, device_map={"": "cpu"})
+    ours, theirs = dict(encoder.named_modules()), dict(loaded.named_modules())
+    assert theirs.keys() - ours.keys() == {"encoder.embed_tokens"}  # a second one of the same weight; ours has one
+    for name, module in ((name, module) for name, module in theirs.items() if name in ours):
+        assert type(ours[name]) is type(module), name
+        if isinstance(module, torch.nn.Linear):
+            kept = {key for key, value in vars(module).items() if isinstance(value, (bool, int, str, type, torch.dtype))}
+            kept -= {"_is_hf_initialized"}
+            assert {key: vars(ours[name]).get(key) for key in kept} == {key: vars(module)[key] for key in kept}, name
+            if hasattr(module, "state"):
+                assert ours[name].state.threshold == module.state.threshold == 6.0
+    noted = {key for key in vars(loaded) if key.startswith(("is_", "quantization"))}
+    assert {key: getattr(encoder, key) for key in noted} == {key: getattr(loaded, key) for key in noted}
+    assert {"is_quantized", "quantization_method"} <= noted
+    assert encoder.hf_quantizer.quantization_config.to_dict() == loaded.hf_quantizer.quantization_config.to_dict()
+    assert encoder.config.to_diff_dict() == loaded.config.to_diff_dict()
+
+
+@pytest.mark.parametrize("choice", ["nf4", "int8"])
+def test_pipelines_hooks_and_casts_treat_it_as_bitsandbytes(models, choice):
+    import accelerate
+    from diffusers.quantizers.bitsandbytes.utils import _check_bnb_status
+
+    encoder = assemble(make(opened(models["float16"]), choice))
+    assert _check_bnb_status(encoder) == (True, choice == "nf4", choice == "int8")
+    with torch.no_grad():
+        expected = encoder(t5.tokens())[0]
+        assert torch.equal(encoder.to("cpu")(t5.tokens())[0], expected)
+    for cast in (encoder.half, encoder.float, lambda: encoder.to(torch.float16)):
+        with pytest.raises(ValueError, match=r"not supported|can ?not cast"):
+            cast()
+    sizes = accelerate.utils.compute_module_sizes(encoder)
+    assert sizes[""] < encoder.get_memory_footprint() * 1.1
+    accelerate.dispatch_model(encoder, {"": "cpu"}, force_hooks=True)  # what the host's balanced offload does
+    with torch.no_grad():
+        assert t5.cosine(encoder(t5.tokens())[0], expected) > 0.999  # another kernel than before on some processors
+    accelerate.hooks.remove_hook_from_module(encoder, recurse=True)
+    wide = encoder.dequantize()
+    assert {type(module) for module in wide.modules() if hasattr(module, "in_features")} == {torch.nn.Linear}

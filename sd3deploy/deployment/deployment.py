@@ -8,15 +8,17 @@ The host is reached through `Host` alone; nothing here knows the webui.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from sd3deploy import messages, packages, units
+from sd3deploy import installed, messages, units
 from sd3deploy.deployment import locks
 from sd3deploy.deployment.changing import Changing
 from sd3deploy.deployment.host import Host
 from sd3deploy.deployment.making import Making
+from sd3deploy.deployment.newcomers import Newcomers
 from sd3deploy.deployment.placed import Placed
 from sd3deploy.deployment.undertaking import Progress, Undertaking, Undertakings
 from sd3deploy.deployment.wanted import Settings, Wanted
@@ -25,7 +27,7 @@ from sd3deploy.encoders import choices, swap
 from sd3deploy.encoders.choices import HOST_DEFAULT, Choice
 from sd3deploy.encoders.quantize import Stopped
 from sd3deploy.events import Events
-from sd3deploy.refresh import refresh
+from sd3deploy.refresh import Verdict
 
 __all__ = ["Deployment"]
 
@@ -49,6 +51,7 @@ class Deployment:
         self._warned: set[str] = set()  # what was said of files that have changed
         self._failed: Wanted | None = None  # not tried again with every image: only a change or another load does that
         self._changing = Changing(host, events, self._making, self._placed, self._set_failed)
+        self._newcomers = Newcomers(host.queue, self.busy, self._tell_unusable)
 
     # What is wanted, and what is there
 
@@ -171,13 +174,9 @@ class Deployment:
         """
         return self._under_way.cancel()
 
-    def installed(self, distributions: list[str]) -> None:
-        """The host installed packages by itself: make them usable, and say so only where a restart is needed after all."""
-        if not distributions:
-            return
-        verdict = refresh(distributions)
-        for restart in verdict.restart:
-            self.events.tell("warning", "restart.needed", name=restart.name, reason=restart.reason)
+    def installed(self, distributions: list[str]) -> threading.Thread | None:
+        """The host has installed packages by itself; see Newcomers.add."""
+        return self._newcomers.add(distributions)
 
     def status(self) -> dict[str, Any]:
         """The state as JSON-able values; sizes in bytes. Never waits for a lock."""
@@ -199,7 +198,7 @@ class Deployment:
             "progress": progress.report() if progress else None,
             "encoder_warning": self._changed_on_disk(encoder),
             "last_error": {"id": error.id, "message": error.message, "remedy": error.remedy} if error else None,
-            "packages": {name: packages.version(name) for name in _REPORTED},
+            "packages": {name: installed.version(name) for name in _REPORTED},
             "pid": os.getpid(),
         }
 
@@ -251,6 +250,12 @@ class Deployment:
 
     def _set_failed(self, wanted: Wanted) -> None:
         self._failed = wanted
+
+    def _tell_unusable(self, verdict: Verdict) -> None:
+        for one in verdict.restart:
+            self.events.tell("warning", "restart.needed", name=one.name, reason=one.reason)
+        for one in verdict.failed:
+            self.events.tell("warning", "refresh.unusable", name=one.name, reason=one.reason)
 
     def _tell_failed(self, error: Exception) -> None:
         """An error, or that somebody has cancelled it: then with what is in use instead."""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sd3deploy import deps, messages, packages, units
+from sd3deploy import deps, installed, messages, units
 from sd3deploy.deployment.host import Host
 from sd3deploy.deployment.placed import Made, Placed
 from sd3deploy.deployment.undertaking import Progress, Undertaking
@@ -19,7 +19,6 @@ from sd3deploy.encoders.choices import HOST_DEFAULT, NONE, Choice
 from sd3deploy.encoders.handover import Handover
 from sd3deploy.encoders.quantize import Stopped
 from sd3deploy.encoders.weights import Weights
-from sd3deploy.errors import RestartRequired
 from sd3deploy.events import Events
 from sd3deploy.refresh import refresh
 
@@ -92,17 +91,14 @@ class Making:
         with under.doing("packages.installing", names=", ".join(missing)), stopping.stoppable(under.cancelled):
             changed = deps.ensure(choice.groups, self._host.install_options())
         if changed:
-            self._events.tell("info", "packages.installed", names=", ".join(f"{name} {packages.version(name)}" for name in changed))
+            self._events.tell("info", "packages.installed", names=", ".join(f"{name} {installed.version(name)}" for name in changed))
 
     def _prove(self, choice: Choice, device: Device) -> None:
         """Make the packages of a choice visible to this process, and prove on the device that they work. Once a process."""
         if not choice.groups or choice.groups in self._proven:
             return
         names = [requirement.name for requirement in deps.requirements(choice.groups)]
-        verdict = refresh(names)
-        if not verdict.ok:
-            first = verdict.restart[0]
-            raise RestartRequired("restart.needed", name=first.name, reason=first.reason)
+        refresh(names).require()
         if "bitsandbytes" in choice.groups:
             deps.prove_bitsandbytes(device.torch)
         self._proven.add(choice.groups)

@@ -68,7 +68,9 @@ class Placed:
     def changed_on_disk(self, encoder: Any) -> dict[str, Any] | None:
         """The name of the choice, and the file from which the encoder still reads where somebody has written to it: a stat, unless so."""
         known = self._made.get(plain(encoder)) if encoder is not None else None
-        for one in known.files if known else ():
+        if known is None:
+            return None
+        for one in known.files:
             if one.changed(measure.tensors(plain(encoder))):
                 return {"name": known.wanted.choice.name, "file": one.file}
         return None

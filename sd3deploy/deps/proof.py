@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import platform
 import sys
+from typing import Any
 
 from sd3deploy.errors import DependencyError
 
@@ -30,13 +31,15 @@ def has_wheel(system: str | None = None, machine: str | None = None) -> bool:
 
 
 def prove_bitsandbytes(device: str) -> None:
-    """Quantize and dequantize 4,096 values to 4 bit on `device` ("cuda", "cuda:1", "cpu", "mps", …), both FP4 and NF4.
+    """Quantize and dequantize 4,096 values to 4 bit on `device` ("cuda", "cuda:1", "cpu", "mps", …), both FP4 and NF4, and compute with a
+    layer of each.
 
     Raises DependencyError with the cause when the package, its native library or the device does not do it.
     """
     try:
         import torch
         from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+        from bitsandbytes.nn import Linear4bit
 
         where = torch.device(device)
         dtype = torch.float32 if where.type == "cpu" else torch.float16
@@ -44,9 +47,14 @@ def prove_bitsandbytes(device: str) -> None:
         for kind in ("fp4", "nf4"):
             packed, state = quantize_4bit(values, quant_type=kind)
             back = dequantize_4bit(packed, state)
-            error = ((back - values).abs().mean() / values.abs().mean()).item()
-            if not error < _TOLERANCE:  # also catches nan
-                raise ArithmeticError(f"{kind}: mean error {error:.3f} of the mean magnitude")
+            layer: Any = Linear4bit(64, 64, bias=False, compute_dtype=dtype, quant_type=kind)
+            layer.weight.data = values.cpu()
+            with torch.no_grad():
+                out = layer.eval().to(where)(values)
+            for found, right in ((back, values), (out, values @ values.T)):
+                error = ((found - right).abs().mean() / right.abs().mean()).item()
+                if not error < _TOLERANCE:  # also catches nan
+                    raise ArithmeticError(f"{kind}: mean error {error:.3f} of the mean magnitude")
     except Exception as error:  # anything at all may come out of a native library: it is kept as the cause, and named
         raise DependencyError("deps.native", device=device, detail=_first_line(error), executable=sys.executable) from error
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sd3deploy.encoders.recipe import Recipe
 from sd3deploy.encoders.storage import BITSANDBYTES, STORAGES
-from sd3deploy.encoders.t5 import feed_forwards, scaled_linear, t5_encoder_class
+from sd3deploy.encoders.t5 import feed_forwards, t5_encoder_class
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +24,7 @@ def assemble(encoded: Encoded, device: str = "cpu") -> transformers.T5EncoderMod
     import torch
 
     recipe = encoded.recipe
-    encoder, quantizer = _skeleton(recipe, encoded.config)
+    encoder = _skeleton(recipe, encoded.config)
     parts: dict[str, dict[str, torch.Tensor]] = {}
     ways = linears(encoder, recipe)
     for name, tensor in encoded.tensors.items():
@@ -35,9 +35,7 @@ def assemble(encoded: Encoded, device: str = "cpu") -> transformers.T5EncoderMod
     for layer, tensors in parts.items():
         STORAGES[ways.get(layer, "wide")].put(encoder.get_submodule(layer), tensors)
     encoder.set_input_embeddings(encoder.shared)  # the stack's own is the same
-    if quantizer is not None:
-        quantizer.postprocess_model(encoder)
-        encoder.hf_quantizer = quantizer
+    _mark(encoder, recipe)
     if recipe.compute == "float16":
         for module in feed_forwards(encoder):
             if hasattr(module.wo, "compute_dtype"):
@@ -81,34 +79,41 @@ def quantization_config(recipe: Recipe) -> transformers.BitsAndBytesConfig | Non
     )
 
 
-def _skeleton(recipe: Recipe, config: Mapping[str, Any]) -> tuple[Any, Any]:
-    """The encoder with modules of the right kinds and no memory, and transformers' quantizer for it."""
-    import torch
+def _skeleton(recipe: Recipe, config: Mapping[str, Any]) -> Any:
+    """The encoder with modules of the right kinds and no memory."""
     import transformers
 
     cls = transformers.T5EncoderModel if recipe.stored_wo == "wide" else t5_encoder_class()
     with _empty():
         encoder = cls(_t5_config(config))
-    for layer, way in linears(encoder, recipe).items():
-        if way.endswith("-rows"):
-            parent, _, attribute = layer.rpartition(".")
-            linear = encoder.get_submodule(layer)
-            setattr(encoder.get_submodule(parent), attribute, scaled_linear()(linear.in_features, linear.out_features))
-    found = quantization_config(recipe)
-    if found is None:
-        return encoder, None
+        for name, way in linears(encoder, recipe).items():
+            linear: Any = encoder.get_submodule(name)
+            layer: Any = STORAGES[way].layer(linear, recipe.compute, way)
+            if way in BITSANDBYTES:
+                layer.source_cls = type(linear)  # transformers' mark of what it replaced
+            parent, _, attribute = name.rpartition(".")
+            setattr(encoder.get_submodule(parent), attribute, layer)
+    return encoder
+
+
+def _mark(encoder: Any, recipe: Recipe) -> None:
+    """Say on the encoder, where it holds bitsandbytes' modules, what transformers' own loader would have said.
+
+    transformers refuses `.to(dtype)` and `.half()` by these marks and writes its quantization_config when it saves; diffusers' `.to()`,
+    accelerate's hooks, peft and the host's offload look at is_loaded_in_4bit, is_loaded_in_8bit and quantization_method. Nobody is asked
+    whether bitsandbytes is there: what transformers answers to that may be from before it was installed.
+    """
     from transformers.quantizers import AutoHfQuantizer
 
-    quantizer = AutoHfQuantizer.from_config(found, pre_quantized=True)
-    kept = list(getattr(encoder, "_keep_in_fp32_modules", None) or [])
-    with _empty():
-        quantizer.preprocess_model(
-            model=encoder,
-            dtype=getattr(torch, recipe.compute),
-            device_map={"": "cpu"},
-            keep_in_fp32_modules=kept,  # asked for by transformers 4; 5 asks the model
-        )
-    return encoder, quantizer
+    found = quantization_config(recipe)
+    if found is None:
+        return
+    quantizer: Any = AutoHfQuantizer.from_config(found, pre_quantized=True)
+    quantizer.modules_to_not_convert = found.llm_int8_skip_modules or []  # read by transformers 4 where it dequantizes
+    encoder.is_quantized, encoder.quantization_method = True, found.quant_method
+    encoder.hf_quantizer = quantizer
+    encoder.config.quantization_config = found
+    quantizer.postprocess_model(encoder)  # is_loaded_in_…, is_…_serializable
 
 
 @contextmanager

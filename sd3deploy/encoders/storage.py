@@ -1,5 +1,5 @@
 """The ways to store a layer's weight. Each takes the rows of the weight piece by piece, gives the tensors that stand for it (named as the
-library's own state_dict names them), and puts such tensors into the layer's module.
+library's own state_dict names them), makes the module that computes with them, and puts such tensors into it.
 
 A new way is a class here and its name in STORAGES.
 """
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sd3deploy.encoders.finite import require_finite
 from sd3deploy.encoders.four_bit import BLOCK, four_bit
+from sd3deploy.encoders.t5 import scaled_linear
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +44,11 @@ class Storage(Protocol):
         ...
 
     @staticmethod
+    def layer(linear: torch.nn.Linear, compute: str, kind: str) -> torch.nn.Module:
+        """The module that takes the place of `linear`, which has no bias. It is called on the meta device: no memory is taken."""
+        ...
+
+    @staticmethod
     def put(module: Any, tensors: Mapping[str, torch.Tensor]) -> None:
         """Put tensors into a module; their names without the module's."""
 
@@ -67,6 +73,10 @@ class Wide:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         return {self._name: self._all}
+
+    @staticmethod
+    def layer(linear: torch.nn.Linear, compute: str, kind: str) -> torch.nn.Module:
+        return linear
 
     @staticmethod
     def put(module: Any, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -144,6 +154,13 @@ class FourBitStorage:
         return {self._name: codes, **{f"{self._name}.{key}": value for key, value in state.as_dict(packed=True).items()}}
 
     @staticmethod
+    def layer(linear: torch.nn.Linear, compute: str, kind: str) -> torch.nn.Module:
+        import torch
+        from bitsandbytes.nn import Linear4bit
+
+        return Linear4bit(linear.in_features, linear.out_features, False, getattr(torch, compute), quant_type=kind)
+
+    @staticmethod
     def put(module: Any, tensors: Mapping[str, torch.Tensor]) -> None:
         from bitsandbytes.nn import Params4bit
 
@@ -180,6 +197,13 @@ class Int8:
         # The format is that of bitsandbytes.utils.LINEAR_8BIT_WEIGHTS_FORMAT_MAPPING: 0 is row by row, the only one that is left.
         found = {"weight": self._codes, "SCB": self._scales, "weight_format": torch.tensor(0, dtype=torch.uint8)}
         return {self._layer + key: value for key, value in found.items()}
+
+    @staticmethod
+    def layer(linear: torch.nn.Linear, compute: str, kind: str) -> torch.nn.Module:
+        from bitsandbytes.nn import Linear8bitLt
+
+        # threshold: of an outlier among the inputs, from the paper (LLM.int8) and transformers' BitsAndBytesConfig.
+        return Linear8bitLt(linear.in_features, linear.out_features, False, has_fp16_weights=False, threshold=6.0)
 
     @staticmethod
     def put(module: Any, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -219,6 +243,10 @@ class Rows:
     def tensors(self) -> dict[str, torch.Tensor]:
         require_finite(self._scales)  # those of a row with NaN or infinity are none: torch's largest is
         return {f"{self._layer}weight": self._codes, f"{self._layer}scale": self._scales}
+
+    @staticmethod
+    def layer(linear: torch.nn.Linear, compute: str, kind: str) -> torch.nn.Module:
+        return scaled_linear()(linear.in_features, linear.out_features)
 
     @staticmethod
     def put(module: Any, tensors: Mapping[str, torch.Tensor]) -> None:

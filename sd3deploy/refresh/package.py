@@ -5,19 +5,23 @@ from __future__ import annotations
 import os
 import re
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType
+from types import ModuleType
 
 from sd3deploy import installed
 from sd3deploy.refresh.private import ALIASES
 from sd3deploy.vendored import canonicalize_name, same_version
 
-__all__ = ["Package", "changed_on_disk", "loaded_version", "normal", "pattern", "read_package", "real_module", "same_version"]
+__all__ = ["Package", "is_loaded", "is_replaced", "normal", "note", "pattern", "read_package", "real_module", "same_version"]
 
 
 normal: Callable[[str], str] = canonicalize_name  # the name that this package uses
+
+_noted: dict[str, str] = {}  # distribution → the version of which this process has loaded its modules
 
 
 @dataclass(frozen=True)
@@ -33,10 +37,8 @@ class Package:
 
     @property
     def replaced(self) -> bool:
-        """True when what is in memory is not what is on disk: by its version, or where it has none by its code."""
-        if self.loaded == "?":
-            return not self.version or any(map(_code_differs, self.imports))
-        return self.loaded != "" and not same_version(self.loaded, self.version)
+        """True when what is in memory is not what is on disk."""
+        return any(is_replaced(self.name, module, self.version) for module in self.imports)
 
     @property
     def haunted(self) -> bool:
@@ -93,6 +95,11 @@ def real_module(name: str) -> ModuleType | None:
     return module if isinstance(module, ModuleType) and vars(module).get("__file__") else None
 
 
+def is_loaded(name: str) -> bool:
+    """Whether all that a distribution has to import was imported already."""
+    return all(map(real_module, read_package(name).imports))
+
+
 def loaded_version(name: str) -> str:
     """The version of a loaded module, "?" when it does not say, "" when it is not loaded."""
     module = real_module(name)
@@ -106,27 +113,33 @@ def loaded_version(name: str) -> str:
     return "?"
 
 
-def _code_differs(package: str) -> bool:
-    """True when a function of a loaded module is not among those that its file defines now."""
-    for name, module in list(sys.modules.items()):
-        if name != package and not name.startswith(f"{package}."):
-            continue
-        try:
-            code = module.__spec__.loader.get_code(name)  # type: ignore[union-attr]
-        except Exception:  # compiled, or gone
-            continue
-        now: dict[str, list[CodeType]] = {}
-        for constant in code.co_consts if code else ():
-            if isinstance(constant, CodeType):
-                now.setdefault(constant.co_name, []).append(constant)
-        for function in list(vars(module).values()):
-            own = isinstance(function, FunctionType) and function.__module__ == name and not hasattr(function, "__wrapped__")
-            if own and function.__qualname__ == function.__code__.co_name and function.__code__ not in now.get(function.__qualname__, []):
-                return True
-    return False
+def is_replaced(name: str, module: str, version: str) -> bool:
+    """True when what is loaded as `module` is not what lies on disk as version `version` of the distribution `name` ("": nothing does).
+
+    What was installed before this process began is what was loaded, whatever `__version__` says: that of an editable install may lag
+    behind, and that of a library may differ from its metadata for good. After that the version decides which was loaded: the one that a
+    former refresh has noted, else the one that the module tells.
+    """
+    loaded = loaded_version(module)
+    if not loaded or not version:
+        return loaded != ""
+    if installed.snapshot().get(normal(name), ("", 0))[1] <= _started() * 1e9:
+        return False
+    known = _noted.get(normal(name)) or (version if loaded == "?" else loaded)
+    return not same_version(known, version)
 
 
-def changed_on_disk(name: str) -> bool:
-    """True when a loaded library has another version on disk. The library is imported by its distribution's name."""
-    loaded = loaded_version(name)
-    return loaded not in ("", "?") and not same_version(loaded, installed.version(name) or "")  # removed or broken has changed as well
+def note(name: str, version: str) -> None:
+    """Remember that what is loaded of a distribution is this version of it."""
+    _noted[normal(name)] = version
+
+
+@cache
+def _started() -> float:
+    """When this process began, in seconds since the epoch; 0 where that can not be told, and then every installation counts as later."""
+    try:
+        import psutil
+
+        return min(psutil.Process().create_time(), time.time())
+    except Exception:  # not there, or a system that does not tell
+        return 0.0

@@ -121,6 +121,21 @@ def hot(requirement: str, **uses: tuple) -> None:
     assert not again.steps, again.steps
 
 
+def anew(requirement: str, **uses: tuple) -> None:
+    """The opposite: each use fails; pip; refresh says that a new process is needed and why; each still fails."""
+    from sd3deploy.refresh import refresh
+
+    for use, error in uses.values():
+        fails(use, error)
+    pip(requirement)
+    verdict = refresh([requirement.partition("=")[0]])
+    print(f"refresh {requirement}: {verdict.seconds:.2f} s, {[entry.reason for entry in verdict.restart]}")
+    assert [entry.name for entry in verdict.restart] == [requirement.partition("=")[0]], verdict
+    assert verdict.refreshed == ()
+    for use, _ in uses.values():
+        fails(use, "")
+
+
 def identities() -> dict:
     """The classes and functions of the libraries by module and name: none of them may be exchanged by a refresh."""
     found = {}

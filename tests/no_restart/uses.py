@@ -90,20 +90,6 @@ def sentencepiece_class(model: Path) -> None:
     assert "vocab_file" in transformers.SpeechT5Tokenizer.vocab_files_names  # a placeholder raises here
 
 
-def kolors(model: Path) -> None:
-    """A pipeline that diffusers replaces by a placeholder while sentencepiece is absent."""
-    import diffusers
-
-    try:
-        diffusers.KolorsPipeline.from_pretrained("no-such-folder")
-    except ImportError:  # the placeholder
-        raise
-    except Exception:
-        pass
-    assert issubclass(diffusers.KolorsPipeline, diffusers.DiffusionPipeline)
-    assert "kolors" in diffusers.pipelines.auto_pipeline.AUTO_TEXT2IMAGE_PIPELINES_MAPPING
-
-
 def t5_4bit(model: Path) -> None:
     from transformers import BitsAndBytesConfig, T5EncoderModel
 

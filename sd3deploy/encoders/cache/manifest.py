@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from sd3deploy import __version__, packages
+from sd3deploy import __version__, installed
 from sd3deploy.encoders.mapped import stamp
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Manifest:
 
 def key(fingerprint: object, recipe: Recipe) -> str:
     """Hexadecimal: another one for whatever changes the content."""
-    library = packages.version("bitsandbytes") if "bitsandbytes" in recipe.choice.groups else None
+    library = installed.version("bitsandbytes") if "bitsandbytes" in recipe.choice.groups else None
     return _digest({"format": FORMAT, "fingerprint": fingerprint, "settings": recipe.settings(), "bitsandbytes": library})
 
 
@@ -78,7 +78,7 @@ def place(weights: Weights) -> str:
 
 def versions() -> dict[str, str | None]:
     """Of what an encoder is made with."""
-    return {"sd3deploy": __version__, **{name: packages.version(name) for name in _VERSIONS}}
+    return {"sd3deploy": __version__, **{name: installed.version(name) for name in _VERSIONS}}
 
 
 def _digest(value: object) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from sd3deploy import packages
+from sd3deploy import installed
 from sd3deploy.deployment import Deployment
 from sd3deploy.errors import JobRefused
 from sd3deploy.webui.host import offload, prompts
@@ -128,8 +128,8 @@ class Hooks:
             return original(*args, **kwargs)
 
     def _pip(self, original: Call, *args: Any, **kwargs: Any) -> Any:
-        before = packages.snapshot()
+        before = installed.snapshot()
         result = original(*args, **kwargs)
-        after = packages.snapshot()
+        after = installed.snapshot()
         self._deployment.installed([name for name in after if after[name] != before.get(name)])
         return result

@@ -159,6 +159,8 @@ class Installing(Background[Installation]):
             verdict = refresh(job.changed)
         for one in verdict.restart:
             self._restart(job, RestartRequired("restart.needed", name=one.name, reason=one.reason))
+        for one in verdict.failed:
+            self.events.tell("warning", "refresh.unusable", name=one.name, reason=one.reason)
 
     def _restart(self, job: Installation, late: RestartRequired) -> None:
         """Say so once: whatever it is for, it is one restart."""
