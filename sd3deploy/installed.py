@@ -14,7 +14,7 @@ import site
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from sd3deploy.vendored import InvalidRequirement, Specification, canonicalize_name
@@ -89,7 +89,11 @@ class Distribution:
 
     def roots(self) -> tuple[str, ...]:
         """What it has to import, as paths in the site folder: "numpy", "google/protobuf" (`google` is shared by many), "six.py"."""
-        return _roots(self._record or "")
+        try:
+            seen = (self.path / "RECORD").stat()
+        except OSError:
+            return ()
+        return _roots(self, seen.st_mtime_ns, seen.st_size)
 
     def modules(self) -> tuple[str, ...]:
         """The same as one writes it after `import`: "numpy", "google.protobuf", "six"."""
@@ -235,7 +239,7 @@ def ranked(candidates: Iterable[Distribution], path: str) -> tuple[Distribution,
 def modules() -> dict[str, tuple[Distribution, ...]]:
     """Importable name ("numpy", "google.protobuf", "six") → who brings it, of the first folder that has it; the real one first.
 
-    Reads every RECORD: 50 to 200 ms.
+    Reads every RECORD that it has not seen before: 50 to 200 ms the first time.
     """
     found: dict[str, dict[Path, list[Distribution]]] = {}
     for one in distributions():
@@ -287,8 +291,12 @@ def pins(host_root: Path | None) -> Mapping[str, str]:
 # Small things
 
 
-def _roots(record: str) -> tuple[str, ...]:
-    """The outermost folders with an __init__.py, and the single modules, of the text of a RECORD."""
+@lru_cache(4096)
+def _roots(one: Distribution, changed: int, size: int) -> tuple[str, ...]:
+    """The outermost folders with an __init__.py, and the single modules, of a RECORD as it was at that time, of that size. Kept, because
+    all of them are asked for with each error that is explained: 70 ms the first time, 5 ms later (bench/diagnosis.py).
+    """
+    record = (one._read("RECORD") or "").replace("\\", "/")  # the key is kept: it must not hold the text
     packages: list[str] = []
     # split, not parsed: of ten thousand lines a few hundred are of interest
     inits = {part.rpartition("\n")[2].lstrip('"') for part in record.split("/__init__.py,")[:-1]}

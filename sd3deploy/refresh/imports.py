@@ -10,7 +10,6 @@ that has a value is touched: not what a host has patched, not a class that is in
 from __future__ import annotations
 
 import ast
-import importlib
 import os
 import re
 import sys
@@ -55,7 +54,7 @@ def _read(path: str, changed: int, aliases: tuple[str, ...]) -> tuple[Guard, ...
         (condition, imports)
         for node in ast.parse(text).body
         if isinstance(node, ast.If) and speaks.search((condition := ast.unparse(node.test)).lower())
-        if (imports := tuple(one for one in node.body if isinstance(one, (ast.Import, ast.ImportFrom))))
+        if (imports := tuple(one for one in node.body if isinstance(one, (ast.Import, ast.ImportFrom)) and one.names[0].name != "*"))
     )
 
 
@@ -101,27 +100,16 @@ def _lacks(module: ModuleType, name: str) -> bool:
 def _bound(node: ast.Import | ast.ImportFrom) -> list[str]:
     """The names that an import binds."""
     plain = isinstance(node, ast.Import)
-    return [alias.asname or (alias.name.partition(".")[0] if plain else alias.name) for alias in node.names if alias.name != "*"]
+    return [alias.asname or (alias.name.partition(".")[0] if plain else alias.name) for alias in node.names]
 
 
 def _bind(module: ModuleType, node: ast.Import | ast.ImportFrom) -> list[str]:
-    done = []
-    for alias, bound in zip(node.names, _bound(node), strict=False):
-        if not _lacks(module, bound):
-            continue
-        if isinstance(node, ast.Import):
-            value = importlib.import_module(alias.name)
-            value = value if alias.asname else sys.modules[bound]
-        else:
-            source = importlib.import_module("." * node.level + (node.module or ""), vars(module).get("__package__"))
-            try:
-                value = getattr(source, alias.name)
-            except AttributeError:  # a submodule
-                value = importlib.import_module(f"{source.__name__}.{alias.name}")
-        if not placeholder(value):
-            setattr(module, bound, value)
-            done.append(bound)
-    return done
+    """Import the names that the module lacks, and none of the others. Returns those that it has then."""
+    names = [alias for alias, bound in zip(node.names, _bound(node), strict=True) if _lacks(module, bound)]
+    own = ast.Import(names) if isinstance(node, ast.Import) else ast.ImportFrom(node.module, names, node.level)
+    code = compile(ast.fix_missing_locations(ast.Module([own], [])), str(module.__file__), "exec")
+    exec(code, vars(module))
+    return [bound for bound in _bound(own) if not _lacks(module, bound)]
 
 
 def replace_namespaces(namespaces: dict[int, str]) -> list[str]:
