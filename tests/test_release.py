@@ -7,6 +7,7 @@ ROOT = Path(__file__).parent.parent
 
 def test_the_changelog_begins_with_this_version():
     headings = [line for line in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").splitlines() if line.startswith("## ")]
+    headings = headings[1:] if headings[0] == "## Unreleased" else headings
     assert headings[0] == f"## {sd3deploy.__version__}"
 
 
