@@ -28,6 +28,7 @@ class Weights:
 
 def read_header(path: Path) -> Weights:
     """Of a .safetensors file; of others it is only said whether they are there."""
+    size = 0
     try:
         size = path.stat().st_size
         with open(path, "rb") as file:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import Query, Request
+from fastapi import Body, Query, Request
 from pydantic import Field
 
 from sd3deploy.encoders import choices
@@ -66,7 +66,7 @@ def routes(services: Services) -> list[Route]:
         """The last twenty loads and jobs with all their readings: seconds and bytes."""
         return [run.report() for run in list(monitor.runs)]
 
-    def apply(query: Annotated[Nothing, Query()]) -> dict[str, Any]:
+    def apply(query: Annotated[Nothing, Query()], asked: Annotated[Nothing, Body()]) -> dict[str, Any]:
         """Take the recommended text encoder, or the change that lets the model run at all, as setting it would do."""
         with services.changing:
             return {"done": forecast.apply()}
