@@ -169,7 +169,7 @@ class Cache:
         Raises CacheError when another process is writing, or the folder can not be written.
         """
         freed = 0
-        if not os.path.isdir(self.folder):
+        if not os.path.lexists(self.folder / _LOCK) and not self.entries():  # nothing of ours, so that no lock is put there either
             return freed
         try:
             with self._lock(_PATIENCE) as mine:
