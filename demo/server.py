@@ -48,8 +48,8 @@ class Host:
         return self.client.get(path, **kwargs).raise_for_status().json()
 
     def post(self, path: str, body: Any = None, **kwargs: Any) -> Any:
-        """Post JSON, return JSON (None when the answer is empty). Raises httpx.HTTPStatusError as get() does."""
-        answer = self.client.post(path, json=body, **kwargs).raise_for_status()
+        """Post JSON ({} without a body), return JSON (None when the answer is empty). Raises httpx.HTTPStatusError as get() does."""
+        answer = self.client.post(path, json={} if body is None else body, **kwargs).raise_for_status()
         return answer.json() if answer.content else None
 
     def txt2img(self, prompt: str = "a cat", **values: Any) -> dict[str, Any]:

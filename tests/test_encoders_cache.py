@@ -874,3 +874,59 @@ def test_an_entry_that_is_gone_is_asked(tmp_path):
     entry.touch()
     entry.renew()
     assert entry.remove() == 0
+
+
+# The folder of the settings
+
+
+def test_a_folder_with_other_things_in_it_is_not_written_to(weights, made, tmp_path, told, monkeypatch):
+    (tmp_path / "home" / "letters").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "one.jpg").write_bytes(b"jpg")
+    for place in (Path(tmp_path.anchor), tmp_path / "home", tmp_path / "photos", tmp_path / "photos" / ".." / "photos"):
+        before = sorted(os.listdir(place))
+        cache = Cache(place, told=lambda id, values: told.append(id))
+        assert cache.find(weights, FP4) is None
+        with pytest.raises(CacheError, match="holds other things") as caught:
+            cache.store(weights, FP4, made(FP4))
+        assert "SD3 Deploy" in caught.value.remedy
+        cache.keep(weights, FP4, made(FP4))
+        assert cache.clear() == 0
+        assert sorted(os.listdir(place)) == before
+    assert told == ["cache.not-ours"] * 4
+
+
+def test_a_home_that_is_empty_is_still_a_home(weights, made, tmp_path, monkeypatch):
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    with pytest.raises(CacheError, match="holds other things"):
+        Cache(tmp_path / "home").store(weights, FP4, made(FP4))
+    assert os.listdir(tmp_path / "home") == []
+
+
+def test_a_folder_that_was_ours_before_stays_so(weights, made, tmp_path):
+    cache = Cache(tmp_path / "kept")
+    cache.store(weights, FP4, made(FP4))
+    (cache.folder / "notes.txt").write_text("mine")
+    assert cache.store(weights, NF4, made(NF4))
+    cache.clear()
+    assert cache.store(weights, NF4, made(NF4))
+    assert (cache.folder / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("setting", ["\0", "a\0b", "x" * 5000, "~nobody-of-that-name/x\0", "\ud800"])
+def test_a_folder_that_can_not_be_costs_the_cache_and_not_the_encoder(weights, made, tmp_path, told, setting):
+    cache = Cache(folder_for(tmp_path, setting), told=lambda id, values: told.append(id))
+    assert cache.find(weights, FP4) is None
+    assert cache.entry(weights, FP4) is None
+    assert cache.entries() == []
+    assert cache.clear() == 0
+    cache.keep(weights, FP4, made(FP4))
+    assert told == ["cache.unwritable"]
+
+
+def test_the_home_of_nobody_is_a_name_like_others(tmp_path):
+    assert folder_for(tmp_path, "~nobody-of-that-name/x") == tmp_path / "~nobody-of-that-name" / "x"

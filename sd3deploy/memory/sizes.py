@@ -15,7 +15,7 @@ from sd3deploy.encoders.header import Tensor, read_header
 from sd3deploy.errors import SettingError
 from sd3deploy.memory.t5_shape import DTYPES, T5_XXL, T5Shape
 
-__all__ = ["MODELS", "PARTS", "Part", "Weights", "guess", "known", "measure_pipeline", "read_model", "tiled"]
+__all__ = ["MODELS", "PARTS", "Part", "Weights", "guess", "known", "measure_pipeline", "read_model", "tiled", "unknown"]
 
 PARTS = ("transformer", "text_encoder", "text_encoder_2", "text_encoder_3", "vae")  # CLIP-L, CLIP-G, T5: as the pipeline names them
 
@@ -96,12 +96,17 @@ def known(name: str) -> Weights:
         return found
     try:
         there = Path(name).exists()
-    except OSError:  # longer than a name can be, or in a folder that may not be looked into
+    except (OSError, ValueError):  # longer than a name can be, none at all, or in a folder that may not be looked into
         there = False
     if there:
         return read_model(Path(name))
+    raise unknown(name)
+
+
+def unknown(name: str) -> SettingError:
+    """The error for a model that there is not, which names the nearest one."""
     nearest = difflib.get_close_matches(name.lower(), MODELS, 1, 0.0)[0]
-    raise SettingError("setting.model-unknown", value=repr(name)[:60], nearest=nearest, known=", ".join(MODELS))
+    return SettingError("setting.model-unknown", value=repr(name)[:60], nearest=nearest, known=", ".join(MODELS))
 
 
 def guess(name: str) -> Weights | None:

@@ -30,11 +30,11 @@ ROUTES = {
     ("GET", "status"): None,
     ("GET", "texts"): None,
     ("GET", "verify"): None,
-    ("POST", "cancel"): None,
+    ("POST", "cancel"): {},
     ("POST", "encoder"): {"encoder": "Host default"},
     ("POST", "install"): {"dry_run": True},
-    ("POST", "memory/apply"): None,
-    ("POST", "verify"): None,
+    ("POST", "memory/apply"): {},
+    ("POST", "verify"): {},
     ("DELETE", "memory/corrections"): None,
 }
 WORKS = {("POST", "memory/apply"), ("POST", "verify")}  # these do something in any case
@@ -61,7 +61,8 @@ def schema(host):
 
 
 def ask(host, method, path, *, body=None, **words):
-    """The answer, whatever its status."""
+    """The answer, whatever its status. What is posted has a body."""
+    body = {} if body is None and method == "POST" else body
     return host.client.request(method, f"{PREFIX}/{path}", **({"json": body} if body is not None else {}), **words)
 
 
@@ -136,6 +137,143 @@ def test_nothing_without_the_password(host, method, path, auth):
 def test_each_answers_with_the_password(host, method, path):
     answer = ask(host, method, path, body=ROUTES[method, path])
     assert answer.status_code == 200, answer.text
+
+
+# Closed to pages of other sites
+
+CHANGING = [route for route in ROUTES if route[0] != "GET"]
+POSTED = [route for route in CHANGING if route[0] == "POST"]
+
+
+def raw(host, method, path, headers=(), content=b"{}"):
+    """As a browser sends it for a page, or a program, with these headers alone."""
+    return httpx.request(method, f"{host.url}{PREFIX}/{path}", headers=dict(headers), content=content, auth=AUTH, trust_env=False)
+
+
+def test_the_routes_that_change_something_are_those_that_are_not_read(schema):
+    assert {path for _, path in CHANGING} == {"cancel", "encoder", "install", "memory/apply", "memory/corrections", "verify"}
+    for method, path in CHANGING:
+        assert "403" in schema["paths"][f"{PREFIX}/{path}"][method.lower()]["responses"]
+    for method, path in POSTED:
+        assert "415" in schema["paths"][f"{PREFIX}/{path}"][method.lower()]["responses"]
+
+
+@pytest.mark.parametrize(("method", "path"), POSTED)
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        (None, b""),
+        (None, b"{}"),
+        ("text/plain", b"{}"),
+        ("application/x-www-form-urlencoded", b"encoder=T5+FP4"),
+        ("multipart/form-data; boundary=x", b"--x--"),
+        ("text/plain; a=application/json", b"{}"),
+        ("application/json", b""),
+    ],
+)
+def test_what_changes_something_needs_a_body_of_json(host, method, path, kind, content):
+    """Without one any page on the web can make a browser send it."""
+    before = get(host, "status"), get(host, "verify"), get(host, "install")
+    answer = raw(host, method, path, {"content-type": kind} if kind else {}, content)
+    assert answer.status_code == 415, answer.text
+    problem = answer.json()
+    assert problem["body"]["id"] == "api.no-json"
+    assert "Content-Type: application/json" in problem["body"]["remedy"]
+    assert (get(host, "status"), get(host, "verify"), get(host, "install")) == before
+
+
+@pytest.mark.parametrize(("method", "path"), CHANGING)
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"origin": "https://evil.example"},
+        {"origin": "null"},
+        {"origin": "http://127.0.0.1:9"},
+        {"sec-fetch-site": "cross-site"},
+        {"origin": "https://evil.example", "x-forwarded-host": "sd.example"},
+    ],
+)
+def test_what_changes_something_is_closed_to_pages_of_other_sites(host, method, path, headers):
+    answer = raw(host, method, path, {"content-type": "application/json", **headers})
+    assert answer.status_code == 403, answer.text
+    problem = answer.json()
+    assert problem["body"]["id"] == "api.foreign"
+    assert "--cors-origins" in problem["body"]["remedy"]
+    assert get(host, "verify")["state"] == "none"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"origin": "{url}"},
+        {"origin": "https://sd.example", "x-forwarded-host": "sd.example"},
+        {"origin": "https://sd.example", "sec-fetch-site": "same-origin"},
+        {"origin": "http://[::1]:7860", "host": "[::1]:7860"},
+    ],
+)
+def test_our_own_page_and_programs_are_let_in(host, headers):
+    sent = {name: value.format(url=host.url) for name, value in headers.items()}
+    answer = raw(host, "POST", "cancel", {"content-type": "application/json; charset=utf-8", **sent})
+    assert (answer.status_code, answer.json()["cancelled"]) == (200, False), answer.text
+    assert raw(host, "DELETE", "memory/corrections", sent, b"").status_code == 200
+
+
+def test_the_password_comes_first(host):
+    answer = httpx.post(f"{host.url}{PREFIX}/cancel", headers={"origin": "https://evil.example"}, trust_env=False)
+    assert answer.status_code == 401
+
+
+def test_pages_that_the_host_was_told_to_trust_are_let_in(host):
+    host.run("from modules import shared; shared.cmd_opts.cors_origins = 'https://ui.example,https://other.example'; result = None")
+    try:
+        trusted, other = (
+            raw(host, "POST", "cancel", {"content-type": "application/json", "origin": origin, "sec-fetch-site": "cross-site"})
+            for origin in ("https://ui.example", "https://evil.example")
+        )
+    finally:
+        host.run("from modules import shared; shared.cmd_opts.cors_origins = None; result = None")
+    assert (trusted.status_code, other.status_code) == (200, 403)
+
+
+# Which paths of the machine are spoken of
+
+FAR = {"x-forwarded-for": "192.0.2.7"}  # as a proxy tells of somebody else
+
+
+@pytest.mark.parametrize("near", ["/etc/hostname", "/etc", "../../config.json", "{data}/config.json", "{data}/models/../config.json"])
+def test_others_learn_nothing_about_paths(host, near):
+    """A path that is there and one that is not are answered alike, but for themselves."""
+    there = near.format(data=host.data)
+    answers = []
+    for path in (there, f"{there}-that-is-not-there"):
+        for method, where, words in (
+            ("POST", "verify", {"body": {"model": path}}),
+            ("GET", "memory", {"params": {"model": path}}),
+            ("GET", "check", {"params": {"model": path}}),
+        ):
+            answer = ask(host, method, where, headers=FAR, **words)
+            assert answer.status_code == 422, answer.text
+            answers.append((where, answer.json()["body"]["id"]))
+    assert answers[:3] == answers[3:] == [
+        ("verify", "verify.no-model"),
+        ("memory", "setting.model-unknown"),
+        ("check", "setting.model-unknown"),
+    ]  # fmt: skip
+    assert get(host, "verify")["state"] == "none"
+
+
+@pytest.mark.parametrize("name", ["{model}", "tiny-sd3", "{data}/models/Diffusers/tiny-sd3"])
+def test_others_may_name_models_of_the_host(host, name):
+    answer = ask(host, "GET", "memory", params={"model": name.format(model=server.MODEL, data=host.data)}, headers=FAR)
+    assert answer.status_code == 200, answer.text
+
+
+def test_this_machine_may_name_any_path(host, tmp_path):
+    from sd3deploy import tiny_sd3
+
+    assert ask(host, "GET", "memory", params={"model": str(tiny_sd3.ensure())}).status_code == 200
+    assert ask(host, "GET", "memory", params={"model": str(tmp_path)}).json()["body"]["id"] == "memory.no-model"
 
 
 # Strict about questions
@@ -267,6 +405,28 @@ def test_memory_that_is_not_looked_at_is_not_spoken_of(host):
     answer = get(host, "check", width="1024", height="1024")
     assert (answer["hints"], answer["memory"]) == ([], None)
     host.set(sd3_memory="warn")
+
+
+NUMBERS = ["1e308", "-1e308", "1e400", "9" * 400, "9" * 5000, "nan", "inf", "-inf", "1e17", "-0", "1e-320", "0x10", "1_000", "٣", "\0", ""]
+
+
+@pytest.mark.parametrize("value", NUMBERS)
+@pytest.mark.parametrize("field", ["width", "height", "batch", "steps", "guidance", "hires"])
+def test_any_number_is_answered_by_check(host, field, value):
+    question = {"width": "1024", "height": "1024", "hires": "2", field: value}
+    assert ask(host, "GET", "check", params=question).status_code == 200
+
+
+@pytest.mark.parametrize("value", NUMBERS)
+@pytest.mark.parametrize("field", ["width", "height", "batch", "guidance"])
+def test_any_number_is_answered_or_named_by_memory(host, field, value):
+    assert ask(host, "GET", "memory", params={field: value}).status_code in (200, 422)
+
+
+def test_numbers_that_are_large_together(host):
+    most = dict.fromkeys(("width", "height", "batch", "steps", "guidance", "hires"), "9007199254740992")
+    assert ask(host, "GET", "check", params=most).status_code == 200
+    assert ask(host, "GET", "check", params={"hires": "1e308", "width": "1024"}).status_code == 200
 
 
 @pytest.mark.parametrize("batch", ["", "none", "-5", "1e300", "nan"])

@@ -41,7 +41,13 @@ def folder_for(models: Path, setting: str = "") -> Path:
     """Where the cache is. models: the host's folder for models. setting: sd3_cache_folder, "" for the default; a relative one is below
     `models`.
     """
-    return models / (Path(setting.strip().strip("\"'")).expanduser() if setting.strip() else _NAME)
+    if not setting.strip():
+        return models / _NAME
+    folder = Path(setting.strip().strip("\"'"))
+    try:
+        return models / folder.expanduser()
+    except RuntimeError:  # ~ of somebody that there is not
+        return models / folder
 
 
 def limit_for(setting: object) -> int:
@@ -128,10 +134,11 @@ class Cache:
             sizes = {"size": units.size(encoded.size), "limit": units.size(self.limit)}
             raise CacheError("cache.over-limit", name=recipe.choice.name, **sizes)
         try:
+            self._require_own()
             self.folder.mkdir(parents=True, exist_ok=True)
             with self._lock() as mine:
                 return self._store(weights, encoded, now, progress) if mine else None
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a name with a zero in it
             raise writing.failure(self.folder, encoded, error) from error
 
     def keep(self, weights: Weights, recipe: Recipe, encoded: Encoded, fingerprint: list[Any] | None = None) -> None:
@@ -147,7 +154,7 @@ class Cache:
         """Those that are there, damaged or not, the one used last first."""
         try:
             found = [Entry(folder) for folder in self.folder.iterdir() if ours(folder)]
-        except OSError:  # nothing was stored yet
+        except (OSError, ValueError):  # nothing was stored yet, or can ever be
             return []
         return sorted(found, key=lambda entry: (-entry.used, entry.folder.name))
 
@@ -162,7 +169,7 @@ class Cache:
         Raises CacheError when another process is writing, or the folder can not be written.
         """
         freed = 0
-        if not os.path.isdir(self.folder):
+        if not os.path.lexists(self.folder / _LOCK) and not self.entries():  # nothing of ours, so that no lock is put there either
             return freed
         try:
             with self._lock(_PATIENCE) as mine:
@@ -208,6 +215,17 @@ class Cache:
         return results
 
     # The steps
+
+    def _require_own(self) -> None:
+        """Raise CacheError for a folder that holds other things, such as somebody's home or the root of a disk."""
+        folder = self.folder.absolute()
+        own = folder.exists() and ((folder / _LOCK).exists() or bool(self.entries()))
+        if folder.resolve() in (Path(folder.anchor), Path(os.path.expanduser("~")).resolve()):
+            own = False
+        elif not own:
+            own = not folder.exists() or not any(folder.iterdir())
+        if not own:
+            raise CacheError("cache.not-ours", folder=folder, example=folder / _NAME)
 
     def _wrong(self, entry: Entry, wanted: str) -> str | None:
         """As `damage`; what is whole was used now."""

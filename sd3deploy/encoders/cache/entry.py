@@ -33,7 +33,7 @@ def ours(folder: Path) -> bool:
         return False
     try:
         there = set(os.listdir(folder))
-    except OSError:  # no folder, or one that others may not look into
+    except (OSError, ValueError):  # no folder, none that can be, or one that others may not look into
         return False
     return MANIFEST in there or there <= set(_FILES)
 

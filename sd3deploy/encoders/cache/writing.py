@@ -96,14 +96,14 @@ def write(
     return Entry(target)
 
 
-def failure(folder: Path, encoded: Encoded, error: OSError) -> CacheError:
-    """What the operating system said, as an error with a remedy."""
-    if error.errno in _FULL:
+def failure(folder: Path, encoded: Encoded, error: OSError | ValueError) -> CacheError:
+    """What the operating system said, or Python in its place, as an error with a remedy."""
+    if getattr(error, "errno", None) in _FULL:
         try:
             return _no_room(folder, encoded, shutil.disk_usage(folder).free)
         except OSError:  # it is gone as a whole
             pass
-    return CacheError("cache.unwritable", folder=folder, detail=error.strerror or error)
+    return CacheError("cache.unwritable", folder=folder, detail=getattr(error, "strerror", None) or error)
 
 
 def _no_room(folder: Path, encoded: Encoded, free: int) -> CacheError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from fastapi import Query
+from fastapi import Body, Query
 from pydantic import Field
 
 from sd3deploy import deps
@@ -51,7 +51,7 @@ def routes(services: Services) -> list[Route]:
         nothing = {"job": 0, "state": "none", "fraction": None, "text": "", "changed": {}, "error": None, "restart": None}
         return installing.job.report() if installing.job else nothing
 
-    def cancel(query: Annotated[Nothing, Query()]) -> dict[str, Any]:
+    def cancel(query: Annotated[Nothing, Query()], asked: Annotated[Nothing, Body()]) -> dict[str, Any]:
         """End running checks, a running installation, and the load of a text encoder. What an installation has begun is undone: the
         packages are as they were. A change of the encoder leaves everything as it was, the setting too; a model that is being loaded
         gets no T5, and a picture that waits for its encoder is not made.

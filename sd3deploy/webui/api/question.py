@@ -30,7 +30,7 @@ class Question(BaseModel, extra="forbid"):
 
 
 class Nothing(Question):
-    """A query without parameters."""
+    """A query without parameters, or the body {}."""
 
 
 def _error(name: Any, known: list[str]) -> Any:

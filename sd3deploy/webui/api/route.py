@@ -8,14 +8,15 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from fastapi import Depends, Header, HTTPException
+from fastapi import Depends, Header, HTTPException, Request
 
 from sd3deploy import messages
 from sd3deploy.errors import Sd3Error, SettingError
+from sd3deploy.origin import Trusted, is_foreign
 from sd3deploy.webui.api.problem import Problem
 from sd3deploy.webui.page import language
 
-__all__ = ["PREFIX", "TAG", "Conflict", "Forbidden", "Refused", "Route", "add"]
+__all__ = ["PREFIX", "TAG", "Conflict", "Forbidden", "NoJson", "Refused", "Route", "add"]
 
 PREFIX = "/sdapi/v1/sd3"
 TAG = "SD3 Deploy"
@@ -23,12 +24,14 @@ TAG = "SD3 Deploy"
 _PROBLEMS = {
     400: "The body is no text.",
     401: "The host was started with --auth, and the user or the password is missing or wrong.",
-    403: "This server allows nobody to do that.",
+    403: "This server allows nobody to do that, or not to a page of another site.",
     409: "It could not be done: everything is as it was.",
+    415: "A request that changes something needs a body of JSON, with Content-Type: application/json; {} will do.",
     422: "Something in the request is unknown or of the wrong type.",
     429: "More requests in a minute than the host's setting server_rate_limit allows from one address to one path.",
 }
 _ALWAYS = (401, 422, 429)
+_READING = ("GET", "HEAD")
 
 
 @dataclass(frozen=True)
@@ -73,16 +76,23 @@ class Forbidden(Refused):
     code = 403
 
 
+class NoJson(Refused):
+    """A request that changes something, as any page on the web can make a browser send it."""
+
+    code = 415
+
+
 def add(route: Route) -> None:
-    """Register it with the host, which asks for the password first."""
+    """Register it with the host, which asks for the password first. What changes something is not open to pages of other sites."""
     from modules import shared
 
-    responses: dict[int | str, Any] = {code: {"model": Problem, "description": _PROBLEMS[code]} for code in (*_ALWAYS, *route.problems)}
+    codes = (*_ALWAYS, *_guarded(route.method), *route.problems)
+    responses: dict[int | str, Any] = {code: {"model": Problem, "description": _PROBLEMS[code]} for code in codes}
     more = dict(route.more)
     responses |= more.pop("responses", {})
     shared.api.add_api_route(
         f"{PREFIX}/{route.path}",
-        _answering(route.handler),
+        _answering(route.handler, guarded=route.method not in _READING),
         methods=[route.method],
         tags=[TAG],
         summary=route.summary,
@@ -95,11 +105,17 @@ def add(route: Route) -> None:
     )
 
 
-def _answering(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """`handler` with its errors as answers. FastAPI reads the signature with its types, so they are looked up where they were written."""
+def _guarded(method: str) -> tuple[int, ...]:
+    return () if method in _READING else (403, 415) if method == "POST" else (403,)
+
+
+def _answering(handler: Callable[..., Any], guarded: bool) -> Callable[..., Any]:
+    """`handler` with its errors as answers, behind `_admit` where it is guarded. FastAPI reads the signature with its types, so they are
+    looked up where they were written; what a parameter depends on comes after what the route depends on, which is the password.
+    """
 
     @functools.wraps(handler)
-    def answer(**values: Any) -> Any:
+    def answer(*, sd3_admitted: None = None, **values: Any) -> Any:
         try:
             return handler(**values)
         except SettingError as error:
@@ -107,8 +123,28 @@ def _answering(handler: Callable[..., Any]) -> Callable[..., Any]:
         except Sd3Error as error:
             raise Conflict.of(error) from error
 
-    answer.__signature__ = inspect.signature(handler, eval_str=True)  # type: ignore[attr-defined]
+    signature = inspect.signature(handler, eval_str=True)
+    if guarded:
+        admitted = inspect.Parameter("sd3_admitted", inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[None, Depends(_admit)])
+        signature = signature.replace(parameters=[*signature.parameters.values(), admitted])
+    answer.__signature__ = signature  # type: ignore[attr-defined]
     return answer
+
+
+async def _admit(request: Request) -> None:
+    """Raise Forbidden for a page of another site, NoJson without a body of JSON: browsers send that of another site only after they have
+    asked, and so do they with DELETE.
+    """
+    from modules import shared
+
+    trusted = Trusted(*(str(getattr(shared.cmd_opts, name, None) or "") for name in ("cors_origins", "cors_regex")))
+    if is_foreign(request.headers, trusted):
+        shown = {"origin": request.headers.get("origin", "?")[:100], "host": request.headers.get("host", "?")[:100]}
+        raise Forbidden.of(SettingError("api.foreign", **shown))
+    if request.method == "POST":
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json" or not (await request.body()).strip():
+            raise NoJson.of(SettingError("api.no-json", example="{}", path=request.url.path))
 
 
 async def _speaking(

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from fastapi import Request
 
 from sd3deploy.deployment import Deployment
+from sd3deploy.origin import is_local
 from sd3deploy.webui.jobs.forecast import Forecast
 from sd3deploy.webui.jobs.guarding import Guarding
 from sd3deploy.webui.jobs.watching import Watching
@@ -29,6 +33,11 @@ class Services:
     reporting: Reporting
     installing: Installing
     changing: threading.Lock = field(default_factory=threading.Lock)
+
+    def find_model(self, asked: str, request: Request) -> Path | None:
+        """The model that a request names. One from another machine is told about SD.Next's models alone."""
+        local = is_local(request.client.host if request.client else None, request.headers)
+        return self.deployment.host.find_model(asked, local)  # type: ignore[attr-defined]
 
     @property
     def active(self) -> bool:

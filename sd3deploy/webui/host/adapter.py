@@ -24,6 +24,7 @@ from sd3deploy.events import Event
 from sd3deploy.guards.number import number
 from sd3deploy.memory import capacity
 from sd3deploy.memory.verdict import TILE
+from sd3deploy.model_files import find_model
 from sd3deploy.webui.host import offload
 
 __all__ = ["ProgressDisplay", "SdNext", "log", "rejection"]
@@ -99,6 +100,15 @@ class SdNext:
         """Where models may lie: folders in diffusers' layout, single files, repositories that were downloaded."""
         folders = [getattr(shared.opts, key, "") for key in ("diffusers_dir", "ckpt_dir", "hfcache_dir")]
         return tuple(Path(folder) for folder in dict.fromkeys(folders) if folder)
+
+    def find_model(self, asked: str, anywhere: bool) -> Path | None:
+        """The model that a request names, by the name that SD.Next lists or by a path. anywhere, and what None says: see model_files."""
+        from modules import sd_checkpoint
+
+        listed = getattr(sd_checkpoint, "checkpoint_aliases", {}).get(asked)
+        if listed is not None and (place := Path(str(sd_models.path_to_repo(listed)))).exists():
+            return place
+        return find_model(asked, self.model_folders(), anywhere)
 
     def facts(self) -> Facts:
         checkpoint = getattr(self.pipeline(), "sd_checkpoint_info", None)
