@@ -231,7 +231,7 @@ def test_a_setting_that_was_changed_for_a_job_is_as_before_after_its_end(host):
 
 
 @pytest.mark.usefixtures("little")
-@pytest.mark.parametrize(("flow", "values"), [("folder", [MIXED]), ("control", [MIXED]), ("video", [4, [128, 128]])])
+@pytest.mark.parametrize(("flow", "values"), [("folder", [MIXED]), ("count", [4]), ("video", [4, [128, 128]])])
 def test_four_pictures_that_do_not_fit(host, told, mode, flow, values):
     """In mode warn they are made. In mode ask one press holds all of them back and the next one makes all of them; then it asks anew."""
     assert call(host, flow, *values) == 4
@@ -240,6 +240,17 @@ def test_four_pictures_that_do_not_fit(host, told, mode, flow, values):
     assert [call(host, flow, *values) for _ in range(3)] == [0, 4, 0]
     mode("block")
     assert [call(host, flow, *values) for _ in range(2)] == [0, 0]
+
+
+@pytest.mark.usefixtures("little")
+def test_several_inputs_in_control_are_one_press(host, mode):
+    mode("off")
+    made = call(host, "images", MIXED)
+    assert made > 0
+    mode("warn")
+    assert call(host, "images", MIXED) == made
+    mode("ask")
+    assert [call(host, "images", MIXED) for _ in range(3)] == [0, made, 0]
 
 
 @pytest.mark.usefixtures("little")

@@ -270,7 +270,7 @@ def test_attention_processors_are_set_at_load_and_when_the_setting_changes(host)
 
 
 def test_a_press_of_generate_has_a_task_for_all_of_its_jobs_and_a_request_has_none(host):
-    """One press with two files in img2img, the next one in txt2img."""
+    """A folder of two files in img2img, a picture in txt2img, two frames of a video in Control, and a request."""
     host.run("""
         from modules import processing, progress
         sd3probe.kept = processing.process_images_inner
@@ -281,7 +281,7 @@ def test_a_press_of_generate_has_a_task_for_all_of_its_jobs_and_a_request_has_no
     """)
     start = host.count()
     try:
-        host.run("from sd3probe import jobs; jobs.folder([[128, 128], [64, 64]]); jobs.generate(); jobs.control([[64, 64], [64, 128]])")
+        host.run("from sd3probe import jobs; jobs.folder([[128, 128], [64, 64]]); jobs.generate(); jobs.video(2, [64, 64])")
         host.txt2img()
     finally:
         host.run("from modules import processing; processing.process_images_inner = sd3probe.kept")

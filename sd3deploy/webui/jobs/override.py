@@ -24,7 +24,7 @@ _MODES: dict[str, tuple[str, ...]] = {"size": guards.MODES, "memory": MODES, "sa
 
 @dataclass(frozen=True)
 class Override:
-    """Another encoder, by the name of its choice, and modes: of the guards "size" and "sampling", and of "memory". Settings are the rest."""
+    """Another encoder, the name of its choice, and modes: of the guards "size" and "sampling", and of "memory". Settings for the rest."""
 
     encoder: str | None = None
     modes: Mapping[str, str] = field(default_factory=dict)

@@ -1,4 +1,6 @@
-"""Control: several inputs in one press, one object for all of them. Without a control model each is made as in txt2img or img2img."""
+"""Control: all frames of a video in one press, one object for all. Without a control model each is made as in txt2img or img2img."""
+
+from PIL import Image, ImageSequence
 
 from modules import devices, errors, processing, scripts_manager, shared
 from modules.api import script
@@ -18,7 +20,8 @@ def control_run(
     output = []
     try:
         with devices.inference_context():
-            for image in inputs or [None]:
+            frames = isinstance(inputs, str)  # a path
+            for image in [frame.convert("RGB") for frame in ImageSequence.Iterator(Image.open(inputs))] if frames else inputs or [None]:
                 if shared.state.interrupted:
                     break
                 if image is not None:
@@ -28,8 +31,11 @@ def control_run(
                 p.script_args = input_script_args or tuple(script.init_default_script_args(p.scripts))
                 processed = p.scripts.run(p, *p.script_args) or processing.process_images(p)
                 processed = p.scripts.after(p, processed, *p.script_args)
-                output += (processed.images if processed is not None else None) or []
+                made = (processed.images if processed is not None else None) or []
+                output += made
                 yield None, None, ""
+                if made and not frames:  # the pipeline is used up: of several pictures only the first one is made
+                    break
     except Exception as e:
         log.error(f"Control: {e}")
         errors.display(e, "Control")

@@ -18,9 +18,10 @@ from sd3probe import limit
 _numbers = itertools.count()
 
 
-def job(kind=processing.StableDiffusionProcessingTxt2Img, runner=None, **values):
+def job(kind=processing.StableDiffusionProcessingTxt2Img, runner=None, **given):
     """An object of the host that describes a small job, with the scripts of its tab."""
-    values = {"prompt": "a cat", "steps": 2, "seed": 1, "width": 128, "height": 128, "do_not_save_samples": True} | values
+    values = {"prompt": "a cat", "steps": 2, "seed": 1, "width": 128, "height": 128}
+    values |= {"do_not_save_samples": True, "do_not_save_grid": True} | given
     p = kind(sd_model=shared.sd_model, **values)
     p.scripts = runner or scripts_manager.scripts_txt2img
     p.script_args = tuple(script.init_default_script_args(p.scripts))
@@ -50,11 +51,10 @@ def folder(sizes):
         return len(os.listdir(outputs))
 
 
-def control(sizes):
-    """How many pictures come of a press with several inputs in Control."""
+def control(inputs=None, **words):
+    """How many pictures come of a press in Control."""
     task = f"task({next(_numbers)})"
-    inputs = [Image.new("RGB", tuple(size), "teal") for size in sizes]
-    words = {"units": [], "inputs": inputs, "unit_type": "controlnet", "prompt": "a cat", "steps": 4, "seed": 1, "denoising_strength": 0.5}
+    words |= {"units": [], "inputs": inputs, "unit_type": "controlnet", "prompt": "a cat", "steps": 4, "seed": 1, "denoising_strength": 0.5}
     with call_queue.get_lock():
         begun = shared.state.begin("Control")
         progress.start_task(task)
@@ -66,9 +66,23 @@ def control(sizes):
     return len(last[0] or [])
 
 
+def count(number):
+    """How many pictures come of a press in Control with so many batches."""
+    return control(batch_count=number, width_before=128, height_before=128)
+
+
+def images(sizes):
+    """How many pictures come of a press in Control with several inputs. SD.Next since 2026-04 takes the first one that it can make."""
+    return control([Image.new("RGB", tuple(size), "teal") for size in sizes])
+
+
 def video(frames, size):
-    """How many frames come of a press with a video: the same as several inputs, one object for all of them."""
-    return control([size] * frames)
+    """How many frames come of a press in Control with a video."""
+    first, *others = [Image.new("RGB", tuple(size), (40 * number % 256, 80, 120)) for number in range(frames)]
+    with tempfile.TemporaryDirectory() as inputs:
+        path = os.path.join(inputs, "video.gif")
+        first.save(path, save_all=True, append_images=others, duration=100)
+        return control(path)
 
 
 class Bare:
