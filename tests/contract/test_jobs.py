@@ -123,26 +123,26 @@ def test_the_page_says_below_the_picture_what_has_become_of_its_detailer(host):
 
 @pytest.mark.usefixtures("detailing")
 def test_a_detailer_that_is_refused_leaves_a_request_its_picture(host, told):
-    """The last look, right before the pipeline, refuses what it finds there."""
+    """Something puts a part of another kind of model into this one, between the picture and its detailer."""
     plain = picture(host.client.post("/sdapi/v1/txt2img", json=SMALL))
     host.run("""
-        from sd3deploy.errors import JobRefused
-        from sd3probe import limit
-        guarding = sd3probe.guarding = limit.service("Guarding")
-        looks = []
-        def last_look():
-            looks.append(1)
-            if len(looks) > 1:
-                raise JobRefused("attention.other", "not this one", "")
-        guarding.last_look = last_look
+        from diffusers.models import attention_processor as processors
+        from modules import modeldata, scripts_manager
+        scripts = scripts_manager.scripts_txt2img.alwayson_scripts
+        sd3probe.script = next(script for script in scripts if script.title() == "SD3 probe")
+        sd3probe.set_processor = lambda kind: modeldata.model_data.sd_model.transformer.set_attn_processor(getattr(processors, kind)())
+        sd3probe.script.postprocess_batch = lambda *values, **words: sd3probe.set_processor("AttnProcessor2_0")
     """)
+    host.set(sd3_guard_attention="block")
     try:
         answer = host.client.post("/sdapi/v1/txt2img", json=SMALL | DETAILED)
         refused = host.client.post("/sdapi/v1/txt2img", json=SMALL)
     finally:
-        host.run("del sd3probe.guarding.last_look")
+        host.set(sd3_guard_attention="fix")
+        host.run("del sd3probe.script.postprocess_batch; sd3probe.set_processor('JointAttnProcessor2_0')")
     assert picture(answer) == plain
     assert refused.status_code == 422
+    assert [event[:2] for event in told()] == [("attention.other", "error")] * 2
     assert opened(host) == 0
 
 

@@ -64,7 +64,7 @@ class JobState:
 
     @property
     def nested(self) -> bool:
-        """Whether it runs inside of another job, whose picture is not to be lost because of it."""
+        """Return whether it runs inside of another job, whose picture is not to be lost because of it."""
         return self.outer is not None
 
     def record_size(self) -> None:
@@ -84,7 +84,7 @@ class JobState:
 
 @dataclass(eq=False)
 class _Request:
-    """What p asked for when the host began with it. made: its size after the guards. fresh: whether its job has still to be opened."""
+    """What p was when the host began with it. made: its size after the guards. fresh: whether its job has still to be opened."""
 
     p: weakref.ref[Any]
     size: tuple[Any, Any]

@@ -1,4 +1,4 @@
-"""Control: all frames of a video in one press, one object for all of them. Without a control model each is made as in txt2img."""
+"""Control: all frames of a video in one press, one object for all. Without a control model each is made as in txt2img or img2img."""
 
 from PIL import Image, ImageSequence
 

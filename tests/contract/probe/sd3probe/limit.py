@@ -56,14 +56,9 @@ class Limit(TorchDispatchMode):
         return sum(tensor() is not None and tensor().data_ptr() not in own for tensor in self.large)
 
 
-def service(name):
-    """One of the extension's services, by the name of its class."""
-    return next(one for one in gc.get_objects() if type(one).__name__ == name)
-
-
 def watching():
     """The extension's service that watches jobs."""
-    return service("Watching")
+    return next(one for one in gc.get_objects() if type(one).__name__ == "Watching")
 
 
 def phase():
