@@ -221,7 +221,8 @@ def test_control_with_a_controlnet_and_an_encoder_for_this_job(host, news):
         from modules.control import run, unit
         from modules.control.units import controlnet
         folder = controlnet.os.path.join(shared.opts.control_dir, "controlnet", "tiny")
-        diffusers.SD3ControlNetModel.from_transformer(shared.sd_model.transformer, num_layers=1).save_pretrained(folder)
+        values = {"num_layers": 1, "num_extra_conditioning_channels": 0}
+        diffusers.SD3ControlNetModel.from_transformer(shared.sd_model.transformer, **values).save_pretrained(folder)
         controlnet.find_models()
         units = []  # two of them: with one the host hands SD3's pipeline a number where that wants a list
         for index in (1, 2):
