@@ -130,26 +130,45 @@ def test_cancel_ends_a_change_that_waits_for_a_model(host, pool, news, slow_load
 
 
 def test_cancel_ends_a_change_that_waits_for_a_job(host, pool, news):
-    assert host.run("from modules import call_queue; result = call_queue.queue_lock.acquire(timeout=60)")
+    assert host.run("""
+        import threading
+        from modules import call_queue
+        inside, sd3probe.gate = threading.Event(), threading.Event()
+        def job():
+            with call_queue.queue_lock:
+                inside.set()
+                assert sd3probe.gate.wait(300)
+        threading.Thread(target=job).start()
+        result = inside.wait(60)
+    """)
     try:
         change = pool.submit(host.set, sd3_text_encoder="T5 FP8")
         until(lambda: "encoder.waiting" in ids(news))
         assert host.post("/sdapi/v1/sd3/cancel", {})["cancelled"]
         assert change.result(LONG) == {"sd3_text_encoder": False}
     finally:
-        host.run("from modules import call_queue; call_queue.queue_lock.release()")
+        host.run("sd3probe.gate.set()")
     assert status(host)["encoder"] == "Host default"
 
 
 def test_what_fails_after_the_change_stands_with_its_setting(host, news):
-    host.run("from modules import devices; sd3probe.torch_gc = devices.torch_gc; del devices.torch_gc")
+    host.run("""
+        from modules import devices
+        from sd3deploy.webui.host import adapter
+        class Renamed:  # for the extension alone: the real host calls it in its own functions
+            def __getattr__(self, name):
+                if name == "torch_gc":
+                    raise AttributeError("module 'modules.devices' has no attribute 'torch_gc'")
+                return getattr(devices, name)
+        adapter.devices = Renamed()
+    """)
     try:
         assert host.set(sd3_text_encoder="T5 FP8") == {"sd3_text_encoder": True}
         now = status(host)
         assert (now["encoder"], now["wanted"], now["busy"]) == ("T5 FP8", "T5 FP8", None)
         assert ids(news)[-2:] == ["encoder.afterwards", "encoder.ready-smaller"]
     finally:
-        host.run("from modules import devices; devices.torch_gc = sd3probe.torch_gc")
+        host.run("from modules import devices; from sd3deploy.webui.host import adapter; adapter.devices = devices")
     assert len(host.txt2img()["images"]) == 1
 
 
@@ -195,7 +214,7 @@ def test_an_encoder_that_was_compiled_is_not_loaded_a_second_time(host, news):
     assert host.run(compiled) == "OptimizedModule"
     before = len(ids(news))
     assert "T5: T5 FP8" in host.txt2img()["info"]["infotexts"][0]
-    assert ids(news)[before:] == []
+    assert not [id for id in ids(news)[before:] if id.startswith("encoder.")]
     kind = "from modules import modeldata; result = type(modeldata.model_data.sd_model.text_encoder_3).__name__"
     assert host.run(kind) == "OptimizedModule"
 
@@ -211,11 +230,14 @@ def test_control_with_a_controlnet_and_an_encoder_for_this_job(host, news):
         from modules.control import run, unit
         from modules.control.units import controlnet
         folder = controlnet.os.path.join(shared.opts.control_dir, "controlnet", "tiny")
-        diffusers.SD3ControlNetModel.from_transformer(shared.sd_model.transformer, num_layers=1).save_pretrained(folder)
+        values = {"num_layers": 1, "num_extra_conditioning_channels": 0}
+        diffusers.SD3ControlNetModel.from_transformer(shared.sd_model.transformer, **values).save_pretrained(folder)
         controlnet.find_models()
-        one = unit.Unit(index=1, enabled=True, unit_type="controlnet", strength=1.0)
-        one.controlnet = controlnet.ControlNet(device=shared.device, dtype=None)
-        one.controlnet.load("tiny")
+        units = []  # two of them: with one the host hands SD3's pipeline a number where that wants a list
+        for index in (1, 2):
+            units.append(unit.Unit(index=index, enabled=True, unit_type="controlnet", strength=1.0))
+            units[-1].controlnet = controlnet.ControlNet(device=shared.device, dtype=None)
+            units[-1].controlnet.load("tiny")
         base = id(modeldata.model_data.sd_model)
         sd3probe.seen = []
         script = next(s for s in run.scripts_manager.scripts_control.alwayson_scripts if s.title() == "SD3 Deploy")
@@ -228,10 +250,13 @@ def test_control_with_a_controlnet_and_an_encoder_for_this_job(host, news):
         try:
             with call_queue.queue_lock:
                 made = run.control_run(
-                    units=[one], inputs=[Image.new("RGB", (128, 128), "red")], unit_type="controlnet", is_generator=False,
+                    units=units, inputs=[Image.new("RGB", (128, 128), "red")], unit_type="controlnet", is_generator=False,
                     prompt="a cat", steps=2, width_before=128, height_before=128, sampler_index=0, input_type=0,
                 )
-                made = list(made)[-1] if hasattr(made, "__next__") else made
+                while True:
+                    next(made)  # a generator that yields nothing and returns what it has made
+        except StopIteration as end:
+            made = end.value
         finally:
             script.process = before
         gc.collect()
