@@ -169,6 +169,7 @@ class Deployment:
 
         stopped: called when somebody has cancelled it. Returns what is in the pipeline afterwards, None when no SD3 model is loaded.
         """
+        self.host.pipeline()  # a host that has changed so much raises here, before a failure would be told as one of the encoder
         wanted = self._wanted_or_default(choice)
         if wanted != self._failed:
             try:
