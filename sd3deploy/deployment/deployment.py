@@ -99,6 +99,7 @@ class Deployment:
         that was asked for; `cancel` and the host's own Stop end that. A failure is told, not raised.
         stopped: called when somebody has cancelled it. Returns what is in the pipeline afterwards, None when no SD3 model is loaded.
         """
+        self.host.pipeline()  # a host that has changed so much raises here, before a failure would be told as one of the encoder
         wanted = self._settings.wanted_or_default(choice)
         if wanted != self._failed:
             try:

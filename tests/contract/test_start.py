@@ -51,14 +51,14 @@ def move(name):
 callbacks = {{name: list(entries) for name, entries in script_callbacks.callback_map.items()}}
 
 def restore():
+    while undo:
+        undo.pop()()
     for name, entries in callbacks.items():
         script_callbacks.callback_map[name][:] = entries
     while TITLE in installer.control_extensions:
         installer.control_extensions.remove(TITLE)
     for key in [key for key in shared.opts.data_labels if key.startswith("sd3_")]:
         del shared.opts.data_labels[key]
-    while undo:
-        undo.pop()()
 
 sd3probe.restore = restore
 
@@ -68,24 +68,31 @@ def extension():
     spec.loader.exec_module(module)
     return module
 
-def panel(script):
-    "The sentence as its panel shows it; a function is asked, as gradio does when a page is opened."
+def build(script):
+    "The texts of a panel, as functions or values."
     with gr.Blocks() as blocks:
         one = script()
         one.parent = "txt2img"
         one.ui(False)
-        shown = [part for part in blocks.blocks.values() if isinstance(part, gr.HTML)]
-    values = [part.load_event_to_attach[0]() if getattr(part, "load_event_to_attach", None) else part.value for part in shown]
+        return [part for part in blocks.blocks.values() if isinstance(part, gr.HTML)]
+
+def shown(built):
+    "The sentence as a panel shows it; a function is asked, as gradio does when a page is opened."
+    values = [part.load_event_to_attach[0]() if getattr(part, "load_event_to_attach", None) else part.value for part in built]
     return [value for value in values if value and "sd3-notice" in value]
 
+def panel(script):
+    return shown(build(script))
+
+from modules import errors, processing, processing_diffusers, sd_models, sd_vae
+from pipelines import generic, model_sd3
+attention = sys.modules.get("modules.attention") or sd_models
+TARGETS = [(sd_models, "load_diffuser"), (model_sd3, "load_sd3"), (generic, "load_text_encoder"), (sd_vae, "reload_vae_weights"),
+           (attention, "set_diffusers_attention"), (processing, "process_images_inner"), (processing_diffusers, "process_diffusers"),
+           (errors, "display"), (installer, "pip")]
+
 def patched():
-    from modules import errors, processing, processing_diffusers, sd_models, sd_vae
-    from pipelines import generic, model_sd3
-    attention = sys.modules.get("modules.attention") or sd_models
-    found = [(sd_models, "load_diffuser"), (model_sd3, "load_sd3"), (generic, "load_text_encoder"), (sd_vae, "reload_vae_weights"),
-             (attention, "set_diffusers_attention"), (processing, "process_images_inner"), (processing_diffusers, "process_diffusers"),
-             (errors, "display"), (installer, "pip")]
-    return [name for module, name in found if hasattr(getattr(module, name), "__sd3deploy_original__")]
+    return [name for module, name in TARGETS if hasattr(getattr(module, name, None), "__sd3deploy_original__")]
 
 def ours():
     "Callbacks of ours by the lists of the host that they are in."
@@ -104,9 +111,10 @@ def started(host):
     """
 
     def run(break_it: str, report: str = ""):
-        before = len(host.log())
+        file = host.data / "sdnext.log"
+        before = len(file.read_bytes())
         code = f"{BEGIN}\n{textwrap.dedent(break_it)}\nscript = begin()\nresult = {{}}\n{textwrap.dedent(report)}"
-        return host.run(code), host.log()[before:]
+        return host.run(code), file.read_bytes()[before:].decode()
 
     yield run
     host.run("sd3probe.restore()")
@@ -114,13 +122,13 @@ def started(host):
 
 
 def told(log, id):
-    """How often the sentence was told: the log file has it, and so has the console."""
-    return len(re.findall(rf"ERROR \| \w+ \| SD3 Deploy: id={re.escape(id)} |WARNING \| \w+ \| SD3 Deploy: id={re.escape(id)} ", log))
+    """How often the sentence was told."""
+    return len(re.findall(rf"\| (?:ERROR|WARNING) \|.*\| SD3 Deploy: id={re.escape(id)} ", log))
 
 
 def loud(log):
-    """Tracebacks that whoever reads warnings and errors sees."""
-    return [line for line in log.splitlines() if re.search(r"\| (WARNING|ERROR|CRITICAL) \|", line) and "SD3 Deploy: id=" not in line]
+    """What whoever reads the errors in the log sees beside the sentences: a traceback, as a rule."""
+    return [line for line in log.splitlines() if re.search(r"\| (ERROR|CRITICAL) \|", line) and "SD3 Deploy: id=" not in line]
 
 
 ALL = """
@@ -227,9 +235,8 @@ def test_it_starts_and_unloads_without_a_word(started):
 
 LATER = """
 called = "callbacks_{called}"
-from modules import processing
-sd3probe.watch = processing.process_images_inner
 callback = script_callbacks.callback_map[called][-1].callback
+built = build(script)
 {broken}
 callback({arguments})
 while undo:
@@ -237,7 +244,7 @@ while undo:
 for entry in [*script_callbacks.callback_map["callbacks_app_started"], *script_callbacks.callback_map["callbacks_ui_settings"]]:
     if not any(entry in entries for entries in callbacks.values()):
         entry.callback(*([None, None] if entry in script_callbacks.callback_map["callbacks_app_started"] else []))  # nothing any more
-result = {{"patched": patched(), "control": TITLE in installer.control_extensions, "panel": panel(script),
+result = {{"patched": patched(), "control": TITLE in installer.control_extensions, "panel": shown(built) + panel(script),
           "settings": [key for key in shared.opts.data_labels if key.startswith("sd3_") and key != "sd3_notice"]}}
 """
 BROKEN_LATER = {
@@ -255,10 +262,28 @@ BROKEN_LATER = {
 def test_what_fails_when_the_host_calls_later_ends_it_as_well(started, what):
     called, arguments, broken = BROKEN_LATER[what]
     result, log = started("", LATER.format(called=called, arguments=arguments, broken=broken))
-    assert len(result.pop("panel")) == 1
+    before, after = result.pop("panel")  # of the panel that was there, and of one that is built since
+    assert before == after
     assert result == {"patched": [], "control": False, "settings": []}
     assert told(log, "host.failed") == 1
     assert loud(log) == []
+
+
+def test_a_panel_that_can_not_be_built_says_so_and_jobs_are_looked_at_all_the_same(started):
+    result, log = started("", """
+        from sd3deploy.webui.jobs import override
+        override.controls = None
+        made = script()
+        made.parent = "txt2img"
+        with gr.Blocks():
+            components = made.ui(False)
+        result = [[one.value for one in components], panel(script), len(patched())]
+    """)
+    values, sentence, count = result
+    assert values == ["As in Settings"]
+    assert messages.text("feature.panel.lost") in html.unescape(sentence[0])
+    assert count == PATCHES
+    assert told(log, "host.feature-off") == 1
 
 
 def test_a_route_fails_alone(started):

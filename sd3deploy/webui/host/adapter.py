@@ -111,10 +111,13 @@ class SdNext:
         return find_model(asked, self.model_folders(), anywhere)
 
     def facts(self) -> Facts:
-        checkpoint = getattr(self.pipeline(), "sd_checkpoint_info", None)
-        model = self.loading or (self.place_of(checkpoint) if checkpoint is not None else "")
+        model = self.loading or self._place()
         caches = tuple(dict.fromkeys([shared.opts.hfcache_dir, shared.opts.diffusers_dir]))
         return Facts(model, self._shared_t5(model), caches, bool(shared.opts.offline_mode))
+
+    def _place(self) -> str:
+        checkpoint = getattr(self.pipeline(), "sd_checkpoint_info", None)
+        return self.place_of(checkpoint) if checkpoint is not None else ""
 
     def _shared_t5(self, model: str) -> tuple[str, dict[str, Any]] | None:
         if not (getattr(shared.opts, "te_shared_te", False) or getattr(shared.opts, "te_shared_t5", False)):

@@ -26,6 +26,7 @@ class Feature:
         self._whole, self._id, self._values = whole, id, values
         self._lock = threading.Lock()
         self._failed = False
+        self.notice = ""  # what was told when it failed
 
     @property
     def active(self) -> bool:
@@ -36,7 +37,7 @@ class Feature:
         with self._lock:
             first, self._failed = not self._failed, True
         if first and not self._whole.ended:
-            self._whole.tell(error, self._id, self._values)
+            self.notice = self._whole.tell(error, self._id, self._values)
 
     def shield(self, work: Callable[..., Any], passing: tuple[type[Exception], ...] = DELIBERATE) -> Callable[..., Any]:
         """`work` as the host may call it: it raises nothing of its own but `passing`, and answers None once it is switched off."""
@@ -73,12 +74,15 @@ class Features:
         """`work` as a part of its own: see Feature.shield."""
         return self.get(id).shield(work)
 
-    def tell(self, error: BaseException, id: str, values: dict[str, object]) -> None:
-        """Say that a part is off; where not even that works, the log has the error."""
+    def tell(self, error: BaseException, id: str, values: dict[str, object]) -> str:
+        """Say that a part is off; where not even that works, the log has the error. Returns what was said."""
         try:
             log = logging.getLogger("sd")  # the host's own, wherever it keeps it
             log.debug("".join(traceback.format_exception(type(error), error, error.__traceback__)))  # for a report
             name, lost = messages.text(f"feature.{id}", **values), messages.text(f"feature.{id}.lost", **values)
-            self._events.tell("warning", "host.feature-off", feature=name, lost=lost, error=f"{type(error).__name__}: {error}")
+            values = {"feature": name, "lost": lost, "error": f"{type(error).__name__}: {error}"}
+            self._events.tell("warning", "host.feature-off", **values)
+            return f"{messages.text('host.feature-off', **values)} {messages.remedy('host.feature-off')}"
         except Exception:
             logging.getLogger("sd").exception("SD3 Deploy: %s", id)
+            return ""

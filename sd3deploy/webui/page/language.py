@@ -30,7 +30,7 @@ def built() -> str:
 
 def setting() -> str | None:
     """The code of the host's setting, such as "zh" for “zh: Chinese”; None where it leaves the choice to the browser."""
-    chosen = str(shared.opts.data.get("ui_locale", "Auto"))
+    chosen = str(getattr(shared.opts, "ui_locale", "Auto"))
     return None if chosen.lower() in ("", "auto") else chosen.partition(":")[0]
 
 

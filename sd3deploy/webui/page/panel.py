@@ -56,9 +56,11 @@ def script_class(
             return scripts_manager.AlwaysVisible
 
         def ui(self, is_img2img: bool) -> list[Any]:
-            components = features.shield("panel", self._ui)()
-            # Without a component the host would call no hook of the script.
-            return components or [gr.Textbox(override.AS_SET, visible=False)]
+            if components := features.shield("panel", self._ui)():
+                return components
+            with gr.Accordion(TITLE, open=True, elem_classes=["sd3-panel"]):
+                gr.HTML(notice_html(features.notice or features.get("panel").notice))
+            return [gr.Textbox(override.AS_SET, visible=False)]  # without a component the host would call no hook of the script
 
         def _ui(self) -> list[Any]:
             with gr.Accordion(TITLE, open=False, elem_id=self.elem_id("panel"), elem_classes=["sd3-panel"]):
