@@ -228,7 +228,8 @@ def tested(file: Path, slow: bool, output: str | Path) -> str:
 
 
 # Without those that start whole processes or make whole models: what they notice, a quick one should.
-SLOW = ("process", "killed", "without_any_heavy", "memory_is_that_of", "real_run_is", "truth", "real_pipeline", "edge_is_where")
+SLOW = ("no_traceback", "killed", "without_any_heavy", "older_versions", "memory_is_that_of", "real_run_is", "truth", "real_pipeline",
+        "edge_is_where")
 QUICK = " and ".join(f"not {name}" for name in SLOW)
 
 
