@@ -167,6 +167,13 @@ def test_what_balanced_offload_leaves_on_the_device():
     assert estimate(replace(setup, ceiling=GIB)).phases["encode"] == estimate(setup).phases["encode"]
 
 
+def test_in_sequential_mode_the_device_holds_a_tenth_of_a_part_and_no_more_than_the_largest_layer_that_is_known():
+    huge = replace(MEDIUM, parts=MEDIUM.parts | {"transformer": Part(10**11)})
+    for weights, leaf in ((MEDIUM, MEDIUM.parts["transformer"].numbers // 10), (huge, 384 * 384 * 1536)):  # the positions of SD3.5 medium
+        need = estimate(Setup(weights, find("fp8"), offload="sequential")).phases["denoise"]
+        assert need.gpu - need.activation == pytest.approx(2 * leaf, abs=1)
+
+
 def test_a_t5_by_bitsandbytes_stays_on_the_device_in_sequential_mode():
     small, wide = (estimate(Setup(MEDIUM, find(name), offload="sequential")) for name in ("nf4", "uint4"))
     assert small.phases["denoise"].gpu - wide.phases["denoise"].gpu == small.parts["text_encoder_3"]
