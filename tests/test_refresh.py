@@ -18,7 +18,8 @@ import pytest
 
 from sd3deploy.errors import DependencyError, RestartRequired
 from sd3deploy.refresh import Verdict, imports, private, refresh
-from sd3deploy.refresh.package import read_package, same_version
+from sd3deploy.refresh.package import read_package
+from sd3deploy.vendored import same_version
 from tests import stacks
 
 # --- the real packages -------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -12,6 +11,7 @@ from sd3deploy.deps.belongings import Belongings, belongings
 from sd3deploy.deps.damage import Damage, damage
 from sd3deploy.deps.requirement import Requirement
 from sd3deploy.installed import Distribution, import_name
+from sd3deploy.loaded import is_replaced, loaded_version
 from sd3deploy.vendored import SpecifierSet, same_version, version
 
 __all__ = ["Facts", "State", "Status", "check", "gather", "judge"]
@@ -100,7 +100,7 @@ def _check(requirement: Requirement) -> Status:
 def gather(name: str, own: Belongings) -> Facts:
     """Look at the disk and at sys.modules."""
     there = own.infos[0] if own.infos else own.brought
-    return Facts(there.version if there else None, _loaded(name), damage(name, own), own.brought)
+    return Facts(there.version if there else None, _loaded(name, there.version if there else ""), damage(name, own), own.brought)
 
 
 def judge(requirement: Requirement, facts: Facts) -> Status:
@@ -129,10 +129,15 @@ def _below(specifier: str, installed: str) -> bool:
     return any(floor is not None and found is not None and found < floor for floor in floors)
 
 
-def _loaded(name: str) -> str | None:
-    """The version that this process imported, or None: not imported, or a module that does not tell."""
-    found = getattr(sys.modules.get(import_name(name)), "__version__", None)
-    return None if found is None else str(found)
+def _loaded(name: str, on_disk: str) -> str | None:
+    """The version that this process imported; None: not imported, or a module that does not tell. What was not replaced since is the one
+    on disk, whatever it calls itself.
+    """
+    module = import_name(name)
+    found = loaded_version(module)
+    if found and on_disk and not is_replaced(name, module, on_disk):
+        return on_disk
+    return None if found in ("", "?") else found
 
 
 def _detail(state: State, requirement: Requirement, facts: Facts) -> str:

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-from sd3deploy.refresh.package import Package, normal, pattern
+from sd3deploy.refresh.package import Package, pattern
 from sd3deploy.refresh.private import MISSING_BACKENDS, PACKAGE_MAP
+from sd3deploy.vendored import canonicalize_name
 
 __all__ = ["correct_backends", "correct_flags", "correct_map", "forget", "modules_of", "placeholder"]
 
@@ -55,7 +56,7 @@ def correct_map(packages: list[Package]) -> list[str]:
     for package in packages:
         for top in {module.partition(".")[0] for module in package.imports}:
             owners = table.setdefault(top, [])
-            if package.name not in map(normal, owners):
+            if package.name not in {canonicalize_name(one) for one in owners}:
                 owners.append(package.name)
                 steps.append(f"{name}[{top}]")
     return steps

@@ -19,10 +19,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from sd3deploy.loaded import real_module
 from sd3deploy.refresh.caches import modules_of
 from sd3deploy.refresh.imports import lacking
-from sd3deploy.refresh.package import Package, normal, read_package, real_module
+from sd3deploy.refresh.package import Package, read_package
 from sd3deploy.refresh.private import LIBRARIES
+from sd3deploy.vendored import canonicalize_name
 
 __all__ = ["Question", "in_a_new_process", "is_asked_about", "stale", "use_in_diffusers", "use_in_transformers"]
 
@@ -52,7 +54,7 @@ def stale(package: Package, libraries: tuple[str, ...]) -> list[Question]:
 def is_asked_about(name: str) -> bool:
     """Whether a library of the model stack that is loaded has a check for the distribution, or is it. Imports nothing."""
     package = read_package(name)
-    return name in map(normal, LIBRARIES) or any(
+    return name in {canonicalize_name(one) for one in LIBRARIES} or any(
         package.mentioned_in(key)
         for module, loaded in modules_of(LIBRARIES)
         if module.rpartition(".")[2] in _CHECKS

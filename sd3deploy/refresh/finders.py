@@ -8,7 +8,8 @@ import os
 import site
 import sys
 
-from sd3deploy.refresh.package import Package, real_module
+from sd3deploy.loaded import real_module
+from sd3deploy.refresh.package import Package
 from sd3deploy.refresh.private import LIBRARIES, METADATA_CACHE
 
 __all__ = ["clean", "invalidate"]

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 from sd3deploy import installed, messages
 from sd3deploy.errors import DependencyError, RestartRequired
+from sd3deploy.loaded import is_replaced, note
 from sd3deploy.refresh import caches, consumers, finders, imports
-from sd3deploy.refresh.package import Package, is_replaced, normal, note, read_package
+from sd3deploy.refresh.package import Package, read_package
 from sd3deploy.refresh.private import LIBRARIES
+from sd3deploy.vendored import canonicalize_name
 
 __all__ = ["Unusable", "Verdict", "forget", "refresh"]
 
@@ -67,7 +69,7 @@ def refresh(distributions: Iterable[str]) -> Verdict:
     restart: list[Unusable] = []
     failed: list[Unusable] = []
     finders.invalidate()
-    found = [read_package(name) for name in sorted({normal(name) for name in distributions})]
+    found = [read_package(name) for name in sorted({canonicalize_name(name) for name in distributions})]
     steps += [f"{package.name}: not installed" for package in found if not package.version and not package.loaded]
     hot = []
     for package in found:
