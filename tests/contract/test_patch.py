@@ -119,9 +119,17 @@ def load(host):
 
 
 def report(host):
-    """The host reports an error; whoever waits for that gets its words."""
-    host.run("from modules import errors; errors.display(ValueError('reported by the host'), 'Probe')")
-    assert "reported by the host" in host.log()
+    """The host reports an error; whoever looks for that in the log finds it."""
+    file = host.data / "sdnext.log"
+    before = file.read_text("utf-8", "replace").count("Probe: ValueError")
+    host.run("""
+        from modules import errors
+        try:
+            raise ValueError("reported by the host")
+        except ValueError as error:
+            errors.display(error, "Probe")
+    """)
+    assert file.read_text("utf-8", "replace").count("Probe: ValueError") == before + 1
 
 
 def vae(host):
