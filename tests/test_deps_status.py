@@ -1,5 +1,8 @@
 """Six states, judged from facts and seen in real environments."""
 
+from pathlib import Path
+
+import psutil
 import pytest
 
 from sd3deploy.deps.damage import Damage
@@ -70,3 +73,17 @@ print(json.dumps([status.state.name, status.loaded, status.installed, status.det
     state, loaded, installed, detail = lab.json(code, EXTRA=lab.offline_args)
     assert (state, loaded, installed) == ("STALE", "1.0", "2.0")
     assert detail == "sd3toy 1.0 is loaded, but 2.0 is on disk."
+
+
+def test_a_module_that_calls_itself_by_another_version_than_its_metadata_is_no_reason_for_a_restart(tmp_path):
+    lab = bare(tmp_path)
+    lab.toy("1.0")
+    lab.install("sd3toy==1.0")
+    code = f"""
+import sd3toy
+sys.path.append({str(Path(psutil.__file__).parents[1])!r})  # the host ships psutil; without it nobody knows when a process began
+sd3toy.__version__ = "0.9.dev0"  # as an editable install has it
+status = deps.check(needs("sd3toy"))[0]
+print(json.dumps([status.state.name, status.installed, status.detail]))
+"""
+    assert lab.json(code) == ["OK", "1.0", ""]
