@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 
 from sd3deploy import installed
@@ -59,8 +61,11 @@ def note(name: str, version: str) -> None:
 def _started() -> float:
     """When this process began, in seconds since the epoch; 0 where that can not be told, and then every installation counts as later."""
     try:
+        if sys.platform == "linux":  # psutil counts from the boot, whose time Linux tells in whole seconds
+            ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])  # proc(5): starttime
+            return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
         import psutil
 
-        return min(psutil.Process().create_time(), time.time())
+        return psutil.Process().create_time()
     except Exception:  # not there, or a system that does not tell
         return 0.0
