@@ -190,9 +190,11 @@ def snapshot() -> dict[str, tuple[str, int]]:
     found: dict[str, tuple[str, int]] = {}
     for one in distributions():
         try:
-            found.setdefault(one.key, (one.version, one.path.stat().st_mtime_ns))
+            folder = one.path.stat()
         except OSError:
             continue
+        # Whoever copies an environment keeps the times of the content; that of the change of the folder itself can not be kept.
+        found.setdefault(one.key, (one.version, max(folder.st_mtime_ns, folder.st_ctime_ns)))
     return found
 
 

@@ -290,7 +290,7 @@ def test_another_library_or_format_is_another_encoder(cache, weights, made, monk
     cache.store(weights, FP4, made(FP4))
     cache.store(weights, fp8, made(fp8))
     with monkeypatch.context() as patch:
-        patch.setattr(manifests.packages, "version", lambda name: "0.99")
+        patch.setattr(manifests.installed, "version", lambda name: "0.99")
         assert cache.find(weights, FP4) is None
         assert cache.find(weights, fp8)  # which is none of bitsandbytes'
     monkeypatch.setattr(manifests, "FORMAT", 2)

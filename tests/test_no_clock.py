@@ -28,6 +28,10 @@ ALLOWED = {
     "test_deps_lock.py test_waits_and_says_for_what": "the patience that runs out is what is tested",
     "test_deps_lock.py test_an_installer_that_outlives_its_parent_still_holds_it": "the lock is held: the patience runs out",
     "test_deps_lock.py test_two_threads_of_one_process_take_turns_too": "the lock is held: the patience runs out",
+    "test_deps_lock.py test_fasteners_would_not_hold_for_an_installer_that_outlives_its_parent": "the child sleeps until it is killed",
+    "test_locks.py test_a_load_waits_for_a_change_and_a_change_in_its_own_load_does_not": "what does not happen has no event",
+    "test_locks.py test_the_queue_is_free_while_a_load_is_waited_for": "the same",
+    "test_locks.py test_whoever_waits_is_ended_by_cancel": "the same",
 }
 
 

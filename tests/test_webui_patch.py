@@ -62,6 +62,16 @@ def test_a_wrapper_around_the_wrapper_survives_the_undo(module):
     assert module.load("a") == "other host a"
 
 
+def test_put_back_under_somebody_elses_wrapper_it_works_once(module):
+    patch = Patch(module, "load", lambda original, *args: f"<{original(*args)}>")
+    patch.apply()
+    ours = module.load
+    module.load = lambda *args: f"other {ours(*args)}"
+    patch.undo()
+    assert patch.apply()
+    assert module.load("a") == "<other host a>"
+
+
 def test_a_patch_keeps_what_somebody_else_has_wrapped_around_the_one_before(module):
     first = Patch(module, "load", louder)
     first.apply()

@@ -203,7 +203,6 @@ def test_the_sentence_is_a_section_of_the_settings(started):
 
 PATCHES = 9
 ALONE = {
-    "on_after_process": ("hide(script_callbacks, 'on_after_process')", "restore"),
     "on_script_unloaded": ("hide(script_callbacks, 'on_script_unloaded')", "unload"),
     "control_extensions": ("hide(installer, 'control_extensions')", "control"),
 }
@@ -213,9 +212,9 @@ ALONE = {
 def test_an_optional_part_fails_alone(started, what):
     code, part = ALONE[what]
     result, log = started(code, 'result = {"patched": len(patched()), "callbacks": ours(), "ui": type(script).__name__}')
-    lost = {"restore": "after_process", "unload": "script_unloaded"}.get(part)
+    lost = {"unload": "script_unloaded"}.get(part)
     assert result["patched"] == PATCHES
-    assert result["callbacks"] == [one for one in ("after_process", "app_started", "script_unloaded", "ui_settings") if one != lost]
+    assert result["callbacks"] == [one for one in ("app_started", "script_unloaded", "ui_settings") if one != lost]
     assert told(log, "host.feature-off") == 1
     assert messages.text(f"feature.{part}") in log
     assert loud(log) == []
@@ -229,7 +228,7 @@ def test_it_starts_and_unloads_without_a_word(started):
                 entry.callback()
         result += [patched(), panel(script)]
     """)
-    assert result == [PATCHES, ["after_process", "app_started", "script_unloaded", "ui_settings"], True, [], []]
+    assert result == [PATCHES, ["app_started", "script_unloaded", "ui_settings"], True, [], []]
     assert "SD3 Deploy: id=" not in log
 
 

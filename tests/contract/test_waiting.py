@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from demo import server
 from tests.contract.conftest import AUTH, PROBE, start
+from tests.waiting import until
 
 LONG = 120  # seconds until a test that hangs is given up
 
@@ -83,14 +83,6 @@ def status(host):
     return host.get("/sdapi/v1/sd3/status")
 
 
-def until(condition):
-    deadline = time.monotonic() + LONG
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it never came to that"
-        time.sleep(0.05)
-    return found
-
-
 def ids(news):
     return [event["id"] for event in news() if not event["id"].startswith("cache.")]
 
@@ -98,7 +90,7 @@ def ids(news):
 def test_while_a_model_loads_a_change_waits_and_everything_else_answers(host, pool, news, slow_load):
     slow_load()
     change = pool.submit(host.set, sd3_text_encoder="T5 FP8")
-    until(lambda: "encoder.waiting-model" in ids(news))
+    assert until(lambda: "encoder.waiting-model" in ids(news))
     assert status(host)["busy"] == "T5 FP8 will be loaded as soon as the model is there that is being loaded."
     for _ in range(3):  # the queue is free: a job of the host itself, and a picture, which the host answers in its own way without a model
         assert host.run(f"""
@@ -118,7 +110,7 @@ def test_while_a_model_loads_a_change_waits_and_everything_else_answers(host, po
 def test_cancel_ends_a_change_that_waits_for_a_model(host, pool, news, slow_load):
     slow_load()
     change = pool.submit(host.set, sd3_text_encoder="T5 FP8")
-    until(lambda: "encoder.waiting-model" in ids(news))
+    assert until(lambda: "encoder.waiting-model" in ids(news))
     assert host.post("/sdapi/v1/sd3/cancel", {}) == {"cancelled": True, "jobs": ["encoder"]}
     assert change.result(LONG) == {"sd3_text_encoder": False}
     assert host.run("result = sd3probe.load.is_alive()")  # it has not waited for the load
@@ -143,7 +135,7 @@ def test_cancel_ends_a_change_that_waits_for_a_job(host, pool, news):
     """)
     try:
         change = pool.submit(host.set, sd3_text_encoder="T5 FP8")
-        until(lambda: "encoder.waiting" in ids(news))
+        assert until(lambda: "encoder.waiting" in ids(news))
         assert host.post("/sdapi/v1/sd3/cancel", {})["cancelled"]
         assert change.result(LONG) == {"sd3_text_encoder": False}
     finally:

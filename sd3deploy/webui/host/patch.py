@@ -105,6 +105,7 @@ class Patch:
     ) -> None:
         self.module, self.name, self.wrapper, self.expects, self.failed = module, name, wrapper, expects, failed
         self.active = False
+        self._layer: object = None  # the latest function of ours; an older one may lie under somebody else's wrapper
 
     @property
     def original(self) -> Callable[..., Any]:
@@ -123,10 +124,11 @@ class Patch:
 
         @functools.wraps(original)
         def patched(*args: Any, **kwargs: Any) -> Any:
-            return self._run(Call(original, names, args, kwargs), args, kwargs) if self.active else original(*args, **kwargs)
+            mine = self.active and self._layer is patched
+            return self._run(Call(original, names, args, kwargs), args, kwargs) if mine else original(*args, **kwargs)
 
         setattr(patched, _MARK, original)
-        self.active = True
+        self.active, self._layer = True, patched
         setattr(self.module, self.name, patched)
         return True
 
