@@ -196,7 +196,8 @@ class Forecast:
         error = EncoderError("memory.encoder", name=choice.name, verdict=judged.sentence, remedy=remedy)
         if not goes_on:
             raise error
-        self.events.fail(error, "warning")
+        if mode == "warn":  # whoever has confirmed it has been told
+            self.events.fail(error, "warning")
 
     def remedy(self, setup: Setup, capacity: Capacity) -> str:
         """Return the cheapest change that makes it fit, as an instruction."""

@@ -114,14 +114,18 @@ def detailing():
 
 @contextlib.contextmanager
 def measured():
-    """A device on which decoding a picture takes exactly what is estimated for its size, with the estimates as published."""
+    """A device on which decoding a picture takes exactly what is estimated for its size, with the estimates as published, and on which
+    nothing is too little to learn from.
+    """
+    from sd3deploy.memory import correction
     from sd3deploy.memory.estimate import estimate
     from sd3deploy.memory.monitor import Reading
 
     watching = limit.watching()
     watching.forecast.corrections.forget()
     watching._prepare()
-    level, kept = [2**30], watching.monitor.read
+    level, kept, least = [2**30], watching.monitor.read, correction.LEAST
+    correction.LEAST = 0
     watching.monitor.read = lambda: Reading(ram=level[0])
 
     def grow(module, arguments):
@@ -143,7 +147,7 @@ def measured():
     finally:
         for handle in handles:
             handle.remove()
-        watching.monitor.read = kept
+        watching.monitor.read, correction.LEAST = kept, least
         watching.forecast.corrections.forget()
 
 
