@@ -8,14 +8,14 @@ is bound by name.
 The text encoders of this extension need none of it but the finders: they are built from bitsandbytes' own layers (encoders/assemble.py).
 What is here, and for whom (each case in tests/no_restart, on three generations of the libraries; lines of each file):
 
-    finders.py    47  everybody: Python sees the new files; what a failed import or an empty folder left is swept away
-    package.py   176  everybody: what is on disk and in memory, and whether a library in use was replaced
-    caches.py    113  INT8 (`.to()` of transformers and diffusers asks for bitsandbytes' version), the T5 tokenizer from a sentencepiece
+    finders.py    48  everybody: Python sees the new files; what a failed import or an empty folder left is swept away
+    package.py    87  everybody: what is on disk and in memory; whether a library in use was replaced says sd3deploy/loaded.py (71)
+    caches.py    114  INT8 (`.to()` of transformers and diffusers asks for bitsandbytes' version), the T5 tokenizer from a sentencepiece
                       file, offload of diffusers by accelerate, peft on 4-bit layers, models that the webui loads with bitsandbytes or gguf
     imports.py   123  offload and device maps (accelerate: 20 modules skip imports without it), bitsandbytes and gguf in diffusers, the T5
                       tokenizer of transformers 4
-    consumers.py 149  everybody: the verdict is what transformers, diffusers, accelerate and peft answer, checked with a new process
-    verdict.py   163  the order of these, and what is said
+    consumers.py 151  everybody: the verdict is what transformers, diffusers, accelerate and peft answer, checked with a new process
+    verdict.py   165  the order of these, and what is said
     private.py    32  names without a public way in
 
 Not brought up to date, and said so where a library has a flag for it: peft for diffusers' LoRA (`USE_PEFT_BACKEND` and what follows from
