@@ -34,7 +34,8 @@ from sd3deploy.encoders.cache import manifest as manifests
 from sd3deploy.encoders.cache.entry import name_for
 from sd3deploy.encoders.cache.manifest import Manifest, stamp
 from sd3deploy.encoders.cache.tensors import map_tensors, write_tensors
-from sd3deploy.encoders.quantize import Encoded, quantize
+from sd3deploy.encoders.encoded import Encoded
+from sd3deploy.encoders.quantize import quantize
 from sd3deploy.encoders.recipe import Recipe
 from sd3deploy.encoders.t5 import t5_encoder_class
 from sd3deploy.encoders.weights import open_weights, samples_of

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     import transformers
 
-    from sd3deploy.encoders.quantize import Encoded
+    from sd3deploy.encoders.encoded import Encoded
 
 __all__ = ["assemble", "linears", "quantization_config", "shapes"]
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from sd3deploy.device import Device
 from sd3deploy.encoders.assemble import assemble
 from sd3deploy.encoders.choices import Choice, require
+from sd3deploy.encoders.encoded import Encoded
 from sd3deploy.encoders.finite import NotFinite, require_finite
 from sd3deploy.encoders.mapped import Mapped
-from sd3deploy.encoders.quantize import Encoded, quantize
+from sd3deploy.encoders.quantize import quantize
 from sd3deploy.encoders.recipe import Recipe
 from sd3deploy.encoders.source import Source
 from sd3deploy.encoders.weights import Weights, mapped, open_weights

@@ -10,7 +10,7 @@ import math
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from sd3deploy.device import Device
 from sd3deploy.encoders.assemble import linears, quantization_config, shapes
+from sd3deploy.encoders.encoded import Encoded
 from sd3deploy.encoders.finite import NotFinite
 from sd3deploy.encoders.mapped import Mapped, stamp
 from sd3deploy.encoders.recipe import Recipe
@@ -30,7 +31,7 @@ from sd3deploy.memory import exhausted
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Encoded", "Stopped", "quantize"]
+__all__ = ["Stopped", "quantize"]
 
 _PIECE = 8 * 2**20  # bytes read at a time; on a GPU each takes 200 MB (four_bit.py)
 _WORKERS = 8  # threads at most: from there on reading is slower
@@ -40,23 +41,6 @@ _ROOM = 2**30  # bytes free on a GPU for quantizing there
 
 class Stopped(EncoderError):
     """Somebody cancelled."""
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A T5 encoder as tensors on the CPU. config: of transformers' T5Config, with quantization_config where bitsandbytes has one. tensors:
-    as the state_dict of the encoder has them. mapped: the files in which some of them lie.
-    """
-
-    recipe: Recipe
-    config: Mapping[str, Any]
-    tensors: Mapping[str, torch.Tensor]
-    mapped: tuple[Mapped, ...] = ()
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
 
 
 @dataclass

@@ -24,7 +24,7 @@ from sd3deploy.errors import Sd3Error, SettingError
 from sd3deploy.file_lock import try_lock
 
 if TYPE_CHECKING:
-    from sd3deploy.encoders.quantize import Encoded
+    from sd3deploy.encoders.encoded import Encoded
     from sd3deploy.encoders.recipe import Recipe
     from sd3deploy.encoders.weights import Weights
 
@@ -75,7 +75,7 @@ class Cache:
 
         It costs a few milliseconds. Where the file is not the one that was written (a copy, a backup), its content is hashed once.
         """
-        from sd3deploy.encoders.quantize import Encoded
+        from sd3deploy.encoders.encoded import Encoded
 
         try:
             wanted = key(weights.fingerprint(), recipe)

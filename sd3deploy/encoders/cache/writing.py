@@ -20,7 +20,7 @@ from sd3deploy.encoders.cache.manifest import Manifest
 from sd3deploy.encoders.cache.tensors import Progress, quiet, write_tensors
 
 if TYPE_CHECKING:
-    from sd3deploy.encoders.quantize import Encoded
+    from sd3deploy.encoders.encoded import Encoded
     from sd3deploy.encoders.weights import Weights
 
 __all__ = ["SPARE", "check_room", "export", "failure", "write"]
