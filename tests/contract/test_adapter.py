@@ -93,8 +93,8 @@ result.append(call_queue.queue_lock.locked())
 
 
 def test_how_it_wants_installs_done(adapter):
-    code = "o = sdnext.install_options(); result = [o.uv, o.offline, o.allow, (o.host_root / 'constraints.txt').exists()]"
-    assert adapter(code) == [False, False, True, True]
+    code = "o = sdnext.install_options(); result = [o.uv, o.offline, o.refusal, (o.host_root / 'constraints.txt').exists()]"
+    assert adapter(code) == [False, False, "", True]
 
 
 def test_what_was_computed_with_the_old_encoder_is_forgotten(adapter, host):
