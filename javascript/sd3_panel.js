@@ -135,7 +135,11 @@
 
   sd3.addAgain = () => { // the way back from "do not show again"
     for (const el of document.querySelectorAll('.sd3-findings')) {
-      if (el.nextElementSibling && el.nextElementSibling.classList.contains('sd3-again')) continue;
+      const there = el.nextElementSibling;
+      if (there && there.classList.contains('sd3-again')) {
+        if (there.textContent !== sd3.text('page.again')) there.textContent = sd3.text('page.again'); // the texts may come after the page
+        continue;
+      }
       el.after(sd3.button('sd3-again', sd3.text('page.again'), () => sd3.act('again')));
     }
     sd3.showQuieted();

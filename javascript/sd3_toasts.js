@@ -15,7 +15,8 @@
   const quieted = () => stored(localStorage, 'sd3-quiet');
   const open = () => stored(sessionStorage, 'sd3-open');
   const keep = (events) => sessionStorage.setItem('sd3-open', JSON.stringify(events.slice(-KEPT)));
-  const same = (event) => (other) => other.id === event.id && other.message === event.message;
+  // Of a job, the latest word counts: a folder has many pictures, and a second press answers the first.
+  const same = (event) => (other) => other.id === event.id && (event.job || other.message === event.message);
 
   const area = () => {
     let el = document.getElementById('sd3-toasts');

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -59,13 +60,17 @@ def note(name: str, version: str) -> None:
 
 @cache
 def _started() -> float:
-    """When this process began, in seconds since the epoch; 0 where that can not be told, and then every installation counts as later."""
+    """When the program in this process began, in seconds since the epoch; 0 where that can not be told, and then every
+    installation counts as later. The host restarts by exec, which keeps the process.
+    """
+    program = float(getattr(logging, "_startTime", 0))  # set when logging is imported, the host's first step; in ns since Python 3.13
+    program = program / 1e9 if program > 1e12 else program
     try:
         if sys.platform == "linux":  # psutil counts from the boot, whose time Linux tells in whole seconds
             ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])  # proc(5): starttime
-            return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
+            return max(program, time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")))
         import psutil
 
-        return psutil.Process().create_time()
+        return max(program, psutil.Process().create_time())
     except Exception:  # not there, or a system that does not tell
-        return 0.0
+        return program

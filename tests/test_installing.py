@@ -239,12 +239,13 @@ def alive(pid: int) -> bool:
 PAGE = """
 import threading
 from types import SimpleNamespace
+from sd3deploy.deployment.locks import Busy
 from sd3deploy.events import Events
 from sd3deploy.webui.services import installing
 told = []
 options = deps.Options(extra_args=os.environ["EXTRA"], refusal=os.environ.get("REFUSAL", ""))
 host = SimpleNamespace(install_options=lambda: options, queue=threading.Lock, pipeline=lambda: None)
-page = installing.Installing(SimpleNamespace(host=host, events=Events(lambda event: told.append(event.id))))
+page = installing.Installing(SimpleNamespace(host=host, busy=Busy(), events=Events(lambda event: told.append(event.id))))
 def installed_by_the_page(groups=(), repair=True):
     job = page.start(groups, repair)
     while page.running:

@@ -63,7 +63,7 @@ class Making:
         choices.require(wanted.choice, device)
         found = source.find(wanted.weights, self._host.facts(), wanted.file)
         self.install(wanted.choice, under)
-        self._prove(wanted.choice, device)
+        self._prove(wanted.choice, device, under)
         under.check(wanted.choice)
         cache = self._cache()
         if step:
@@ -93,12 +93,14 @@ class Making:
         if changed:
             self._events.tell("info", "packages.installed", names=", ".join(f"{name} {installed.version(name)}" for name in changed))
 
-    def _prove(self, choice: Choice, device: Device) -> None:
+    def _prove(self, choice: Choice, device: Device, under: Undertaking) -> None:
         """Make the packages of a choice visible to this process, and prove on the device that they work. Once a process."""
         if not choice.groups or choice.groups in self._proven:
             return
         names = [requirement.name for requirement in deps.requirements(choice.groups)]
-        refresh(names).require()
+        verdict = refresh(names, under.cancelled)
+        under.check(choice)
+        verdict.require()
         if "bitsandbytes" in choice.groups:
             deps.prove_bitsandbytes(device.torch)
         self._proven.add(choice.groups)

@@ -99,7 +99,7 @@ def _quantize(
     for name, stored in sorted(stored_as.items(), key=lambda item: (item[1].file, item[1].offset)):  # as they lie on the disk
         kind = ways.get(name.removesuffix(".weight"), "wide")
         made: Storage | AsItLies = STORAGES[kind](name, stored.shape, recipe, kind)
-        if name in straight and isinstance(made, Wide) and straight[name].dtype is made.dtype:
+        if name in straight and isinstance(made, Wide) and dtype(stored) is made.dtype:
             made = AsItLies(name, straight[name])
             as_they_lie.append(name)
         parts = list(_split(name, stored, made.step, _PIECE))

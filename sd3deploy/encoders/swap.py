@@ -34,7 +34,7 @@ def holders(pipeline: Any) -> list[Any]:
     encoder, transformer = plain(pipeline.text_encoder_3), plain(getattr(pipeline, "transformer", None))
     parts = {id(part): part for part in (pipeline.text_encoder_3, encoder, getattr(pipeline, "transformer", None), transformer)}
     direct = gc.get_referrers(*(part for part in parts.values() if part is not None))
-    dictionaries = [one for one in direct if type(one) is dict]
+    dictionaries = [one for one in direct if isinstance(one, dict)]
     found, attributes = {id(pipeline): pipeline}, {id(_attributes(pipeline))}
     for one in (*direct, *gc.get_referrers(*dictionaries)):
         values = _attributes(one)
@@ -64,7 +64,7 @@ def replace(pipeline: Any, encoder: Any, t5_tokenizer: Any = None) -> None:
         with contextlib.nullcontext() if one is pipeline else contextlib.suppress(Exception):  # one that refuses is told by `kept_by`
             if old is not None:
                 _unlink(one, old)
-            if type(one) is dict:
+            if isinstance(one, dict):
                 one[_PLACE] = encoder
                 continue
             setattr(one, _PLACE, encoder)

@@ -14,8 +14,9 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from subprocess import DEVNULL, PIPE
 from types import ModuleType
 from typing import Any
 
@@ -34,6 +35,7 @@ Question = tuple[str, str]  # module, expression
 
 _CHECKS = ("import_utils", "imports")  # the modules of the libraries that hold their predicates
 _PATIENCE_S = 120  # to import the whole stack anew takes 5 s on two cores; a new process that hangs must not hang this one
+_LOOK_S = 0.2  # how soon whoever waits for it looks whether it was cancelled
 _MARK = "sd3deploy-answers:"
 
 _OUR_USES = {  # package → library → a real use, of this module
@@ -41,14 +43,14 @@ _OUR_USES = {  # package → library → a real use, of this module
 }
 
 
-def stale(package: Package, libraries: tuple[str, ...]) -> list[Question]:
+def stale(package: Package, libraries: tuple[str, ...], cancelled: Callable[[], bool]) -> list[Question]:
     """The questions that this process answers with no and a new one with yes. Empty where the package is as usable as it can be."""
     questions = list(dict.fromkeys(_questions(package, libraries)))
     noes = [question for question in questions if not answer(*question)]
     if not noes:
         return []
     log.debug("asking a new process: %s", noes)
-    return [question for question, said in zip(noes, in_a_new_process(noes), strict=True) if said]
+    return [question for question, said in zip(noes, in_a_new_process(noes, cancelled), strict=True) if said]
 
 
 def is_asked_about(name: str) -> bool:
@@ -92,18 +94,34 @@ def answer(module: str, expression: str) -> bool:
         return False
 
 
-def in_a_new_process(questions: list[Question]) -> list[bool]:
-    """The answers of a new process with this one's sys.path. Yes to all where none can be had: what is not known needs a restart."""
+def in_a_new_process(questions: list[Question], cancelled: Callable[[], bool]) -> list[bool]:
+    """The answers of a new process with this one's sys.path. Yes to all where none can be had, or `cancelled` answers True meanwhile: what
+    is not known needs a restart.
+    """
     path = [str(Path(__file__).parents[2]), *sys.path]
     code = f"import json, sys; sys.path[:] = json.loads(sys.argv[1]); from {__name__} import _tell; _tell(sys.argv[2])"
     command = [sys.executable, "-c", code, json.dumps(path), json.dumps(questions)]
     offline = {**os.environ, "HF_HUB_OFFLINE": "1"}  # nothing here may ask the network
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE_S, stdin=subprocess.DEVNULL, env=offline)
-        return json.loads(done.stdout.rpartition(_MARK)[2])
+        with subprocess.Popen(command, stdout=PIPE, stderr=DEVNULL, stdin=DEVNULL, text=True, env=offline) as process:
+            try:
+                return json.loads(_output(process, cancelled).rpartition(_MARK)[2])
+            finally:
+                process.kill()
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         log.debug("a new process gave no answer: %s", error)
         return [True] * len(questions)
+
+
+def _output(process: subprocess.Popen[str], cancelled: Callable[[], bool]) -> str:
+    for _ in range(int(_PATIENCE_S / _LOOK_S)):
+        if cancelled():
+            break
+        try:
+            return process.communicate(timeout=_LOOK_S)[0]
+        except subprocess.TimeoutExpired:
+            continue
+    return ""
 
 
 def _tell(questions: str) -> None:

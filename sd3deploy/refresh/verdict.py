@@ -6,7 +6,7 @@ import importlib
 import logging
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from sd3deploy import installed, messages
@@ -57,12 +57,13 @@ class Verdict:
             raise DependencyError("refresh.unusable", name=one.name, reason=one.reason)
 
 
-def refresh(distributions: Iterable[str]) -> Verdict:
+def refresh(distributions: Iterable[str], cancelled: Callable[[], bool] = lambda: False) -> Verdict:
     """Make changed distributions usable in this process, and ask the libraries whether they know; say which need a restart.
 
     Give the names of what was installed, such as "bitsandbytes". Safe to repeat. Called with the host's queue held, from any thread: no
-    model may be loading or generating meanwhile. Takes half a second, or up to two minutes where a new process has to be asked. Raises
-    nothing; a library in use that changed on disk is left exactly as it is.
+    model may be loading or generating meanwhile. Takes half a second, or up to two minutes where a new process has to be asked; where
+    `cancelled` answers True meanwhile it ends at once, and the verdict says nothing. Raises nothing; a library in use that changed on disk
+    is left exactly as it is.
     """
     started = time.perf_counter()
     steps: list[str] = []
@@ -81,7 +82,7 @@ def refresh(distributions: Iterable[str]) -> Verdict:
             hot.append(package)
     namespaces, residue = finders.clean(hot)
     steps += residue
-    usable = [package for package in hot if _import(package, restart, failed)]
+    usable = [package for package in hot if _import(package, restart, failed, cancelled)]
     if usable:
         libraries = tuple(library for library in LIBRARIES if library in sys.modules)
         # A library whose files are no longer those in memory must not be corrected by what its new files say.
@@ -95,7 +96,7 @@ def refresh(distributions: Iterable[str]) -> Verdict:
             steps += imports.replace_namespaces(namespaces)
             caches.forget(usable, libraries)
             for package in list(usable):
-                if entry := _disbelieved(package, libraries):
+                if entry := _disbelieved(package, libraries, cancelled):
                     restart.append(entry)
                     usable.remove(package)
         except Exception as error:  # an oddity of a library that no step foresaw: what can not be vouched for needs a new process
@@ -121,7 +122,7 @@ def _is_swapped(library: str) -> bool:
     return is_replaced(library, library, installed.version(library) or "")
 
 
-def _import(package: Package, restart: list[Unusable], failed: list[Unusable]) -> bool:
+def _import(package: Package, restart: list[Unusable], failed: list[Unusable], cancelled: Callable[[], bool]) -> bool:
     """Import a package before anybody is told that it is there; where that fails, tell whether a new process could."""
     for name in package.imports:
         try:
@@ -132,7 +133,7 @@ def _import(package: Package, restart: list[Unusable], failed: list[Unusable]) -
                 failed.append(_entry(package, "refresh.needs-module", module=error.name))
             elif "multiple times" in str(error):  # torch's registry outlives the module: what an earlier import has registered stays
                 restart.append(_entry(package, "refresh.registered", error=_short(error)))
-            elif all(consumers.in_a_new_process([(module, "True") for module in package.imports])):
+            elif all(consumers.in_a_new_process([(module, "True") for module in package.imports], cancelled)):
                 restart.append(_entry(package, "refresh.only-anew", error=_short(error)))
             else:
                 failed.append(_entry(package, "refresh.import-failed", error=_short(error)))
@@ -141,9 +142,9 @@ def _import(package: Package, restart: list[Unusable], failed: list[Unusable]) -
     return True
 
 
-def _disbelieved(package: Package, libraries: tuple[str, ...]) -> Unusable | None:
+def _disbelieved(package: Package, libraries: tuple[str, ...], cancelled: Callable[[], bool]) -> Unusable | None:
     """What to tell where a library of the model stack still does without the package, and would not in a new process."""
-    doubts = consumers.stale(package, libraries)
+    doubts = consumers.stale(package, libraries, cancelled)
     if not doubts:
         return None
     log.info("%s %s: a new process answers otherwise: %s", package.name, package.version, doubts)

@@ -32,7 +32,7 @@ class Call:
 
     def __init__(self, function: Callable[..., Any], names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._function, self._names, self._args, self._kwargs = function, names, args, kwargs
-        self._ran = self._returned = False
+        self._ran = self.returned = False
         self._result: Any = None
         self._error: BaseException | None = None
 
@@ -49,7 +49,7 @@ class Call:
             error.__dict__[_RAISED_IN] = self  # not by setattr: an exception may be a frozen dataclass
             self._error = _without_frames(error)
             raise
-        self._returned = True
+        self.returned = True
         return self._result
 
     def argument(self, name: str, *default: Any) -> Any:
@@ -79,7 +79,7 @@ class Call:
         return None
 
     def _end(self) -> Any:
-        if self._error is not None and not self._returned:
+        if self._error is not None and not self.returned:
             raise self._error
         return self._result
 
@@ -136,7 +136,7 @@ class Patch:
         """Put the original back. Where somebody else has wrapped the wrapper since, it stays and only passes through."""
         self.active = False
         current = getattr(self.module, self.name, None)
-        if _is_ours(current):
+        if _is_ours(current) and current is self._layer:
             setattr(self.module, self.name, getattr(current, _MARK))
 
     def _run(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -149,7 +149,7 @@ class Patch:
                 raise
             self.active = False
             self.failed(error)
-        if cause is None:
+        if cause is None or call.returned:
             return call.settle()
         try:
             raise cause  # ours was raised while that one was on its way

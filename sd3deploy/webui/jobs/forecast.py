@@ -165,7 +165,7 @@ class Forecast:
         if not press.by_hand or press.confirmed:
             return False
         before = self._held
-        if before and before is not press and kind in before.held and time.monotonic() - before.ended < AGAIN_S:
+        if before and before is not press and kind in before.held and press.began - before.ended < AGAIN_S:
             press.confirmed, self._held = True, None
             return False
         press.held.add(kind)

@@ -14,7 +14,7 @@ from sd3deploy.encoders import choices
 from sd3deploy.errors import SettingError
 from sd3deploy.webui.jobs.forecast import MODES
 
-__all__ = ["AS_SET", "Override", "controls", "pasted", "read_override"]
+__all__ = ["AS_SET", "Override", "controls", "hidden", "pasted", "read_override"]
 
 AS_SET = "As in Settings"  # the value, in every language
 
@@ -51,6 +51,11 @@ def controls(script: Any, device: Device) -> list[Any]:
             label, info = messages.text(f"panel.{name}"), messages.text(f"panel.{name}.info")
             modes.append(gr.Radio(named, value=AS_SET, label=label, info=info, elem_id=script.elem_id(name), elem_classes=["sd3-modes"]))
     return [encoder, *modes]
+
+
+def hidden() -> list[Any]:
+    """As many components as `controls` gives, with values that leave everything as it is set, for where those can not be built."""
+    return [gr.Textbox(AS_SET, visible=False) for _ in (None, *_MODES)]
 
 
 def pasted(components: list[Any]) -> list[tuple[Any, Callable[[Mapping[str, Any]], Any]]]:

@@ -30,7 +30,7 @@ class Press:
 
     task: the host's own id of the press; None where it has none. by_hand: whether a person waits for it. reported: what has been said of
     it already. held: what was held back, until the person presses again. confirmed: whether this press was that. ended: when its latest
-    job has ended, in seconds of time.monotonic.
+    job has ended, in seconds of time.monotonic. began: when its first job has begun.
     """
 
     task: str | None
@@ -38,6 +38,7 @@ class Press:
     reported: set[Hashable] = field(default_factory=set)
     held: set[Hashable] = field(default_factory=set)
     confirmed: bool = False
+    began: float = field(default_factory=time.monotonic)
     ended: float = 0.0
 
 

@@ -46,9 +46,12 @@ def script_class(
     deployment: Deployment, guarding: Guarding, watching: Watching, verifying: Verifying, reporting: Reporting, features: Features
 ) -> type:
     """The host's kind of script, bound to the services. The host makes three instances and calls ui() five times and more."""
+    panel = features.get("panel")
     guard, check = features.shield("guard", guarding.guard), features.shield("forecast", watching.forecast.check)
 
     class SD3Deploy(scripts_manager.Script):
+        built = False
+
         def title(self) -> str:
             return TITLE
 
@@ -56,11 +59,20 @@ def script_class(
             return scripts_manager.AlwaysVisible
 
         def ui(self, is_img2img: bool) -> list[Any]:
-            if components := features.shield("panel", self._ui)():
-                return components
+            if panel.active:
+                try:
+                    components = self._ui()
+                    SD3Deploy.built = True
+                    return components
+                except Exception as error:
+                    # The host also asks on threads of its API, to learn the default arguments, and gradio knows one page at a time: two of
+                    # them fail. Only a panel that could never be built is off.
+                    if SD3Deploy.built:
+                        return override.hidden()
+                    panel.fail(error)
             with gr.Accordion(TITLE, open=True, elem_classes=["sd3-panel"]):
-                gr.HTML(notice_html(features.notice or features.get("panel").notice))
-            return [gr.Textbox(override.AS_SET, visible=False)]  # without a component the host would call no hook of the script
+                gr.HTML(notice_html(features.notice or panel.notice))
+            return override.hidden()  # without a component the host would call no hook of the script
 
         def _ui(self) -> list[Any]:
             with gr.Accordion(TITLE, open=False, elem_id=self.elem_id("panel"), elem_classes=["sd3-panel"]):

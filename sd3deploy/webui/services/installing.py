@@ -10,7 +10,7 @@ from typing import Any
 
 from sd3deploy import deps, messages
 from sd3deploy.deployment import Deployment
-from sd3deploy.deployment.locks import taken
+from sd3deploy.deployment.locks import both
 from sd3deploy.deps.stopping import Stopped, stoppable
 from sd3deploy.encoders.choices import CHOICES, Choice, unsuitable
 from sd3deploy.encoders.swap import is_sd3
@@ -147,16 +147,16 @@ class Installing(Background[Installation]):
             raise errors[0]
 
     def _refresh(self, job: Installation) -> None:
-        """Make what is new visible to this process, while it makes no picture. Whoever has cancelled waits for none: what needs the
-        packages refreshes them itself.
+        """Make what is new visible to this process, while it makes no picture and loads no model. Whoever has cancelled waits for none:
+        what needs the packages refreshes them itself.
         """
         if not job.changed:
             return
         job.text = messages.text("verify.waiting")
-        with taken(self.host.queue(), self._cancelled.is_set) as mine:
-            if not mine:
-                return
-            verdict = refresh(job.changed)
+        with both(self.host.queue(), self.deployment.busy, self._cancelled.is_set) as mine:
+            verdict = refresh(job.changed, self._cancelled.is_set) if mine else None
+        if verdict is None or self._cancelled.is_set():
+            return
         for one in verdict.restart:
             self._restart(job, RestartRequired("restart.needed", name=one.name, reason=one.reason))
         for one in verdict.failed:
