@@ -61,7 +61,7 @@ def routes(services: Services) -> list[Route]:
         return {"cancelled": bool(jobs), "jobs": jobs}
 
     return [
-        Route("POST", "install", install, "Install what is missing, repair what is broken", InstallPlan | Begun, (400, 403, 409)),
+        Route("POST", "install", install, "Install what is missing, repair what is broken", InstallPlan | Begun, (409,)),
         Route("GET", "install", progress, "How far the installation is", Installation),
         Route("POST", "cancel", cancel, "End running checks, installations and loads", Cancelled),
     ]

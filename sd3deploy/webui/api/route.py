@@ -106,7 +106,7 @@ def add(route: Route) -> None:
 
 
 def _guarded(method: str) -> tuple[int, ...]:
-    return () if method in _READING else (403, 415) if method == "POST" else (403,)
+    return () if method in _READING else (400, 403, 415) if method == "POST" else (403,)
 
 
 def _answering(handler: Callable[..., Any], guarded: bool) -> Callable[..., Any]:

@@ -52,7 +52,7 @@ def routes(services: Services) -> list[Route]:
 
     return [
         Route("GET", "status", status, "Model, text encoder and packages", Status),
-        Route("POST", "encoder", encoder, "Choose the text encoder", Status, (400, 409)),
+        Route("POST", "encoder", encoder, "Choose the text encoder", Status, (409,)),
     ]
 
 

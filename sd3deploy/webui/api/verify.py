@@ -46,6 +46,6 @@ def routes(services: Services) -> list[Route]:
         return verifying.job.report() if verifying.job else {"job": 0, "state": "none", "fraction": 0.0, "text": "", "results": []}
 
     return [
-        Route("POST", "verify", verify, "Begin the checks", Begun, (400,)),
+        Route("POST", "verify", verify, "Begin the checks", Begun),
         Route("GET", "verify", progress, "How far the checks are, and their results", Verification),
     ]
