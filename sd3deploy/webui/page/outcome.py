@@ -23,8 +23,9 @@ def outcome_html(work: Callable[[], str]) -> str:
 
 def findings_html(found: Iterable[Finding], note: str = "") -> str:
     """Each with its remedy, and the lines that show it on demand; then the note."""
-    rows = [_finding(one) for one in found] or [f"<p>{html.escape(messages.text('panel.diagnose.nothing'))}</p>"]
-    rows += [f"<p>{html.escape(note)}</p>"] if note else []
+    rows = [_finding(one) for one in found]
+    if note or not rows:
+        rows.append(f"<p>{html.escape(note or messages.text('panel.diagnose.nothing'))}</p>")
     return f'<div role="status">{"".join(rows)}</div>'
 
 

@@ -73,14 +73,16 @@ class Diagnosing:
         return found[0]
 
     def read(self, text: str) -> tuple[list[Finding], str]:
-        """What a pasted error or a part of a log tells, as if it were of this machine; of nothing: what has failed last. And a sentence
-        that says how much of it was not read, or "".
+        """What a pasted error or a part of a log tells, as if it were of this machine; of nothing: what has failed last. And what
+        is to be said beside: that it is not known, how much of it was not read; "" as a rule.
         """
         if not text.strip():
             return list(self.findings)[:1], ""
         text, left_out = bounded(text)
-        note = messages.text("panel.diagnose.left-out", count=f"{left_out:,}", read=f"{PASTED:,}") if left_out else ""
-        return matcher.read([text], self._look), note
+        found = matcher.read([text], self._look)
+        notes = [] if found else [messages.text("panel.diagnose.unknown")]
+        notes += [messages.text("panel.diagnose.left-out", count=f"{left_out:,}", read=f"{PASTED:,}")] if left_out else []
+        return found, " ".join(notes)
 
     def _look(self) -> installed.Installed:
         return installed.read_installed(self.host.install_options().host_root, self.host.device().backend)
