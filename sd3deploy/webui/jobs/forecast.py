@@ -17,7 +17,7 @@ from sd3deploy.deployment import Deployment
 from sd3deploy.encoders import choices
 from sd3deploy.encoders.choices import CHOICES, HOST_DEFAULT, Choice
 from sd3deploy.encoders.swap import is_sd3
-from sd3deploy.errors import EncoderError, JobRefused
+from sd3deploy.errors import EncoderError, JobRefused, SettingError
 from sd3deploy.guards.number import number
 from sd3deploy.memory import verdict
 from sd3deploy.memory.capacity import Capacity
@@ -210,7 +210,10 @@ class Forecast:
         """
         if self.mode() == "off" or not Path(place).exists():
             return None
-        setup = self.setup(place, encoder=choices.find(self.deployment.status()["wanted"]))
+        try:
+            setup = self.setup(place, encoder=choices.find(self.deployment.status()["wanted"]))
+        except SettingError:  # not a whole model: its load says so, and why
+            return None
         capacity = free_memory(self.host)
         judged = verdict.judge(estimate(setup), capacity) if setup else None
         if setup and judged and judged.answer == "no":

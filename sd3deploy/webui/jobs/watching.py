@@ -61,7 +61,8 @@ class Watching:
 
     def foresee(self, place: str) -> None:
         """Remember that an SD3 model is about to be loaded from `place`, its folder, file or repository, and what it will need."""
-        self._sd3, self._foreseen = True, self.forecast.foresee(place)
+        self._sd3 = True
+        self._foreseen = self.forecast.foresee(place)
 
     def run(self, proceed: Callable[[], Any], p: Any, again: Callable[[], Any]) -> Any:
         """Watch one batch of the job `p`, explain what ran out, and, where the user wants that, try once more with the cheapest change.
