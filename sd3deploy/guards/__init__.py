@@ -16,6 +16,7 @@ from sd3deploy.errors import JobRefused
 from sd3deploy.guards import attention, prompt, resolution, sampling
 from sd3deploy.guards.finding import MODES, Action, Finding, Mode, action
 from sd3deploy.guards.job import Job
+from sd3deploy.guards.number import number
 
 __all__ = ["DEFAULT_MODE", "GUARDS", "MODES", "Action", "Finding", "Job", "Mode", "Outcome", "check"]
 
@@ -62,9 +63,11 @@ class Outcome:
             raise JobRefused(refused[0].id, message, " ".join(found.remedy for found in refused))
 
     def report(self) -> dict[str, Any]:
-        """As JSON-able values; sizes in px, as they are after the changes."""
+        """As JSON-able values; sizes in px, as they are after the changes, and as they were given where they can not be made."""
         findings = [asdict(found) | {"action": done} for done, found in self.decided]
-        return {"findings": findings, "width": self.job.width, "height": self.job.height, "sampler": self.job.sampler, "code": self.code}
+        sides = self.job.width, self.job.height
+        width, height = (str(side) if isinstance(side, float) and number(side) is None else side for side in sides)
+        return {"findings": findings, "width": width, "height": height, "sampler": self.job.sampler, "code": self.code}
 
 
 def check(job: Job, modes: Mapping[str, Mode] | None = None, guards: Iterable[str] = GUARDS) -> Outcome:
