@@ -155,3 +155,10 @@ def test_a_plural_follows_the_count():
 def test_an_unknown_language_is_english():
     messages.set_language("xx_YY")
     assert messages.text("panel.as-set") == messages.catalogue("en")["panel.as-set"]
+
+
+def test_a_value_from_outside_is_cut_and_can_be_written():
+    told = messages.text("verify.no-model", path="\ud800" + "x" * 10_000_000)
+    assert "\\ud800xx" in told
+    assert "10,000,001" in told
+    assert len(told.encode("utf-8")) < 3000

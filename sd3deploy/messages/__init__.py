@@ -17,6 +17,7 @@ from pathlib import Path
 __all__ = ["catalogue", "language", "languages", "preferred", "remedy", "sentence", "set_language", "speaking", "text"]
 
 _FOLDER = Path(__file__).parent
+_LONGEST = 2000  # characters of one value; the longest of our own, the last lines of pip, are shorter
 _language = "en"
 _spoken: ContextVar[str | None] = ContextVar("sd3deploy_language", default=None)
 
@@ -72,7 +73,7 @@ def text(id: str, **values: object) -> str:
     """The sentence with its placeholders filled; of those with a plural the one for `count`. Raises KeyError for an unknown id: that is our
     bug, not the user's.
     """
-    return sentence(id, values.get("count")).format(**values)
+    return sentence(id, values.get("count")).format(**{name: _shown(value) for name, value in values.items()})
 
 
 def sentence(id: str, count: object = None) -> str:
@@ -88,6 +89,15 @@ def sentence(id: str, count: object = None) -> str:
 def remedy(id: str, **values: object) -> str:
     """What to do about it, or "" where the sentence needs none."""
     return text(f"{id}.remedy", **values) if f"{id}.remedy" in catalogue("en") else ""
+
+
+def _shown(value: object) -> object:
+    """A value as a sentence can have it: what came from outside may be of any length, and may be no text that can be written anywhere."""
+    if isinstance(value, (int, float)):
+        return value
+    words = str(value)
+    cut = words if len(words) <= _LONGEST else f"{words[:_LONGEST]}… ({len(words):,})"
+    return cut.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _known(code: str) -> str | None:

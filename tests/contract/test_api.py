@@ -182,6 +182,14 @@ def test_what_changes_something_needs_a_body_of_json(host, method, path, kind, c
     assert (get(host, "status"), get(host, "verify"), get(host, "install")) == before
 
 
+@pytest.mark.parametrize(("method", "path"), POSTED)
+@pytest.mark.parametrize("content", [b'{"a": NaN}', b'{"model": "\\ud800"}'], ids=["NaN", "half a surrogate pair"])
+def test_a_body_that_no_answer_could_quote_is_refused(host, method, path, content):
+    answer = raw(host, method, path, {"content-type": "application/json"}, content)
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["body"]["id"] == "api.not-json"
+
+
 @pytest.mark.parametrize(("method", "path"), CHANGING)
 @pytest.mark.parametrize(
     "headers",

@@ -121,6 +121,20 @@ def test_cancel_ends_a_change_that_waits_for_a_model(host, pool, news, slow_load
     assert status(host)["encoder"] == "Host default"
 
 
+def test_cancel_ends_a_request_that_waits_for_another_ones_change(host, pool, news, slow_load):
+    slow_load()
+    asked = [pool.submit(host.client.post, "/sdapi/v1/sd3/encoder", json={"encoder": name}) for name in ("T5 FP8", "T5 BF16")]
+    assert until(lambda: "encoder.waiting-model" in ids(news))
+    assert until(lambda: host.run("result = len(sd3probe.deployment._under_way._running) == 3"))
+    assert host.post("/sdapi/v1/sd3/cancel", {})["cancelled"]
+    answers = [one.result(LONG) for one in asked]
+    assert [one.status_code for one in answers] == [409, 409]
+    assert {one.json()["body"]["id"] for one in answers} == {"encoder.cancelled", "api.cancelled"}
+    assert host.run("result = sd3probe.load.is_alive()")
+    assert status(host)["wanted"] == "Host default"
+    slow_load.end()
+
+
 def test_cancel_ends_a_change_that_waits_for_a_job(host, pool, news):
     assert host.run("""
         import threading

@@ -68,7 +68,7 @@ def routes(services: Services) -> list[Route]:
 
     def apply(query: Annotated[Nothing, Query()], asked: Annotated[Nothing, Body()]) -> dict[str, Any]:
         """Take the recommended text encoder, or the change that lets the model run at all, as setting it would do."""
-        with services.changing:
+        with services.changing():
             return {"done": forecast.apply()}
 
     def forget(query: Annotated[Nothing, Query()]) -> dict[str, Any]:

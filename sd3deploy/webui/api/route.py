@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -143,8 +144,20 @@ async def _admit(request: Request) -> None:
         raise Forbidden.of(SettingError("api.foreign", **shown))
     if request.method == "POST":
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/json" or not (await request.body()).strip():
+        body = await request.body()
+        if kind != "application/json" or not body.strip():
             raise NoJson.of(SettingError("api.no-json", example="{}", path=request.url.path))
+        _check(body)
+
+
+def _check(body: bytes) -> None:
+    """Raise Refused for what Python reads as JSON though no answer could quote it: NaN, Infinity, half a surrogate pair."""
+    try:
+        json.dumps(json.loads(body), ensure_ascii=False, allow_nan=False).encode("utf-8")
+    except json.JSONDecodeError:
+        return  # FastAPI says where
+    except (ValueError, RecursionError) as error:
+        raise Refused.of(SettingError("api.not-json", error=error)) from error
 
 
 async def _speaking(

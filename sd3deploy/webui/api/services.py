@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fastapi import Request
 
 from sd3deploy.deployment import Deployment
+from sd3deploy.deployment.locks import PATIENCE_S
+from sd3deploy.encoders.quantize import Stopped
 from sd3deploy.origin import is_local
 from sd3deploy.webui.jobs.forecast import Forecast
 from sd3deploy.webui.jobs.guarding import Guarding
@@ -23,16 +27,28 @@ __all__ = ["Services"]
 
 @dataclass(frozen=True)
 class Services:
-    """Those of the running extension. changing: held while the setting of the encoder is changed, or the setting of the one request would
-    stay with the encoder of the other.
-    """
+    """Those of the running extension."""
 
     deployment: Deployment
     guarding: Guarding
     watching: Watching
     reporting: Reporting
     installing: Installing
-    changing: threading.Lock = field(default_factory=threading.Lock)
+    _one: threading.Lock = field(default_factory=threading.Lock)
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """One request at a time changes the setting of the encoder, or the setting of the one would stay with the encoder of the other.
+        Called with no lock held. Raises Stopped for one that was cancelled while another was under way.
+        """
+        with self.deployment.cancellable() as cancelled:
+            while not self._one.acquire(timeout=PATIENCE_S):
+                _check(cancelled)
+            try:
+                _check(cancelled)
+                yield
+            finally:
+                self._one.release()
 
     def find_model(self, asked: str, request: Request) -> Path | None:
         """The model that a request names. One from another machine is told about SD.Next's models alone."""
@@ -56,3 +72,8 @@ class Services:
     @property
     def verifying(self) -> Verifying:
         return self.reporting.verifying
+
+
+def _check(cancelled: Callable[[], bool]) -> None:
+    if cancelled():
+        raise Stopped("api.cancelled")

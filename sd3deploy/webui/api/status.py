@@ -46,7 +46,7 @@ def routes(services: Services) -> list[Route]:
         status. Where it can not be done everything is as it was, the setting too.
         """
         choice = choices.find(asked.encoder)
-        with services.changing:
+        with services.changing():
             _choose(services, choice)
             return now()
 
