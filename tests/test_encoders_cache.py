@@ -35,10 +35,11 @@ from sd3deploy.encoders.cache.entry import name_for
 from sd3deploy.encoders.cache.manifest import Manifest, stamp
 from sd3deploy.encoders.cache.tensors import map_tensors, write_tensors
 from sd3deploy.encoders.encoded import Encoded
+from sd3deploy.encoders.files import samples_of
 from sd3deploy.encoders.quantize import quantize
 from sd3deploy.encoders.recipe import Recipe
 from sd3deploy.encoders.t5 import t5_encoder_class
-from sd3deploy.encoders.weights import open_weights, samples_of
+from sd3deploy.encoders.weights import open_weights
 from tests import t5
 from tests.waiting import until
 
@@ -193,7 +194,7 @@ def test_the_manifest_says_what_it_was_made_of(cache, weights, made):
     assert content["sha256"] == hashlib.sha256((entry.folder / MODEL).read_bytes()).hexdigest()
     assert content["bytes"] == (entry.folder / MODEL).stat().st_size
     assert content["versions"]["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
-    assert str(weights.files[0].parent) not in json.dumps(content)  # whoever passes the folder on passes no path on
+    assert str(weights.files[0].path.parent) not in json.dumps(content)  # whoever passes the folder on passes no path on
 
 
 def test_a_file_is_as_safetensors_writes_it(tmp_path):
@@ -266,8 +267,8 @@ def _header(file):
 def test_another_source_is_another_encoder_and_takes_the_place_of_the_old_one(cache, weights, made, change, told):
     old = cache.store(weights, FP4, made(FP4))
     other = cache.store(weights, NF4, made(NF4))
-    change(weights.files[0])
-    now = opened(weights.files[0].parents[1])
+    change(weights.files[0].path)
+    now = opened(weights.files[0].path.parents[1])
     assert cache.find(now, FP4) is None
     assert old.folder.exists()  # until there is another
     new = cache.store(now, FP4, made(FP4))
@@ -300,7 +301,7 @@ def test_another_library_or_format_is_another_encoder(cache, weights, made, monk
 
 def test_two_sources_do_not_push_each_other_out(cache, weights, made, model, tmp_path):
     other = opened(shutil.copytree(model, tmp_path / "other"))
-    for file in other.files:
+    for file in (one.path for one in other.files):
         _older(file)
     for one in (weights, other):
         cache.store(one, FP4, made(FP4))
@@ -310,8 +311,8 @@ def test_two_sources_do_not_push_each_other_out(cache, weights, made, model, tmp
 
 def test_files_that_are_alike_but_for_their_weights_are_two_encoders(cache, weights, made, model, tmp_path):
     other = opened(shutil.copytree(model, tmp_path / "other"))
-    _other_weights(other.files[0])
-    shutil.copystat(weights.files[0], other.files[0])
+    _other_weights(other.files[0].path)
+    shutil.copystat(weights.files[0].path, other.files[0].path)
     one, two = (found.fingerprint()[0] for found in (weights, other))
     assert {key for key in one if one[key] != two[key]} == {"samples"}
     cache.store(weights, FP4, made(FP4))
@@ -367,14 +368,14 @@ def test_an_old_entry_whose_source_is_gone_goes_with_the_limit(cache, weights, m
 
 def test_a_source_that_changes_while_it_is_read_is_not_stored(cache, weights, made):
     before = weights.fingerprint()
-    _older(weights.files[0])
+    _older(weights.files[0].path)
     assert cache.store(weights, FP4, made(FP4), before) is None
     assert left(cache.folder) == []
 
 
 def test_a_source_that_is_gone(cache, weights, made):
     cache.store(weights, FP4, made(FP4))
-    shutil.rmtree(weights.files[0].parent)
+    shutil.rmtree(weights.files[0].path.parent)
     assert cache.find(weights, FP4) is None
     assert cache.store(weights, FP4, made(FP4)) is None
 
@@ -775,7 +776,8 @@ from sd3deploy.encoders import choices, source
 from sd3deploy.encoders.cache import Cache
 from sd3deploy.encoders.quantize import quantize
 from sd3deploy.encoders.recipe import Recipe
-from sd3deploy.encoders.weights import open_weights, samples_of
+from sd3deploy.encoders.files import samples_of
+from sd3deploy.encoders.weights import open_weights
 
 folder, phase_file = Path(sys.argv[1]), sys.argv[2]
 weights = open_weights(source.find("Model", source.Facts(str(folder / "source"))))

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from sd3deploy.diagnosis.checks import weights as diagnosed
-from sd3deploy.encoders import weights
+from sd3deploy.encoders.containers import open_content
+from sd3deploy.encoders.files import LocalFile
 from sd3deploy.encoders.header import read_header
 from sd3deploy.errors import EncoderError, SettingError
 from sd3deploy.memory import sizes
@@ -41,7 +42,7 @@ def refused_by_safetensors(file: Path) -> bool:
 def readers(file: Path) -> dict[str, str]:
     """Reader → the sentence with which it refuses the file. Anything raw fails the test."""
     refusals = {}
-    for name, read in {"loader": weights.tensors_of, "estimate": sizes.read_model}.items():
+    for name, read in {"loader": lambda file: open_content(LocalFile(file)), "estimate": sizes.read_model}.items():
         try:
             read(file)
         except (EncoderError, SettingError) as error:

@@ -191,7 +191,7 @@ Q = "encoder.block.1.layer.0.SelfAttention.q.weight"
     [
         (lambda state: state.pop(Q), "are not complete"),
         (lambda state: state.update({Q: state[Q][:-1].clone()}), "has another shape"),
-        (lambda state: state.update({Q: state[Q].to(torch.int16)}), r"can not be read \(I16\)"),
+        (lambda state: state.update({Q: state[Q].to(torch.int16)}), r"is of type I16"),
         (lambda state: state[Q].fill_(float("nan")), "no numbers"),
         (lambda state: state.pop("shared.weight"), "no T5"),
     ],

@@ -51,11 +51,12 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Header:
-    """raw: its bytes. size: bytes that the whole file has when nothing is missing."""
+    """raw: its bytes. size: bytes that the whole file has when nothing is missing. metadata: words that whoever wrote it has added."""
 
     raw: bytes
     size: int
     tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str]
 
 
 def read_header(file: Path) -> Header:
@@ -76,9 +77,19 @@ def _read(file: Path, size: int, *_changed: int) -> Header:
         raw = content.read(length)
     if len(raw) != length:
         raise ValueError("the header is cut off")
-    start = _LENGTH + length
-    tensors = _tensors(_json(raw), start)
-    return Header(raw, max((one.offset + one.size for one in tensors.values()), default=start), tensors)
+    return parse(raw)
+
+
+def parse(raw: bytes) -> Header:
+    """A header by its bytes, which follow the eight of its length. Raises ValueError that says what is wrong with it."""
+    start = _LENGTH + len(raw)
+    found = _json(raw)
+    metadata = found.pop("__metadata__", None)
+    metadata = {} if metadata is None else metadata
+    if not (isinstance(metadata, dict) and all(isinstance(one, str) for one in metadata.values())):
+        raise ValueError("its metadata are no texts")
+    tensors = _tensors(found, start)
+    return Header(raw, max((one.offset + one.size for one in tensors.values()), default=start), tensors, metadata)
 
 
 def _json(raw: bytes) -> dict[str, Any]:
@@ -112,9 +123,6 @@ def _no_number(word: str) -> NoReturn:
 
 def _tensors(header: dict[str, Any], start: int) -> dict[str, Tensor]:
     """The tensors, which cover all that follows the header, each byte once. start: bytes before them."""
-    metadata = header.pop("__metadata__", None)
-    if metadata is not None and not (isinstance(metadata, dict) and all(isinstance(one, str) for one in metadata.values())):
-        raise ValueError("its metadata are no texts")
     found = {name: _tensor(name, entry, start) for name, entry in header.items()}
     end = start
     for name, tensor in sorted(found.items(), key=lambda item: (item[1].offset, item[1].size)):

@@ -122,7 +122,7 @@ def _sdnq(choice: Choice, weights: Weights, device: Device, sdnq_config: Callabl
         try:
             require_finite(tensor)
         except NotFinite as error:
-            stored = weights.tensors[name]
+            stored = weights.tensors[name].stored
             raise EncoderError("encoder.not-finite", tensor=stored.key, file=stored.file.name) from error
     encoder = transformers.T5EncoderModel.from_pretrained(
         None, config=known, state_dict=state, dtype=getattr(torch, device.compute_dtype), quantization_config=config

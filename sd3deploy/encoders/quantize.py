@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, Any
 from sd3deploy.device import Device
 from sd3deploy.encoders.assemble import linears, quantization_config, shapes
 from sd3deploy.encoders.encoded import Encoded
+from sd3deploy.encoders.files import File
 from sd3deploy.encoders.finite import NotFinite
 from sd3deploy.encoders.mapped import Mapped, stamp
 from sd3deploy.encoders.recipe import Recipe
 from sd3deploy.encoders.storage import STORAGES, AsItLies, Storage, Wide
-from sd3deploy.encoders.weights import Stored, Weights, dtype, mapped
+from sd3deploy.encoders.stored import Decode, Weight
+from sd3deploy.encoders.weights import Weights, bytes_of, mapped, read_into, straight
 from sd3deploy.errors import EncoderError
 from sd3deploy.memory import exhausted
 
@@ -45,16 +47,17 @@ class Stopped(EncoderError):
 
 @dataclass
 class _Target:
-    """A tensor that is being made. missing: pieces."""
+    """A tensor that is being made. missing: pieces. decode: set when the first one is read."""
 
     storage: Storage | AsItLies
     missing: int
+    decode: Decode | None = None
 
 
 @dataclass(frozen=True)
 class _Piece:
     name: str
-    stored: Stored
+    weight: Weight
     first: int
     rows: int
     offset: int
@@ -84,7 +87,6 @@ def quantize(
 def _quantize(
     weights: Weights, recipe: Recipe, place: str | None, progress: Callable[[int, int], None], cancelled: Callable[[], bool]
 ) -> Encoded:
-    import torch
 
     config = dict(weights.config) | {"architectures": ["T5EncoderModel"], "dtype": recipe.compute}
     if (known := quantization_config(recipe)) is not None:
@@ -94,26 +96,26 @@ def _quantize(
     ways = linears(skeleton, recipe)
     found: dict[str, torch.Tensor] = {}
     targets, pieces, as_they_lie = {}, [], []
-    before = {file: stamp(file) for file in weights.files}
-    straight = mapped(weights) if recipe.choice.stored == "wide" else {}  # what is as wanted needs no copy, and is only looked at
-    for name, stored in sorted(stored_as.items(), key=lambda item: (item[1].file, item[1].offset)):  # as they lie on the disk
+    before = {file.path: stamp(file.path) for file in weights.files if file.path}
+    order = {file: number for number, file in enumerate(weights.files)}
+    lying = mapped(_only(weights, stored_as)) if recipe.choice.stored == "wide" else {}  # what is as wanted needs no copy
+    for name, weight in sorted(stored_as.items(), key=lambda item: (order[item[1].stored.file], item[1].stored.offset)):
         kind = ways.get(name.removesuffix(".weight"), "wide")
-        made: Storage | AsItLies = STORAGES[kind](name, stored.shape, recipe, kind)
-        if name in straight and isinstance(made, Wide) and dtype(stored) is made.dtype:
-            made = AsItLies(name, straight[name])
+        made: Storage | AsItLies = STORAGES[kind](name, weight.shape, recipe, kind)
+        if name in lying and isinstance(made, Wide) and straight(weight) is made.dtype:
+            made = AsItLies(name, lying[name])
             as_they_lie.append(name)
-        parts = list(_split(name, stored, made.step, _PIECE))
+        parts = list(_split(name, weight, math.lcm(made.step, weight.layout.step), _PIECE))
         targets[name] = _Target(made, len(parts))
         pieces += parts
     lock = threading.Lock()
 
     def work(piece: _Piece, buffer: torch.Tensor) -> None:
-        rows = buffer[: piece.size].view(dtype(piece.stored)).reshape(piece.rows, *piece.stored.shape[1:])
         target = targets[piece.name]
+        assert target.decode is not None
+        rows = target.decode(buffer[: piece.size], piece.first, piece.rows).reshape(piece.rows, *piece.weight.shape[1:])
         if place is not None and target.storage.computes:
             rows = rows.to(place, non_blocking=True)  # what comes back waits for it
-        if piece.stored.dtype.startswith("F8"):
-            rows = rows.to(torch.bfloat16) * (1 if piece.stored.scale is None else piece.stored.scale)
         try:
             target.storage.add(piece.first, rows)
             with lock:
@@ -122,26 +124,36 @@ def _quantize(
                     return
             done = target.storage.tensors()
         except NotFinite as error:
-            raise EncoderError("encoder.not-finite", tensor=piece.stored.key, file=piece.stored.file.name) from error
+            stored = piece.weight.stored
+            raise EncoderError("encoder.not-finite", tensor=stored.key, file=stored.file.name) from error
         with lock:
             del targets[piece.name]
             found.update(done)
 
-    _run(pieces, work, place, progress, cancelled)
+    def begin(piece: _Piece) -> None:
+        if targets[piece.name].decode is None:
+            try:
+                targets[piece.name].decode = piece.weight.layout.open(bytes_of)
+            except ValueError as error:
+                raise EncoderError("source.file-damaged", file=piece.weight.stored.file.name, error=error) from error
+
+    _run(pieces, begin, work, place, progress, cancelled)
     taken: dict[Path, list[torch.Tensor]] = {}
     for name in as_they_lie:
-        taken.setdefault(stored_as[name].file, []).append(found[name])
+        if path := stored_as[name].stored.file.path:
+            taken.setdefault(path, []).append(found[name])
     return Encoded(recipe, config, found, tuple(Mapped.of(file, before[file], tensors) for file, tensors in taken.items()))
 
 
 def _run(
     pieces: list[_Piece],
+    begin: Callable[[_Piece], None],
     work: Callable[[_Piece, Any], None],
     place: str | None,
     progress: Callable[[int, int], None],
     cancelled: Callable[[], bool],
 ) -> None:
-    """Read in this thread, ahead of those that work. The number of buffers is how far ahead."""
+    """Read in this thread, ahead of those that work. The number of buffers is how far ahead. begin: called before a piece is read."""
     import torch
 
     workers = min(_WORKERS if place is None else _WORKERS_GPU, os.cpu_count() or 1)
@@ -162,7 +174,7 @@ def _run(
             free.put(buffer)
 
     with _alone(workers) as pool, ExitStack() as opened:
-        files = {file: opened.enter_context(open(file, "rb", buffering=0)) for file in {piece.stored.file for piece in pieces}}
+        files: dict[File, Any] = {file: opened.enter_context(file.open()) for file in {piece.weight.stored.file for piece in pieces}}
         try:
             for piece in pieces:
                 if cancelled():
@@ -170,7 +182,8 @@ def _run(
                 buffer = free.get()
                 if failed:
                     break
-                _read(files[piece.stored.file], piece, buffer)
+                begin(piece)
+                _read(files[piece.weight.stored.file], piece, buffer)
                 pool.submit(one, piece, buffer)
                 done += piece.size
                 progress(done, total)
@@ -197,31 +210,31 @@ def _alone(workers: int) -> Iterator[ThreadPoolExecutor]:
 def _read(file: Any, piece: _Piece, buffer: torch.Tensor) -> None:
     file.seek(piece.offset)
     view = memoryview(buffer.numpy())[: piece.size]  # pyright: ignore[reportArgumentType]
-    while len(view):
-        count = file.readinto(view)
-        if not count:
-            raise EncoderError("source.file-damaged", file=piece.stored.file.name, error="it became shorter while it was read")
-        view = view[count:]
+    read_into(file, view, piece.weight.stored.file.name)
 
 
-def _split(name: str, stored: Stored, step: int, size: int) -> Iterator[_Piece]:
+def _split(name: str, weight: Weight, step: int, size: int) -> Iterator[_Piece]:
     """Pieces of about `size` bytes: whole rows, in multiples of `step`."""
-    rows = stored.shape[0]
-    width = stored.size // rows
-    many = max(1, size // (width * step)) * step
+    rows = weight.shape[0]
+    width = weight.stored.size / rows  # of some forms the rows of one step together fill whole bytes
+    many = max(1, int(size // (width * step))) * step
     for first in range(0, rows, many):
         count = min(many, rows - first)
-        yield _Piece(name, stored, first, count, stored.offset + first * width, count * width)
+        start, end = round(first * width), round((first + count) * width)
+        yield _Piece(name, weight, first, count, weight.stored.offset + start, end - start)
 
 
-def _whole(weights: Weights, name: str, shape: tuple[int, ...]) -> Stored:
-    """Where a tensor lies. Raises EncoderError unless it is there, in this shape."""
-    stored = weights.tensors.get(name)
-    if stored is None or stored.shape != shape:
+def _whole(weights: Weights, name: str, shape: tuple[int, ...]) -> Weight:
+    """What lies on disk. Raises EncoderError unless it is there, in this shape."""
+    weight = weights.tensors.get(name)
+    if weight is None or weight.shape != shape:
         raise EncoderError("source.incomplete", source=weights.name, part=name)
-    if stored.size != math.prod(shape) * dtype(stored).itemsize:
-        raise EncoderError("source.file-damaged", file=stored.file.name, error=f"{stored.size} bytes for {name}")
-    return stored
+    return weight
+
+
+def _only(weights: Weights, needed: dict[str, Weight]) -> Weights:
+    """Those that lie on disk as numbers."""
+    return Weights(weights.name, weights.config, {name: weight for name, weight in needed.items() if straight(weight)})
 
 
 def _place(device: Device) -> str | None:

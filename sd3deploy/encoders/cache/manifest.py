@@ -73,7 +73,7 @@ def key(fingerprint: object, recipe: Recipe) -> str:
 
 def place(weights: Weights) -> str:
     """A hash of where the files lie; the path itself would carry the name of the user."""
-    return _digest(sorted({str(stored.file.absolute()) for stored in weights.tensors.values()}))
+    return _digest(sorted({str(file.path.absolute() if file.path else file.name) for file in weights.files}))
 
 
 def versions() -> dict[str, str | None]:

@@ -18,7 +18,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from sd3deploy.encoders.weights import tensors_of
+from sd3deploy.encoders.containers import open_content
+from sd3deploy.encoders.files import LocalFile
 from sd3deploy.errors import EncoderError
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def map_tensors(path: Path) -> dict[str, torch.Tensor]:
     import torch
 
     try:
-        stored = tensors_of(path)
+        stored = open_content(LocalFile(path)).tensors
     except EncoderError as error:
         raise ValueError(str(error)) from error
     whole = torch.UntypedStorage.from_file(str(path), False, path.stat().st_size)

@@ -1,0 +1,27 @@
+"""Containers of tensors: what a file is, by its first bytes, and what lies where in it. Nothing but its header is read.
+
+A new one is a class, in a file of its own, and a line in CONTAINERS.
+"""
+
+from __future__ import annotations
+
+from sd3deploy.encoders.containers.content import Container, Content
+from sd3deploy.encoders.containers.safetensors import Safetensors
+from sd3deploy.encoders.files import File
+from sd3deploy.errors import EncoderError
+
+__all__ = ["CONTAINERS", "Content", "open_content"]
+
+CONTAINERS: tuple[type[Container], ...] = (Safetensors,)
+_HEAD = 512  # bytes by which a file is told
+
+
+def open_content(file: File) -> Content:
+    """What lies in a file. Raises EncoderError for one that is damaged, or is no container of tensors, with what it is instead."""
+    try:
+        with file.open() as content:
+            head = content.read(_HEAD)
+        container = next((one for one in CONTAINERS if one.mine(head, file.name)), Safetensors)
+        return container.read(file)
+    except (OSError, ValueError) as error:
+        raise EncoderError("source.file-damaged", file=file.name, error=error) from error
