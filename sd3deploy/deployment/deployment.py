@@ -193,6 +193,7 @@ class Deployment:
             "wanted": self._settings.wanted_or_default().choice.name,
             "linear4bit": measured.linear4bit if measured else 0,
             "wo_quantized": bool(measured and measured.wo_quantized),
+            "quantized_before": self._placed.quantized_before(encoder) or None,
             "t5_bytes": measured.bytes if measured else 0,
             "t5_bytes_16bit": measured.bytes_16bit if measured else 0,
             "busy": self.phase,
@@ -221,7 +222,8 @@ class Deployment:
             return "off"
         found = self._placed.measure(encoder)
         narrow = f" with {found.linear4bit} of {found.linears} layers in 4 bit" if found.linear4bit else ""
-        return units.size(found.bytes) + narrow
+        before = self._placed.quantized_before(encoder)
+        return units.size(found.bytes) + narrow + (f" from {before}" if before else "")
 
     # Small things
 

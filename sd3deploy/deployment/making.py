@@ -75,7 +75,10 @@ class Making:
         encoder = read.place()
         seconds = f"{time.monotonic() - began:.1f}"
         took = messages.text("encoder.from-cache" if read.cached else "encoder.from-source", seconds=seconds, source=found.name)
-        self._placed.add(encoder, Made(wanted, measure.measure(encoder), took, read.cached and device.torch == "cpu", read.mapped))
+        if read.quantized_before:
+            took += " " + messages.text("encoder.quantized-before", form=read.quantized_before)
+        lies = read.cached and device.torch == "cpu"
+        self._placed.add(encoder, Made(wanted, measure.measure(encoder), took, lies, read.mapped, read.quantized_before))
         return encoder, found
 
     def install(self, choice: Choice, under: Undertaking) -> None:

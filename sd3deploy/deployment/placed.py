@@ -20,7 +20,7 @@ __all__ = ["Made", "Placed"]
 @dataclass(frozen=True)
 class Made:
     """What is known about an encoder of ours. took: how long it was loaded and from where, as a sentence. mapped: it lies in a file.
-    files: those that parts of it lie in.
+    files: those that parts of it lie in. quantized_before: the form of its weights where they were quantized before they were read.
     """
 
     wanted: Wanted
@@ -28,6 +28,7 @@ class Made:
     took: str
     mapped: bool
     files: tuple[Mapped, ...] = ()
+    quantized_before: str = ""
 
 
 class Placed:
@@ -59,6 +60,11 @@ class Placed:
         """What an encoder takes, which is known of one of ours and read off the tensors of another."""
         known = self._made.get(plain(encoder))
         return known.measure if known else measure.measure(encoder)
+
+    def quantized_before(self, encoder: Any) -> str:
+        """The form of its weights, where they were quantized before they were read; else ""."""
+        known = self._made.get(plain(encoder)) if encoder is not None else None
+        return known.quantized_before if known else ""
 
     def is_mapped(self, encoder: Any) -> bool:
         """Whether its tensors lie in a file, and take no memory that others could not have."""

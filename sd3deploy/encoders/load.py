@@ -35,7 +35,7 @@ _writing: threading.Thread | None = None
 @dataclass(frozen=True)
 class Read:
     """An encoder in RAM that waits to be put where it is computed. cached: it comes from the disk's cache, and is memory-mapped. mapped:
-    the files in which it lies.
+    the files in which it lies. quantized_before: the form of weights that were quantized already when they were read, "Q5_K"; else "".
     """
 
     choice: Choice
@@ -43,6 +43,7 @@ class Read:
     cached: bool
     _make: Callable[[], Any]
     mapped: tuple[Mapped, ...] = ()
+    quantized_before: str = ""
 
     def place(self) -> transformers.T5EncoderModel:
         """The encoder, in evaluation mode: with bitsandbytes' layers on the device, else on the CPU. Raises EncoderError with a remedy."""
@@ -68,21 +69,22 @@ def read(
     _quiet()
     with _explained(choice, source.name):
         weights = open_weights(source)
+        before_us = "" if weights.exact else weights.form
         if choice.id == "uint4":
             made = _sdnq(choice, weights, device, sdnq_config)
-            return Read(choice, device, False, lambda: made)
+            return Read(choice, device, False, lambda: made, (), before_us)
         recipe = Recipe(choice, device.compute_dtype)
         place = device.torch if "bitsandbytes" in choice.groups else "cpu"
         cache = cache if choice.quantized else None
         found = cache.find(weights, recipe) if cache else None
         if found is not None:
             progress(weights.size, weights.size)
-            return Read(choice, device, True, lambda: assemble(found, place), found.mapped)
+            return Read(choice, device, True, lambda: assemble(found, place), found.mapped, before_us)
         before = weights.fingerprint()
         encoded = quantize(weights, recipe, device, progress, cancelled)
     if cache:
         _keep(cache, weights, recipe, encoded, before)
-    return Read(choice, device, False, lambda: assemble(encoded, place), encoded.mapped)
+    return Read(choice, device, False, lambda: assemble(encoded, place), encoded.mapped, before_us)
 
 
 def load(

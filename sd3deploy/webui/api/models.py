@@ -57,6 +57,9 @@ class Status(BaseModel, extra="allow"):
     wanted: str = Field(description="The one that the settings ask for.", examples=["T5 FP4"])
     linear4bit: int = Field(description="Layers of T5 in 4 bit.", examples=[168])
     wo_quantized: bool = Field(description="Whether the output layers of its feed-forward parts are quantized too.", examples=[True])
+    quantized_before: str | None = Field(
+        description="The form of its weights where they had been quantized before they were read; else null.", examples=["Q5_K", None]
+    )
     t5_bytes: int = Field(description="Bytes of T5 as it is.", examples=[2652519584])
     t5_bytes_16bit: int = Field(description="Bytes that it would have in 16 bit.", examples=[9524621312])
     busy: str | None = Field(description="What is being done, as a sentence.", examples=["Loading T5 FP4…"])
