@@ -22,6 +22,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 
+LEFT = (".git", ".venv", ".cache", ".pytest_cache", "__pycache__", "build")
 # What is mutated → the tests that cover it, the quick ones first. A module stands with the first entry that fits.
 TESTS = {
     "guards/attention.py": ["guards_attention"],
@@ -70,7 +71,7 @@ def main() -> int:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="sd3-mutants-") as place:
         tree = Path(place) / "tree"
-        shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".git", ".venv", ".cache", "__pycache__"))
+        shutil.copytree(ROOT, tree, symlinks=True, ignore=shutil.ignore_patterns(*LEFT))
         os.chdir(tree)
         return run(tree, [one for path in args.paths for one in modules(tree / "sd3deploy" / path)], args.minutes, args.slow)
 
