@@ -230,7 +230,8 @@ def tested(file: Path, slow: bool, output: str | Path) -> str:
 
 # Without those that start whole processes or make whole models: what they notice, a quick one should.
 SLOW = ("no_traceback", "killed", "without_any_heavy", "older_versions", "memory_is_that_of", "real_run_is", "truth", "real_pipeline",
-        "edge_is_where")
+        "edge_is_where", "real_environment", "real_index", "upgrades_downgrades", "refuses_rather", "goes_down_until", "read_only",
+        "package_that_changed", "uv_installs", "switched_off", "becomes_usable", "our_own_encoders", "nothing_heavy")
 QUICK = " and ".join(f"not {name}" for name in SLOW)
 
 
