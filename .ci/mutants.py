@@ -67,8 +67,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", nargs="*", default=DEFAULT, help="files or folders of sd3deploy/")
     parser.add_argument("--minutes", type=float, default=25)
+    parser.add_argument("--site", help="the folder with cosmic-ray")
     parser.add_argument("--slow", action="store_true", help="tests with other processes and whole models too")
     args = parser.parse_args()
+    sys.path += [args.site] if args.site else []
     with tempfile.TemporaryDirectory(prefix="sd3-mutants-") as place:
         tree = Path(place) / "tree"
         shutil.copytree(ROOT, tree, symlinks=True, ignore=shutil.ignore_patterns(*LEFT))
