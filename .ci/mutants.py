@@ -22,6 +22,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 
+LEFT = (".git", ".venv", ".cache", ".pytest_cache", "__pycache__", "build")
 # What is mutated → the tests that cover it, the quick ones first. A module stands with the first entry that fits.
 TESTS = {
     "guards/attention.py": ["guards_attention"],
@@ -66,11 +67,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", nargs="*", default=DEFAULT, help="files or folders of sd3deploy/")
     parser.add_argument("--minutes", type=float, default=25)
+    parser.add_argument("--site", help="the folder with cosmic-ray")
     parser.add_argument("--slow", action="store_true", help="tests with other processes and whole models too")
     args = parser.parse_args()
+    sys.path += [args.site] if args.site else []
     with tempfile.TemporaryDirectory(prefix="sd3-mutants-") as place:
         tree = Path(place) / "tree"
-        shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".git", ".venv", ".cache", "__pycache__"))
+        shutil.copytree(ROOT, tree, symlinks=True, ignore=shutil.ignore_patterns(*LEFT))
         os.chdir(tree)
         return run(tree, [one for path in args.paths for one in modules(tree / "sd3deploy" / path)], args.minutes, args.slow)
 
@@ -229,7 +232,8 @@ def tested(file: Path, slow: bool, output: str | Path) -> str:
 
 # Without those that start whole processes or make whole models: what they notice, a quick one should.
 SLOW = ("no_traceback", "killed", "without_any_heavy", "older_versions", "memory_is_that_of", "real_run_is", "truth", "real_pipeline",
-        "edge_is_where")
+        "edge_is_where", "real_environment", "real_index", "upgrades_downgrades", "refuses_rather", "goes_down_until", "read_only",
+        "package_that_changed", "uv_installs", "switched_off", "becomes_usable", "our_own_encoders", "nothing_heavy")
 QUICK = " and ".join(f"not {name}" for name in SLOW)
 
 

@@ -15,6 +15,7 @@ import torch
 
 from sd3deploy import deps, tiny_sd3, units
 from sd3deploy.deployment import Deployment, Wanted
+from sd3deploy.deps import stopping
 from sd3deploy.device import detect_device
 from sd3deploy.encoders import choices, handover, load, measure, source
 from sd3deploy.encoders.cache import Cache
@@ -211,6 +212,27 @@ def test_a_failed_swap_leaves_the_old_one_usable(loaded, deployment):
     loaded.options |= {"sd3_weights": "Automatic"}
     choose(deployment, "T5 FP4")
     assert deployment.status()["last_error"] is None
+
+
+def test_a_failed_swap_leaves_none_where_there_was_none(loaded, deployment):
+    choose(deployment, "None (CLIP only)")
+    loaded.options |= {"sd3_weights": "Local file", "sd3_weights_file": "/nowhere/t5.safetensors"}
+    with pytest.raises(EncoderError, match="is not there"):
+        choose(deployment, "T5 FP4")
+    assert loaded.pipe.text_encoder_3 is None
+    assert deployment.status()["encoder"] == "None (CLIP only)"
+
+
+def test_an_installation_that_is_cancelled_is_told_in_its_own_words(loaded, deployment, monkeypatch):
+    def cancelled(*_):
+        raise stopping.Stopped()
+
+    missing = [dataclasses.replace(status, state=deps.State.MISSING) for status in deps.check(deps.requirements(("bitsandbytes",)))]
+    monkeypatch.setattr(deps, "check", lambda _: missing)
+    monkeypatch.setattr(deps, "ensure", cancelled)
+    with pytest.raises(stopping.Stopped) as caught:
+        choose(deployment, "T5 FP4")
+    assert deployment.events.since(0)[-1].message == str(caught.value)
 
 
 def test_damaged_weights_leave_the_old_one_usable(loaded, deployment, tmp_path):
