@@ -223,10 +223,10 @@ def _read(file: Any, piece: _Piece, buffer: torch.Tensor) -> None:
 
 
 def _split(name: str, weight: Weight, step: int, size: int) -> Iterator[_Piece]:
-    """Pieces of about `size` bytes: whole rows, in multiples of `step`."""
+    """Pieces of about `size` bytes: whole rows, in multiples of `step`. Of less than 8 bit, as many numbers: decoded they take as much."""
     rows = weight.shape[0]
     width = weight.stored.size / rows  # of some forms the rows of one step together fill whole bytes
-    many = max(1, int(size // (width * step))) * step
+    many = max(1, int(size // (max(width, math.prod(weight.shape[1:])) * step))) * step
     for first in range(0, rows, many):
         count = min(many, rows - first)
         start, end = round(first * width), round((first + count) * width)
