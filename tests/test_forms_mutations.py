@@ -18,7 +18,7 @@ from tests import forms, t5
 from tests.forms import Raw
 from tests.test_forms import made, opened
 
-LAYERS = ("encoder.block.1.layer.0.SelfAttention.q", "encoder.block.1.layer.1.DenseReluDense.wo", "encoder.block.2.layer.0.SelfAttention.o")
+LAYERS = ("encoder.block.1.layer.0.SelfAttention.q", "encoder.block.2.layer.1.DenseReluDense.wo")  # a square one, and one that is not
 NAMES = (
     "weight", "weightx", "bias", "comfy_quant", "scale", "scales", "scale_weight", "weight_scale", "weight_scale_2", "weight_scale_inv",
     "input_scale", "scale_input", "output_scale", "pre_quant_scale", "scaled_fp8", "logit_scale", "SCB", "weight_format", "qweight",
@@ -78,8 +78,7 @@ def test_no_damage_goes_unseen(state, tmp_path, case):
     seen, unchanged, wrong = 0, [], []
     for what, damaged in damages(case, tensors):
         forms.save(file, damaged, metadata)
-        for choice in choices:
-            found = outcome(file, choice)
+        for choice, found in outcomes(file, choices):
             if isinstance(found, EncoderError):
                 assert found.remedy, what
                 seen += 1
@@ -87,14 +86,21 @@ def test_no_damage_goes_unseen(state, tmp_path, case):
                 (unchanged if same(found, expected[choice]) else wrong).append(what)
     assert wrong == []
     assert seen > 100
-    assert len(unchanged) < seen / 2
+    assert len(unchanged) < seen
 
 
-def outcome(file, choice):
+def outcomes(file, choices):
+    """Choice → the tensors, or the refusal; one refusal for all of them where the file can not be opened."""
     try:
-        return made(opened(file), choice).tensors
+        weights = opened(file)
     except EncoderError as error:
-        return error
+        yield choices[0], error
+        return
+    for choice in choices:
+        try:
+            yield choice, made(weights, choice).tensors
+        except EncoderError as error:
+            yield choice, error
 
 
 def same(found, expected):
