@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from bitsandbytes import functional
 from safetensors.torch import load_file
 
 from sd3deploy import messages
@@ -125,10 +126,8 @@ def test_a_table_of_its_own_is_no_reason_to_take_the_codes(state, tmp_path):
             values = np.frombuffer(one.data, np.float32) * np.float32(0.5)
             tensors[key] = forms.raw(values)
     encoded = made(opened(forms.save(tmp_path / "t5.safetensors", tensors)), "nf4").tensors
-    from bitsandbytes.functional import get_4bit_type
-
     key = "encoder.block.1.layer.0.SelfAttention.q.weight.quant_map"
-    assert torch.equal(encoded[key], get_4bit_type("nf4", device="cpu"))
+    assert torch.equal(encoded[key], functional.get_4bit_type("nf4", device="cpu"))
 
 
 def test_a_scale_that_is_no_number_is_found_where_codes_are_taken(state, tmp_path):
@@ -156,6 +155,32 @@ def test_what_config_json_says_of_the_file_is_not_said_of_the_encoder(state, tmp
     assert "quantization_config" not in weights.config
     assert "quantization_config" not in made(weights, "fp8").config
     assert weights.form == "bitsandbytes NF4"
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_a_folder_that_transformers_has_saved(tmp_path, kind):
+    """Some layers stay as they are there: `wo` in float32."""
+    import transformers
+
+    t5.make(tmp_path)
+    values = {"load_in_8bit": True} if kind == "int8" else {"load_in_4bit": True, "bnb_4bit_quant_type": kind}
+    config = transformers.BitsAndBytesConfig(**values)
+    quantized = transformers.T5EncoderModel.from_pretrained(
+        tmp_path / "text_encoder_3", dtype=torch.float16, device_map={"": "cpu"}, quantization_config=config
+    )
+    quantized.save_pretrained(tmp_path / "saved" / "text_encoder_3")
+    weights = open_weights(source.find("Model", source.Facts(str(tmp_path / "saved"))))
+    encoded = made(weights).tensors
+    for name, module in quantized.named_modules():
+        if name.endswith(".wo"):
+            assert weights.tensors[f"{name}.weight"].layout.name == "FP32"
+        elif isinstance(module, torch.nn.Linear) and kind == "nf4":
+            wanted = module.weight.quant_state
+            wanted.dtype = torch.float32
+            assert torch.equal(encoded[f"{name}.weight"], functional.dequantize_4bit(module.weight.data, wanted))
+        elif isinstance(module, torch.nn.Linear):
+            scales = module.weight.SCB if module.weight.SCB is not None else module.state.SCB
+            assert torch.equal(encoded[f"{name}.weight"], functional.int8_vectorwise_dequant(module.weight.data, scales))
 
 
 Q = "encoder.block.1.layer.0.SelfAttention.q"
@@ -227,8 +252,10 @@ def test_a_header_that_can_not_be_read(state, tmp_path, text):
 
 def test_sixteen_bit_with_a_scale_that_means_something(state, tmp_path):
     tensors, _, _ = forms.written(forms.Case("x", forms.only(".o", forms.wide_with_scale(0.5), forms.eight("[]")), 0), state)
-    with pytest.raises(EncoderError, match=r"0\.5 instead of 1"):
-        made(opened(forms.save(tmp_path / "t5.safetensors", tensors)))
+    weights = opened(forms.save(tmp_path / "t5.safetensors", tensors))
+    for read in (made, mapped):
+        with pytest.raises(EncoderError, match=r"0\.5 instead of 1"):
+            read(weights)
 
 
 def test_fp8_without_a_scale_beside_fp8_with_scales(state, tmp_path):

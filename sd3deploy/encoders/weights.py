@@ -114,9 +114,13 @@ def read_into(file: Any, view: memoryview, name: str) -> None:
 
 
 def numbers(weight: Weight) -> torch.Tensor:
-    """A weight decoded as a whole, as `Layout.open` has it. Raises what that and `bytes_of` raise."""
+    """A weight decoded as a whole, as `Layout.open` has it. Raises what `bytes_of` raises, EncoderError for scales that do not fit."""
     rows = weight.shape[0] if weight.shape else 1
-    return weight.layout.open(bytes_of)(bytes_of(weight.stored), 0, rows).reshape(weight.shape)
+    try:
+        decode = weight.layout.open(bytes_of)
+    except ValueError as error:
+        raise EncoderError("source.file-damaged", file=weight.stored.file.name, error=error) from error
+    return decode(bytes_of(weight.stored), 0, rows).reshape(weight.shape)
 
 
 def mapped(weights: Weights) -> dict[str, torch.Tensor]:
