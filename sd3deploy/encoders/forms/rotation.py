@@ -30,7 +30,6 @@ def unrotate(numbers: torch.Tensor, size: int) -> torch.Tensor:
     (Comfy-Org/comfy-kitchen), another power of 2 by Sylvester's matrix / √size (silveroxides/convert_to_quant, utils/convrot.py). Such a
     power is applied factor by factor: for 4096 numbers that are 3 products with 16 × 16 instead of one with 4096 × 4096.
     """
-    import torch
 
     shape, inner = numbers.shape, 1
     base = 4 if size.bit_length() % 2 else 2
