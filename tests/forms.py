@@ -180,7 +180,7 @@ def nvfp4(columns: bool = False, dtype: str = "F8_E4M3") -> Write:
             "weight": raw(codes[:, ::2] << 4 | codes[:, 1::2]),
             "weight_scale": raw(tiles(scales.view(torch.uint8).numpy()), dtype),
             "weight_scale_2": raw(np.array(second)),
-            "comfy_quant": words({"format": "nvfp4"}),
+            "comfy_quant": words({"format": "nvfp4", "group_size": 16, "orig_dtype": "torch.bfloat16", "orig_shape": list(weight.shape)}),
         }
         if columns:
             parts["pre_quant_scale"] = raw(smooth)

@@ -221,6 +221,7 @@ FP8 = forms.raw(torch.zeros(128, 128, dtype=torch.float8_e4m3fn))
         (parts(weight=U8, comfy_quant=forms.words({"format": "int3_secret"})), "int3_secret"),
         (parts(weight=FP8, comfy_quant=forms.words({"format": "float8_e4m3fn", "twist": 3})), "twist"),
         (parts(weight=FP8, comfy_quant=forms.words({"format": None})), "“None”"),
+        (parts(weight=FP8, weight_scale=ONE, comfy_quant=forms.words({"format": "float8_e4m3fn", "orig_shape": [127, 128]})), "orig_shape"),
         (parts(weight=FP8, comfy_quant=forms.words([1])), "no JSON object"),
         (parts(weight=FP8, comfy_quant=forms.Raw("U8", (4,), b"\xff{}}")), "can not be read"),
         (parts(weight=FP8, comfy_quant=forms.Raw("U8", (60000,), b"[" * 60000)), "can not be read"),
@@ -237,6 +238,15 @@ FP8 = forms.raw(torch.zeros(128, 128, dtype=torch.float8_e4m3fn))
 )  # fmt: skip
 def test_what_is_known_and_not_read(state, tmp_path, write, says):
     assert says in refused(state, tmp_path, write).message
+
+
+def test_a_header_that_says_less_than_the_marker(state, tmp_path):
+    """Editors leave out what they do not know, such as the rotation: the marker counts."""
+    case = next(case for case in forms.CASES if case.name == "comfy int8 rotated by 64")
+    tensors, _, expected = forms.written(case, state)
+    paths = [name.removesuffix(".weight") for name in expected if linear(name)]
+    weights = opened(forms.save(tmp_path / "t5.safetensors", tensors, forms.in_header({"format": "int8_tensorwise"})(paths)))
+    assert np.allclose(numbers(weights.tensors[f"{Q}.weight"]).numpy(), expected[f"{Q}.weight"], atol=1e-6)
 
 
 def test_a_header_that_contradicts_a_marker(state, tmp_path):

@@ -17,8 +17,11 @@ from sd3deploy.encoders.stored import Layout, Stored
 __all__ = ["Comfy"]
 
 _REFUSED = ("hybrid_mxfp8", "convrot_w4a4", "asym_w4a8_int8")
-# The keys that are known. Those that are not looked at say how a layer is computed, not what its numbers are.
-_KEYS = {"format", "group_size", "full_precision_matrix_mult", "convrot", "convrot_groupsize", "per_row", "linear_dtype", "num_experts"}
+# The keys that are known. Those that are not looked at say how a layer is computed, or what it was made from, not what its numbers are.
+_KEYS = {
+    *("format", "group_size", "full_precision_matrix_mult", "convrot", "convrot_groupsize", "per_row", "linear_dtype", "num_experts"),
+    *("orig_dtype", "orig_shape"),  # convert_to_quant, formats/nvfp4_conversion.py
+}
 _ROTATED = 256  # numbers, where the marker does not tell
 
 # What a format makes of a layer: its parts, what the marker says, what multiplies the columns → a layout, or why it does not fit
@@ -52,6 +55,8 @@ class Comfy:
         if isinstance(found, str):
             return NotMine(f"{found} ({name})", 5)
         layout, shape = found
+        if said.get("orig_shape", list(shape)) != list(shape):  # it was padded
+            return NotMine(f"orig_shape is {str(said['orig_shape'])[:40]} for {list(shape)} ({name})", 5)
         if columns is not None and (columns.dtype not in FLOATS or columns.shape != (shape[1],) or said.get("convrot")):
             return NotMine(f"pre_quant_scale is {columns.dtype} {list(columns.shape)} ({name})", 5)
         used = {"weight", COMFY, "weight_scale", "pre_quant_scale", *(("weight_scale_2",) if name == "nvfp4" else ())}

@@ -53,7 +53,9 @@ def declared_of(parts: Mapping[str, Stored], header: Any, read: Callable[[Stored
         if not isinstance(header, dict):
             raise EncoderError("form.declared-unreadable", file=file, tensor=_METADATA, error="a layer is no JSON object")
         said = _flat(header, _METADATA, file)
-        if found.setdefault(COMFY, said) != said:
+        # Editors write less into the header than into the marker (convert_to_quant, utils/comfy_quant.py): so the marker counts.
+        marker = found.setdefault(COMFY, said)
+        if any(marker[key] != value for key, value in said.items() if key in marker):
             raise EncoderError("form.declared-unreadable", file=file, tensor=_METADATA, error="it contradicts a marker")
     if len(found) > 1:
         stored = next(iter(parts.values()))
