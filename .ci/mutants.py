@@ -41,6 +41,7 @@ TESTS = {
     "memory/": ["memory_estimate", "memory_verdict", "commands_memory"],
     "encoders/four_bit.py": ["encoders_four_bit"],
     "encoders/source.py": ["encoders_source"],
+    "encoders/forms/": ["forms", "forms_shapes", "forms_mutations"],
     "encoders/choices.py": ["encoders_choices", "memory_estimate", "memory_verdict"],
     "encoders/cache/": ["encoders_cache"],
     "encoders/handover.py": ["handover_exact", "deployment"],

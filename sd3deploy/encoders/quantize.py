@@ -24,7 +24,7 @@ from sd3deploy.encoders.files import File
 from sd3deploy.encoders.finite import NotFinite
 from sd3deploy.encoders.mapped import Mapped, stamp
 from sd3deploy.encoders.recipe import Recipe
-from sd3deploy.encoders.storage import STORAGES, AsItLies, Storage, Wide
+from sd3deploy.encoders.storage import STORAGES, AsItLies, Storage, Taken, Wide
 from sd3deploy.encoders.stored import Decode, Weight
 from sd3deploy.encoders.weights import Weights, bytes_of, mapped, read_into, straight
 from sd3deploy.errors import EncoderError
@@ -49,7 +49,7 @@ class Stopped(EncoderError):
 class _Target:
     """A tensor that is being made. missing: pieces. decode: set when the first one is read."""
 
-    storage: Storage | AsItLies
+    storage: Storage | AsItLies | Taken
     missing: int
     decode: Decode | None = None
 
@@ -101,7 +101,8 @@ def _quantize(
     lying = mapped(_only(weights, stored_as)) if recipe.choice.stored == "wide" else {}  # what is as wanted needs no copy
     for name, weight in sorted(stored_as.items(), key=lambda item: (order[item[1].stored.file], item[1].stored.offset)):
         kind = ways.get(name.removesuffix(".weight"), "wide")
-        made: Storage | AsItLies = STORAGES[kind](name, weight.shape, recipe, kind)
+        made: Storage | AsItLies | Taken | None = Taken.of(name, weight, recipe, kind, bytes_of)
+        made = made or STORAGES[kind](name, weight.shape, recipe, kind)
         if name in lying and isinstance(made, Wide) and straight(weight) is made.dtype:
             made = AsItLies(name, lying[name])
             as_they_lie.append(name)
@@ -113,7 +114,9 @@ def _quantize(
     def work(piece: _Piece, buffer: torch.Tensor) -> None:
         target = targets[piece.name]
         assert target.decode is not None
-        rows = target.decode(buffer[: piece.size], piece.first, piece.rows).reshape(piece.rows, *piece.weight.shape[1:])
+        rows = target.decode(buffer[: piece.size], piece.first, piece.rows)
+        if not isinstance(target.storage, Taken):
+            rows = rows.reshape(piece.rows, *piece.weight.shape[1:])
         if place is not None and target.storage.computes:
             rows = rows.to(place, non_blocking=True)  # what comes back waits for it
         try:
@@ -133,7 +136,8 @@ def _quantize(
     def begin(piece: _Piece) -> None:
         if targets[piece.name].decode is None:
             try:
-                targets[piece.name].decode = piece.weight.layout.open(bytes_of)
+                taken = isinstance(targets[piece.name].storage, Taken)
+                targets[piece.name].decode = _as_bytes if taken else piece.weight.layout.open(bytes_of)
             except ValueError as error:
                 raise EncoderError("source.file-damaged", file=piece.weight.stored.file.name, error=error) from error
 
@@ -143,6 +147,11 @@ def _quantize(
         if path := stored_as[name].stored.file.path:
             taken.setdefault(path, []).append(found[name])
     return Encoded(recipe, config, found, tuple(Mapped.of(file, before[file], tensors) for file, tensors in taken.items()))
+
+
+def _as_bytes(data: torch.Tensor, first: int, rows: int) -> torch.Tensor:
+    """What is taken as it is stored."""
+    return data
 
 
 def _run(
@@ -214,10 +223,10 @@ def _read(file: Any, piece: _Piece, buffer: torch.Tensor) -> None:
 
 
 def _split(name: str, weight: Weight, step: int, size: int) -> Iterator[_Piece]:
-    """Pieces of about `size` bytes: whole rows, in multiples of `step`."""
+    """Pieces of about `size` bytes: whole rows, in multiples of `step`. Of less than 8 bit, as many numbers: decoded they take as much."""
     rows = weight.shape[0]
     width = weight.stored.size / rows  # of some forms the rows of one step together fill whole bytes
-    many = max(1, int(size // (width * step))) * step
+    many = max(1, int(size // (max(width, math.prod(weight.shape[1:])) * step))) * step
     for first in range(0, rows, many):
         count = min(many, rows - first)
         start, end = round(first * width), round((first + count) * width)

@@ -7,7 +7,7 @@ A new way is a class here and its name in STORAGES.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sd3deploy.encoders.finite import require_finite
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     import torch
 
     from sd3deploy.encoders.recipe import Recipe
+    from sd3deploy.encoders.stored import Stored, Weight
 
-__all__ = ["BITSANDBYTES", "STORAGES", "AsItLies", "Storage", "Wide"]
+__all__ = ["BITSANDBYTES", "STORAGES", "AsItLies", "Storage", "Taken", "Wide"]
 
 _AT_ONCE = 2**18  # numbers: a megabyte in float32, of which several are asked for anew each time; a GPU keeps such memory
 BITSANDBYTES = ("fp4", "nf4", "int8")  # the ways whose modules are bitsandbytes'
@@ -103,6 +104,37 @@ class AsItLies:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         return {self._name: self._tensor}
+
+
+class Taken:
+    """Quantized in the file already, in the very form that is wanted: what is stored is taken, and nothing is rounded a second time."""
+
+    computes = False
+
+    def __init__(self, name: str, weight: Weight, beside: Mapping[str, torch.Tensor]) -> None:
+        import torch
+
+        self.step, self._name, self._weight, self._beside = weight.layout.step, name, weight, beside
+        self._data = torch.empty(weight.stored.size, dtype=torch.uint8)
+
+    @staticmethod
+    def of(name: str, weight: Weight, recipe: Recipe, kind: str, read: Callable[[Stored], torch.Tensor]) -> Taken | None:
+        """Where the weight lies in the form that is wanted; None where it does not. read: as for `Layout.open`."""
+        encoded = getattr(weight.layout, "encoded", None)
+        beside = encoded(kind, recipe.compute, read) if encoded else None
+        return None if beside is None else Taken(name, weight, beside)
+
+    def add(self, first: int, rows: torch.Tensor) -> None:
+        start = first * self._weight.stored.size // self._weight.shape[0]
+        self._data[start : start + len(rows)] = rows
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        layout: Any = self._weight.layout
+        layer = self._name.removesuffix("weight")
+        for tensor in self._beside.values():
+            if tensor.is_floating_point():
+                require_finite(tensor)  # the codes are finite whatever they are
+        return {self._name: layout.codes(self._data), **{layer + part: tensor for part, tensor in self._beside.items()}}
 
 
 class FourBitStorage:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sd3deploy.encoders import identity
 from sd3deploy.encoders.containers import Content, open_content
 from sd3deploy.encoders.files import File, LocalFile
-from sd3deploy.encoders.forms import Layer, recognise
+from sd3deploy.encoders.forms import Layer, declared_of, layers_declared, recognise_all
 from sd3deploy.encoders.stored import Stored, Weight
 from sd3deploy.errors import EncoderError
 
@@ -29,7 +29,8 @@ _LAYER = re.compile(
     r"(shared|encoder\.embed_tokens|encoder\.final_layer_norm|encoder\.block\.\d+\.layer\.[01]\."
     r"(?:layer_norm|SelfAttention\.(?:q|k|v|o|relative_attention_bias)|DenseReluDense\.(?:wi|wi_0|wi_1|wo)))\.(.+)"
 )
-_KNOWN = ("logit_scale", "scaled_fp8", "spiece_model")  # markers, and what other programs keep beside it
+_SCALED = "scaled_fp8"  # says of a whole file that its FP8 has scales
+_KNOWN = ("logit_scale", _SCALED, "spiece_model")  # markers, and what other programs keep beside it
 
 
 @dataclass(frozen=True)
@@ -113,9 +114,13 @@ def read_into(file: Any, view: memoryview, name: str) -> None:
 
 
 def numbers(weight: Weight) -> torch.Tensor:
-    """A weight decoded as a whole, as `Layout.open` has it. Raises what that and `bytes_of` raise."""
+    """A weight decoded as a whole, as `Layout.open` has it. Raises what `bytes_of` raises, EncoderError for scales that do not fit."""
     rows = weight.shape[0] if weight.shape else 1
-    return weight.layout.open(bytes_of)(bytes_of(weight.stored), 0, rows).reshape(weight.shape)
+    try:
+        decode = weight.layout.open(bytes_of)
+    except ValueError as error:
+        raise EncoderError("source.file-damaged", file=weight.stored.file.name, error=error) from error
+    return decode(bytes_of(weight.stored), 0, rows).reshape(weight.shape)
 
 
 def mapped(weights: Weights) -> dict[str, torch.Tensor]:
@@ -158,10 +163,14 @@ def _weights(name: str, contents: list[Content], config: Mapping[str, Any] | Non
     if prefix is None:
         raise EncoderError("source.file-no-t5", file=contents[0].file.name)
     own = {key[len(prefix) :]: stored for key, stored in found.items() if key.startswith(prefix)}
-    tensors = {}
-    for path, parts in _layers(own).items():
-        mine = recognise(Layer(path, parts, None, (config or {}).get("quantization_config") or {}))
-        tensors[f"{path}.weight"] = Weight(mine.stored, mine.shape, mine.layout)
+    said: dict[str, Any] = {}
+    for content in contents:
+        said |= layers_declared(content.metadata, content.file.name)
+    config = dict(config or {})
+    folder = config.pop("quantization_config", None) or {}  # of what is on disk, not of what will be made of it
+    layers = [Layer(path, parts, declared_of(parts, said.get(prefix + path), bytes_of), folder) for path, parts in _layers(own).items()]
+    found_in = recognise_all(layers, marked=any(key.rpartition(".")[2] == _SCALED for key in own))
+    tensors = {f"{path}.weight": Weight(mine.stored, mine.shape, mine.layout) for path, mine in found_in.items()}
     copy = tensors.pop(f"{_COPY}.weight", None)
     if "shared.weight" not in tensors:
         if copy is None:

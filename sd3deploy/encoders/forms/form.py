@@ -15,8 +15,8 @@ __all__ = ["Form", "Layer", "Mine", "NotMine", "Unusable"]
 @dataclass(frozen=True)
 class Layer:
     """A layer with all that lies below its name. path: as transformers names it, "encoder.block.0.layer.0.SelfAttention.q". parts: the
-    rest of a key, such as "weight" or "weight_scale" → where that lies. declared: what the file says about it in words, JSON-able;
-    None where it says nothing. folder: `quantization_config` of the folder's config.json.
+    rest of a key, such as "weight" or "weight_scale" → where that lies. declared: what the file says about it in words, the marker's
+    name → its content (declared.py); None where it says nothing. folder: `quantization_config` of the folder's config.json.
     """
 
     path: str
@@ -57,10 +57,13 @@ class Unusable:
 
 
 class Form(Protocol):
-    """One form. title, example: for the table in the README, the same in every language; example is a file that people have."""
+    """One form. title, example: for the table in the README, the same in every language; example is a file that people have. read: whether
+    it is read at all; what is not is known by its name.
+    """
 
     title: str
     example: str
+    read: bool
 
     @staticmethod
     def look(layer: Layer) -> Mine | NotMine | Unusable:

@@ -53,14 +53,15 @@ class Plain:
 
     title = "FP32, FP16, BF16, FP8 without scales"
     example = "t5xxl_fp16.safetensors, t5xxl_fp8_e4m3fn.safetensors (comfyanonymous/flux_text_encoders)"
+    read = True
 
     @staticmethod
     def look(layer: Layer) -> Mine | NotMine:
         stored = layer.parts.get("weight")
         if stored is None:
             return NotMine("there is no weight")
-        if stored.dtype not in NUMBERS:
-            return NotMine(f"the weight is of type {stored.dtype}")
+        if stored.dtype not in NUMBERS or not stored.shape:
+            return NotMine(f"the weight is of type {stored.dtype}" if stored.shape else "the weight is one number")
         if layer.declared is not None:
-            return NotMine(f"the file declares it as {layer.declared.get('format')}", 1)
+            return NotMine(f"there is a marker, {next(iter(layer.declared), '')}", 1)
         return Mine(stored, stored.shape, AsNumbers(stored.dtype, math.prod(stored.shape[1:])))
