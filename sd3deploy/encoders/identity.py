@@ -13,10 +13,7 @@ from typing import Any
 from sd3deploy import messages
 from sd3deploy.errors import EncoderError
 
-__all__ = [
-    *("BIAS", "LOOK_ALIKES", "MARK", "PREFIXES"),
-    *("absent", "check", "config_of", "examine", "marked", "notes", "prefix_of", "require_prefix"),
-]
+__all__ = ["BIAS", "LOOK_ALIKES", "MARK", "PREFIXES", "check", "config_of", "examine", "marked", "notes", "prefix_of", "require_prefix"]
 
 BIAS = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"  # every T5 encoder has it, and nothing else
 # What stands before the names inside of files that hold a whole model (ComfyUI, sd-scripts, stable-diffusion.cpp).
@@ -136,11 +133,11 @@ def require_prefix(file: str, names: Iterable[str]) -> str:
     names = tuple(names)
     prefix = prefix_of(names)
     if prefix is None:
-        raise absent(file, names)
+        raise _absent(file, names)
     return prefix
 
 
-def absent(file: str, names: Iterable[str]) -> EncoderError:
+def _absent(file: str, names: Iterable[str]) -> EncoderError:
     """What a file is that has no T5 which can be used, by the names in it."""
     facts = Facts(tuple(names), {})
     found = _prefixes(facts.names)
@@ -181,9 +178,10 @@ def check(source: str, file: str, shapes: Mapping[str, tuple[int, ...]], small: 
     wrong = [name for name, shape in wanted.items() if shapes.get(name) != shape] + sorted(shapes.keys() - wanted)
     if wrong:
         raise EncoderError("source.incomplete", source=source, part=", ".join(wrong[:3]) + (", …" if len(wrong) > 3 else ""))
-    for name, needed in () if small or config is None else _CONFIG.items():
-        if config.get(name, needed) != needed:
-            raise EncoderError("identity.config", source=source, name=name, found=str(config[name])[:40], needed=needed)
+    said = {} if small else config or {}
+    for name, needed in _CONFIG.items():
+        if said.get(name, needed) != needed:
+            raise EncoderError("identity.config", source=source, name=name, found=str(said[name])[:40], needed=needed)
 
 
 def notes(words: Iterable[object]) -> tuple[str, ...]:

@@ -77,4 +77,9 @@ def _decoder(dtype: str) -> Callable[[Any], Any]:
         raise EncoderError("gguf.package", type=dtype) from error
     except (AttributeError, KeyError, NotImplementedError) as error:  # older than the type
         raise EncoderError("gguf.package-old", type=dtype) from error
-    return lambda data: quants.dequantize(data, kind)
+
+    def decode(data: Any) -> Any:
+        with numpy.errstate(all="ignore"):  # what is no number afterwards is found by those who use it
+            return quants.dequantize(data, kind)
+
+    return decode
