@@ -104,7 +104,7 @@ def _local_file(name: str) -> Source:
     if not isinstance(name, str) or not name.strip():
         raise EncoderError("source.file-unset")
     file = Path(os.path.expanduser(name.strip().strip("\"'")))
-    if "\0" in name or not (file.is_file() or file.is_dir()):
+    if "\0" in name or not (os.path.isfile(file) or os.path.isdir(file)):
         raise EncoderError("source.file-link" if os.path.islink(file) else "source.file-missing", file=file)
     if file.is_dir():
         return Source(file.name, str(file))

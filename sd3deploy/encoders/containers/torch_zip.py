@@ -10,6 +10,7 @@ import math
 import re
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,16 @@ _LOCAL, _NAME, _EXTRA = 30, 26, 28  # of a zip's local header: its bytes, and wh
 _LARGEST = 64 * 2**20  # bytes of a pickle
 _SAFE = (2, 6)  # torch.load(weights_only=True) could run code before (CVE-2025-32434)
 _BARE = re.compile(rb"\x80[\x02-\x05][\x8a}cXU(\x95]")  # a pickle outside of a zip, as torch wrote before 1.6
+
+
+@dataclass(frozen=True)
+class _Record:
+    """A file in the zip. name: without the folder; empty where torch has looked the place up. Since 2.7 it calculates the places, as they
+    are where nobody has packed the zip anew: then the names must be "data/0" and so on, in the order of the pickle.
+    """
+
+    name: str
+    size: int
 
 
 class TorchZip:
@@ -45,14 +56,15 @@ class TorchZip:
                 raise EncoderError("pickle.bare", file=file.name)
         records, raw = _records(path, file.name)
         tensors: dict[str, Stored] = {}
+        storages: dict[int, int] = {}  # offset → number, in the order of the pickle
         for key, tensor in _load(path, file.name).items():
-            tensors[str(key)] = _stored(file, str(key), tensor, records)
+            tensors[str(key)] = _stored(file, str(key), tensor, records, storages)
         return Content(file, tensors, {}, hashlib.sha256(raw).hexdigest())
 
 
-def _records(path: Path, name: str) -> tuple[dict[int, int], bytes]:
-    """Offset → bytes of what lies in the zip as it is; and the pickle. Raises EncoderError for a zip that torch did not write."""
-    found, pickled = {}, None
+def _records(path: Path, name: str) -> tuple[dict[int, _Record], bytes]:
+    """Offset → what lies in the zip as it is; and the pickle. Raises EncoderError for a zip that torch did not write."""
+    found, pickled, calculated = {}, None, False
     try:
         with zipfile.ZipFile(path) as archive, path.open("rb") as opened:
             for one in archive.infolist():
@@ -66,14 +78,17 @@ def _records(path: Path, name: str) -> tuple[dict[int, int], bytes]:
                     if len(local) < _LOCAL:
                         raise ValueError("it is cut off")
                     lengths = sum(int.from_bytes(local[at : at + 2], "little") for at in (_NAME, _EXTRA))
-                    found[one.header_offset + _LOCAL + lengths] = one.file_size
+                    found[one.header_offset + _LOCAL + lengths] = _Record(one.filename.partition("/")[2], one.file_size)
+                calculated = calculated or one.filename.endswith("/.format_version")
                 if one.filename.endswith("/byteorder") and one.file_size < 100 and archive.read(one) != b"little":
                     raise EncoderError("pickle.big-endian", file=name)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         raise ValueError(str(error)) from error
     if pickled is None:
         raise EncoderError("pickle.archive", file=name)
-    return found, pickled
+    if calculated:
+        return found, pickled
+    return {start: _Record("", record.size) for start, record in found.items()}, pickled
 
 
 def _load(path: Path, name: str) -> Mapping[Any, Any]:
@@ -101,7 +116,7 @@ def _load(path: Path, name: str) -> Mapping[Any, Any]:
     return found
 
 
-def _stored(file: File, key: str, tensor: Any, records: Mapping[int, int]) -> Stored:
+def _stored(file: File, key: str, tensor: Any, records: Mapping[int, _Record], storages: dict[int, int]) -> Stored:
     import torch
 
     names = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -114,6 +129,9 @@ def _stored(file: File, key: str, tensor: Any, records: Mapping[int, int]) -> St
     if start is None:
         raise EncoderError("pickle.torch", file=file.name, version=torch.__version__)
     inside, size = tensor.storage_offset() * tensor.element_size(), math.prod(tensor.shape) * tensor.element_size()
-    if start not in records or inside + size > records[start]:
+    number = storages.setdefault(start, len(storages))
+    if start not in records or records[start].name not in ("", f"data/{number}"):
+        raise EncoderError("pickle.repacked", file=file.name)
+    if inside + size > records[start].size:
         raise ValueError(f"{key[:100]} does not lie in the file as its shape says")
     return Stored(file, key, start + inside, size, names[tensor.dtype], tuple(tensor.shape))
