@@ -13,6 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from sd3deploy import deps
+from sd3deploy.deployment.making import Making
+from sd3deploy.deployment.placed import Placed
+from sd3deploy.deployment.wanted import Wanted
 from sd3deploy.device import Device
 from sd3deploy.encoders import choices, identity, quantize, source, weights
 from sd3deploy.encoders.containers import open_content
@@ -22,6 +26,7 @@ from sd3deploy.encoders.forms import Layer, recognise
 from sd3deploy.encoders.recipe import Recipe
 from sd3deploy.encoders.stored import Stored
 from sd3deploy.errors import EncoderError
+from sd3deploy.events import Events
 from tests import gguf_files, t5
 
 LEGACY = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"]  # what the package can write
@@ -29,10 +34,15 @@ WO = "encoder.block.1.layer.1.DenseReluDense.wo.weight"
 
 
 @pytest.fixture(scope="module")
-def state(tmp_path_factory):
+def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     t5.make(folder)
-    return load_file(folder / "t5.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def state(model):
+    return load_file(model / "t5.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -264,3 +274,24 @@ def test_a_tokenizer_is_passed_over(state, tmp_path):
     found = open_content(LocalFile(file))
     assert not [name for name in found.metadata if name.startswith("tokenizer.ggml.tok")]
     assert opened(file).tensors.keys() == state.keys()
+
+
+def test_what_reading_them_needs_is_installed_with_what_the_choice_needs(small, model, tmp_path):
+    """The groups of pyproject.toml; of a file that can not be read those of the choice, and the reading says what is wrong."""
+
+    class Host:
+        def facts(self):
+            return source.Facts("")
+
+    making = Making(Host(), Events(), Placed())  # pyright: ignore[reportArgumentType]
+
+    def groups(choice, file, kind="Local file"):
+        return making._groups(Wanted(choices.find(choice), kind, str(file)))
+
+    assert groups("nf4", small) == ("bitsandbytes", "gguf")
+    assert groups("bf16", small) == ("gguf",)
+    assert groups("nf4", model / "t5.safetensors") == ("bitsandbytes",)
+    assert groups("nf4", tmp_path / "none") == ("bitsandbytes",)
+    assert groups("none", small) == groups("default", small) == ()
+    assert groups("bf16", small, "Automatic") == ()
+    assert {"gguf"} <= set(deps.groups())
