@@ -171,6 +171,14 @@ def test_a_folder_with_one_gguf_and_no_configuration(state, tmp_path):
     assert opened(tmp_path).tensors.keys() == state.keys()
 
 
+def test_flan_by_the_configuration_of_the_folder(state, empty):
+    put(state, empty, "one")
+    assert opened(empty).notes == ()
+    said = json.loads((empty / "config.json").read_text())
+    (empty / "config.json").write_text(json.dumps(said | {"_name_or_path": "google/flan-t5-xxl"}))
+    assert opened(empty).notes == ("identity.note.flan",)
+
+
 def test_several_files_that_are_no_set(state, empty):
     for name in ("a.safetensors", "b.safetensors"):
         save_file(state, empty / name)
@@ -250,6 +258,15 @@ def test_a_repository_offline(model, state, tmp_path, kind):
     assert found.config["d_model"] == 128
 
 
+def test_the_configuration_of_a_repository_says_how_it_was_quantized(model, state, tmp_path):
+    cached(model, state, tmp_path, "one")
+    file = tmp_path / "models--org--t5" / "snapshots" / "abc" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"quantization_config": {"quant_method": "sdnq"}}))
+    found = folder.find("org/t5", {"cache_dir": str(tmp_path), "local_files_only": True})
+    assert found.quantization == {"quant_method": "sdnq"}
+    assert "quantization_config" not in (found.config or {})
+
+
 def test_a_repository_without_weights_offline(model, state, tmp_path):
     cached(model, state, tmp_path, None)
     with pytest.raises(OSError, match="offline mode"):
@@ -271,6 +288,13 @@ def test_a_loop_of_links(tmp_path):
 def test_a_loop_of_links_in_a_folder(empty):
     (empty / "model.safetensors").symlink_to(empty / "model.safetensors")
     assert refusal(empty).id == "source.file-damaged"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with a name")
+def test_a_pipe_is_not_waited_for(empty):
+    os.mkfifo(empty / "model.safetensors")
+    assert refusal(empty).id == "source.file-damaged"
+    assert refusal(empty / "model.safetensors").id == "source.file-missing"
 
 
 def test_a_name_in_chinese_with_spaces(model, state, tmp_path):

@@ -151,6 +151,7 @@ def _repository(place: str, arguments: Mapping[str, Any], variant: str, config: 
         config = transformers.T5Config.from_pretrained(place, **arguments).to_dict()
     quantization = config.get("quantization_config")
     quantization = quantization if isinstance(quantization, dict) else {}
+    config = {name: value for name, value in config.items() if name != "quantization_config"}
     for one in dict.fromkeys((variant, "", *_USUAL)):
         for name in _spellings(one):
             file = fetch(place, name, **arguments, _raise_exceptions_for_missing_entries=False)

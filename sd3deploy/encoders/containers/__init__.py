@@ -22,6 +22,8 @@ _HEAD = 512  # bytes by which a file is told
 def open_content(file: File) -> Content:
     """What lies in a file. Raises EncoderError for one that is damaged, or is no container of tensors, with what it is instead."""
     try:
+        if file.path is not None and file.path.exists() and not file.path.is_file():
+            raise ValueError("it is no file")  # a pipe would be waited for
         with file.open() as content:
             head = content.read(_HEAD)
         container = next((one for one in CONTAINERS if one.mine(head, file.name)), None)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GgufTypes"]
 
+_AT_ONCE = 2**18  # numbers
 _TYPES = frozenset(name for name, (numbers, _) in BLOCKS.items() if numbers > 1)
 
 
@@ -42,8 +43,12 @@ class Blocks:
         numbers, size = BLOCKS[self.dtype]
 
         def decode(data: torch.Tensor, first: int, rows: int) -> torch.Tensor:
-            found = dequantize(data.numpy().reshape(rows, self.width // numbers * size))
-            return torch.from_numpy(found).reshape(rows, self.width)
+            raw = data.numpy().reshape(rows, self.width // numbers * size)
+            found = torch.empty(rows, self.width)
+            many = max(1, _AT_ONCE // self.width)  # the package needs twice the memory of what it is given at once
+            for start in range(0, rows, many):
+                found[start : start + many] = torch.from_numpy(dequantize(raw[start : start + many]))
+            return found
 
         return decode
 
