@@ -228,13 +228,13 @@ def test_without_a_configuration_the_shapes_give_it(model, tmp_path):
 
 @pytest.mark.parametrize(
     ("file", "content"),
-    [("config.json", {"quantization_config": {"quant_method": "sdnq"}}), ("quantization_config.json", {"quant_method": "sdnq"})],
+    [("config.json", {"quantization_config": {"quant_method": "odd"}}), ("quantization_config.json", {"quant_method": "odd"})],
 )
 def test_what_the_folder_says_about_quantization_is_heard(state, empty, file, content):
     put(state, empty, "one")
     before = json.loads((empty / "config.json").read_text()) if file == "config.json" else {}
     (empty / file).write_text(json.dumps(before | content))
-    assert refusal(empty).id == "source.sdnq"
+    assert refusal(empty).id == "source.quant-method"
 
 
 # A repository in the cache of huggingface_hub, without a network

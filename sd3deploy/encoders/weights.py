@@ -29,7 +29,7 @@ _LAYER = re.compile(
     r"(shared|encoder\.embed_tokens|encoder\.final_layer_norm|encoder\.block\.\d+\.layer\.[01]\."
     r"(?:layer_norm|SelfAttention\.(?:q|k|v|o|relative_attention_bias)|DenseReluDense\.(?:wi|wi_0|wi_1|wo)))\.(.+)"
 )
-_METHODS = ("bitsandbytes",)  # `quant_method` of a config.json
+_METHODS = ("bitsandbytes", "sdnq", "sdnq_training")  # `quant_method` of a config.json
 _KNOWN = ("logit_scale", "scaled_fp8", "spiece_model")  # markers, and what other programs keep beside it
 
 
@@ -185,8 +185,6 @@ def _weights(
 def _require_method(name: str, quantization: Mapping[str, Any]) -> None:
     """Raises EncoderError unless the forms know the library with which the weights were quantized."""
     method = str(quantization.get("quant_method", "") or "bitsandbytes")[:60]
-    if method in ("sdnq", "sdnq_training") or "sdnq_version" in quantization:
-        raise EncoderError("source.sdnq", source=name)
     if method not in _METHODS:
         raise EncoderError("source.quant-method", source=name, method=method)
 

@@ -9,11 +9,12 @@ from sd3deploy.encoders.forms.form import Form, Layer, Mine, Unusable
 from sd3deploy.encoders.forms.fp8 import ScaledFp8
 from sd3deploy.encoders.forms.gguf import GgufTypes
 from sd3deploy.encoders.forms.plain import Plain
+from sd3deploy.encoders.forms.sdnq import Sdnq
 from sd3deploy.errors import EncoderError
 
 __all__ = ["FORMS", "Layer", "Mine", "recognise"]
 
-FORMS: tuple[type[Form], ...] = (ScaledFp8, GgufTypes, Plain)
+FORMS: tuple[type[Form], ...] = (Sdnq, ScaledFp8, GgufTypes, Plain)
 # What may lie beside a weight and says nothing about it: hints for activations, which are not quantized here.
 _IGNORED = ("input_scale", "scale_input", "scale_output", "output_scale")
 
