@@ -58,7 +58,11 @@ def make(folder: Path, shape: dict[str, Any], kind: str = "outliers") -> None:
     import transformers
     from safetensors.torch import save_file
 
+    from sd3deploy.encoders import identity
+
     config = transformers.T5Config(**shape, feed_forward_proj="gated-gelu", architectures=["T5EncoderModel"])
+    if shape != FULL:
+        setattr(config, identity.MARK, True)  # else only T5-XXL is read
     target = folder / "text_encoder_3"
     target.mkdir(parents=True)
     config.save_pretrained(target)

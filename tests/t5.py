@@ -7,7 +7,10 @@ from pathlib import Path
 import torch
 import transformers
 
+from sd3deploy.encoders import identity
+
 VOCABULARY = 512
+MARKED = {identity.MARK: "true"}  # in the configuration or the metadata of what is smaller than T5-XXL, else it is refused
 
 
 def make(folder: Path, *, wide: bool = False) -> transformers.T5EncoderModel:
@@ -17,7 +20,7 @@ def make(folder: Path, *, wide: bool = False) -> transformers.T5EncoderModel:
     """
     torch.manual_seed(0)
     config = transformers.T5Config(
-        vocab_size=VOCABULARY, d_model=128, d_kv=32, d_ff=256, num_layers=3, num_heads=4, feed_forward_proj="gated-gelu"
+        vocab_size=VOCABULARY, d_model=128, d_kv=32, d_ff=256, num_layers=3, num_heads=4, feed_forward_proj="gated-gelu", **MARKED
     )
     encoder = transformers.T5EncoderModel(config).eval().requires_grad_(False)
     if wide:
@@ -28,7 +31,7 @@ def make(folder: Path, *, wide: bool = False) -> transformers.T5EncoderModel:
     from safetensors.torch import save_file
 
     state = {name: tensor.contiguous() for name, tensor in encoder.state_dict().items() if name != "encoder.embed_tokens.weight"}
-    save_file(state, folder / "t5.safetensors")
+    save_file(state, folder / "t5.safetensors", MARKED)
     return encoder
 
 

@@ -552,7 +552,7 @@ def test_how_far_it_is_can_be_asked_at_any_time(cached, deployment):
     cached.press = lambda job: asked.append((deployment.status()["progress"], deployment.loading))
     choose(deployment, "T5 FP4")
     reports = cached.jobs[-1][2].reports
-    total = sum(stored.size for stored in open_weights(source.find("Automatic", cached.facts())).tensors.values())
+    total = open_weights(source.find("Automatic", cached.facts())).size
     assert reports == sorted(reports)
     assert len(reports) > 10
     assert reports[-1] == (total, total)

@@ -93,7 +93,7 @@ def test_what_safetensors_refuses_is_refused_by_every_reader(tmp_path, case):
     file = tmp_path / "t5.safetensors"
     file.write_bytes(CASES[case])
     assert refused_by_safetensors(file)
-    assert readers(file) == DAMAGED
+    assert readers(file) == DAMAGED | ({} if CASES[case] else {"loader": "foreign.empty"})
 
 
 def test_a_file_as_safetensors_writes_it_is_read(tmp_path):

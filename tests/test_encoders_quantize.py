@@ -41,7 +41,7 @@ def models(tmp_path_factory):
         encoder = t5.make(folder)
         encoder.to(dtype).save_pretrained(folder / "text_encoder_3", max_shard_size="200KB")
         state = {name: tensor for name, tensor in encoder.state_dict().items() if name != "encoder.embed_tokens.weight"}
-        save_file(state, folder / "t5.safetensors")
+        save_file(state, folder / "t5.safetensors", t5.MARKED)
         (folder / "text_encoder_3" / "model.safetensors").unlink(missing_ok=True)
         assert len(list((folder / "text_encoder_3").glob("model-*.safetensors"))) > 2
     return folders
@@ -97,14 +97,15 @@ def test_files_and_the_size_of_pieces_make_no_difference(models, tmp_path, monke
     expected = dict(make(opened(folder), choice).tensors)
     same(dict(make(opened(folder, folder / "t5.safetensors"), choice).tensors), expected)
     whole = {f"text_encoders.t5xxl.transformer.{name}": tensor for name, tensor in load_file(folder / "t5.safetensors").items()}
-    save_file(whole | {"model.diffusion_model.x": torch.zeros(3)}, tmp_path / "sd3.safetensors")
+    save_file(whole | {"model.diffusion_model.x": torch.zeros(3)}, tmp_path / "sd3.safetensors", t5.MARKED)
     monkeypatch.setattr(quantize, "_PIECE", 3000)  # bytes: less than some rows
     same(dict(make(opened(folder, tmp_path / "sd3.safetensors"), choice).tensors), expected)
 
 
 @pytest.mark.parametrize("choice", ["fp4", "nf4", "fp8", "int8"])
 def test_rows_that_are_no_multiple_of_a_block(tmp_path, choice):
-    config = transformers.T5Config(vocab_size=60, d_model=36, d_kv=6, d_ff=50, num_layers=2, num_heads=6, feed_forward_proj="gated-gelu")
+    sides = {"vocab_size": 60, "d_model": 36, "d_kv": 6, "d_ff": 50, "num_layers": 2, "num_heads": 6}
+    config = transformers.T5Config(**sides, feed_forward_proj="gated-gelu", **t5.MARKED)
     encoder = transformers.T5EncoderModel(config).eval()
     encoder.save_pretrained(tmp_path / "text_encoder_3")
     encoded = make(opened(tmp_path), choice, compute="float32", scale="absmax")
@@ -179,7 +180,7 @@ def test_cancelled_in_the_middle(models):
 def damaged(folder, target, change):
     state = load_file(folder / "t5.safetensors")
     change(state)
-    save_file(state, target)
+    save_file(state, target, t5.MARKED)
     return target
 
 
@@ -269,7 +270,7 @@ def test_memory_is_that_of_the_result(tmp_path):
     piece of each weight is its own, in a size that takes several at a time.
     """
     config = transformers.T5Config(
-        vocab_size=2000, d_model=1024, d_kv=64, d_ff=2816, num_layers=9, num_heads=16, feed_forward_proj="gated-gelu"
+        vocab_size=2000, d_model=1024, d_kv=64, d_ff=2816, num_layers=9, num_heads=16, feed_forward_proj="gated-gelu", **t5.MARKED
     )
     transformers.T5EncoderModel(config).half().save_pretrained(tmp_path / "text_encoder_3", max_shard_size="60MB")
     code = f"""

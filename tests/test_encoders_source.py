@@ -63,7 +63,7 @@ def test_the_shared_repository_may_be_off(model):
     [
         ("", "no file is named"),
         (None, "no file is named"),
-        ("t5.ckpt", "not a .safetensors file"),
+        ("t5.ckpt", "is not there"),
         ("/nowhere/t5.safetensors", "is not there"),
     ],
 )
@@ -75,7 +75,7 @@ def test_a_file_that_can_not_be(model, name, sentence):
 def test_a_file_cut_short(model, tmp_path):
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes((model / "t5.safetensors").read_bytes()[:1000])
-    with pytest.raises(EncoderError, match="not a readable safetensors file"):
+    with pytest.raises(EncoderError, match="not a readable file of weights"):
         source.find("Local file", facts(model), str(cut))
 
 
@@ -97,7 +97,7 @@ def test_the_shapes_give_the_configuration(model):
 def test_t5_inside_a_whole_model_file(model, tmp_path):
     tensors = load_file(model / "t5.safetensors")
     whole = {f"text_encoders.t5xxl.transformer.{name}": tensor for name, tensor in tensors.items()}
-    save_file({**whole, "model.diffusion_model.x": torch.zeros(1)}, tmp_path / "sd3_incl_t5.safetensors")
+    save_file({**whole, "model.diffusion_model.x": torch.zeros(1)}, tmp_path / "sd3_incl_t5.safetensors", t5.MARKED)
     found = source.find("Automatic", facts(tmp_path / "sd3_incl_t5.safetensors", SHARED))
     opened = weights.open_weights(found)
     state = weights.mapped(opened)
@@ -115,7 +115,7 @@ def test_float8_files_are_widened_with_their_scale(model, tmp_path):
     name = "encoder.block.0.layer.0.SelfAttention.q.weight"
     scale = (tensors[name].abs().max() / 448).clone()
     scaled = {name: (tensors[name] / scale).to(torch.float8_e4m3fn), name.replace("weight", "scale_weight"): scale}
-    save_file({**tensors, **scaled, "scaled_fp8": torch.zeros(1)}, tmp_path / "t5xxl_fp8_scaled.safetensors")
+    save_file({**tensors, **scaled, "scaled_fp8": torch.zeros(1)}, tmp_path / "t5xxl_fp8_scaled.safetensors", t5.MARKED)
     file = tmp_path / "t5xxl_fp8_scaled.safetensors"
     state = weights.mapped(weights.open_weights(source.find("Local file", facts(tmp_path), str(file))))
     assert state[name].dtype is torch.bfloat16

@@ -78,7 +78,7 @@ class Deployment:
             choices.require(wanted.choice, self.host.device())
             allow(wanted.choice)
             with self._under_way.begin() as under:
-                self._making.install(wanted.choice, under)  # outside the queue: new files disturb no running job
+                self._making.install(wanted, under)  # outside the queue: new files disturb no running job
                 with locks.both(self.host.queue(), self.busy, under.cancelled, _waiting(under, wanted.choice)) as mine:
                     if not mine:
                         under.check(wanted.choice)

@@ -18,7 +18,8 @@ from sd3deploy.encoders.cache import Cache, Entry
 from sd3deploy.encoders.choices import HOST_DEFAULT, NONE, Choice
 from sd3deploy.encoders.handover import Handover
 from sd3deploy.encoders.quantize import Stopped
-from sd3deploy.encoders.weights import Weights
+from sd3deploy.encoders.weights import Weights, open_weights
+from sd3deploy.errors import EncoderError
 from sd3deploy.events import Events
 from sd3deploy.refresh import refresh
 
@@ -62,8 +63,8 @@ class Making:
         device = self._host.device()
         choices.require(wanted.choice, device)
         found = source.find(wanted.weights, self._host.facts(), wanted.file)
-        self.install(wanted.choice, under)
-        self._prove(wanted.choice, device, under)
+        groups = self.install(wanted, under)
+        self._prove(wanted.choice, groups, device, under)
         under.check(wanted.choice)
         cache = self._cache()
         if step:
@@ -81,32 +82,45 @@ class Making:
         self._placed.add(encoder, Made(wanted, measure.measure(encoder), took, lies, read.mapped, read.quantized_before))
         return encoder, found
 
-    def install(self, choice: Choice, under: Undertaking) -> None:
-        """Put the packages of a choice on disk, as far as they are missing. Called with any lock held: new files disturb no running job.
-        Raises DependencyError, and stopping.Stopped when it was cancelled.
+    def install(self, wanted: Wanted, under: Undertaking) -> tuple[str, ...]:
+        """Put the packages of a choice and of its weights on disk, as far as they are missing. Returns their groups in pyproject.toml.
+        Called with any lock held: new files disturb no running job. Raises DependencyError, and stopping.Stopped when it was cancelled.
         """
-        if not choice.groups or choice.groups in self._proven:
-            return
-        statuses = deps.check(deps.requirements(choice.groups))
+        groups = self._groups(wanted)
+        if not groups or groups in self._proven:
+            return groups
+        statuses = deps.check(deps.requirements(groups))
         missing = [status.requirement.name for status in statuses if status.state is not deps.State.OK]
         if not missing:
-            return
+            return groups
         with under.doing("packages.installing", names=", ".join(missing)), stopping.stoppable(under.cancelled):
-            changed = deps.ensure(choice.groups, self._host.install_options())
+            changed = deps.ensure(groups, self._host.install_options())
         if changed:
             self._events.tell("info", "packages.installed", names=", ".join(f"{name} {installed.version(name)}" for name in changed))
+        return groups
 
-    def _prove(self, choice: Choice, device: Device, under: Undertaking) -> None:
-        """Make the packages of a choice visible to this process, and prove on the device that they work. Once a process."""
-        if not choice.groups or choice.groups in self._proven:
+    def _groups(self, wanted: Wanted) -> tuple[str, ...]:
+        """Those of the choice, and those that a local file needs to be read. What is wrong with that file is said when it is read."""
+        choice = wanted.choice
+        if choice in (NONE, HOST_DEFAULT) or wanted.weights != "Local file":
+            return choice.groups
+        try:
+            weights = open_weights(source.find(wanted.weights, self._host.facts(), wanted.file))
+        except (EncoderError, OSError):
+            return choice.groups
+        return tuple(dict.fromkeys((*choice.groups, *weights.groups)))
+
+    def _prove(self, choice: Choice, groups: tuple[str, ...], device: Device, under: Undertaking) -> None:
+        """Make the packages of groups visible to this process, and prove on the device that they work. Once a process."""
+        if not groups or groups in self._proven:
             return
-        names = [requirement.name for requirement in deps.requirements(choice.groups)]
+        names = [requirement.name for requirement in deps.requirements(groups)]
         verdict = refresh(names, under.cancelled)
         under.check(choice)
         verdict.require()
-        if "bitsandbytes" in choice.groups:
+        if "bitsandbytes" in groups:
             deps.prove_bitsandbytes(device.torch)
-        self._proven.add(choice.groups)
+        self._proven.add(groups)
 
     def _read(
         self,

@@ -1,14 +1,15 @@
-"""Where the weights of T5 come from: the model's own folder, a shared repository, or a local safetensors file."""
+"""Where the weights of T5 come from: the model's own folder, a shared repository, or a local file or folder."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sd3deploy import messages
-from sd3deploy.encoders.weights import has_t5
+from sd3deploy.encoders.weights import has_t5, require_t5
 from sd3deploy.errors import EncoderError, SettingError
 
 __all__ = ["KINDS", "Facts", "Source", "find", "kind_of"]
@@ -34,7 +35,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Source:
-    """Where to read from. `file` is set for a single safetensors file, `place` and `arguments` for `from_pretrained` otherwise."""
+    """Where to read from. `file` is set for a single file, `place` and `arguments`, as of `from_pretrained`, for a folder or repository."""
 
     name: str
     place: str | None = None
@@ -102,15 +103,14 @@ def _cache_of(facts: Facts, repository: str, subfolder: str | None) -> str | Non
 def _local_file(name: str) -> Source:
     if not isinstance(name, str) or not name.strip():
         raise EncoderError("source.file-unset")
-    file = Path(name.strip().strip("\"'")).expanduser()
-    if file.suffix.lower() != ".safetensors":
-        raise EncoderError("source.file-kind", file=file.name)
-    if not file.is_file():
-        raise EncoderError("source.file-missing", file=file)
+    file = Path(os.path.expanduser(name.strip().strip("\"'")))
+    if "\0" in name or not (os.path.isfile(file) or os.path.isdir(file)):
+        raise EncoderError("source.file-link" if os.path.islink(file) else "source.file-missing", file=file)
+    if file.is_dir():
+        return Source(file.name, str(file))
     return _inside(file)
 
 
 def _inside(file: Path) -> Source:
-    if not has_t5(file):
-        raise EncoderError("source.file-no-t5", file=file.name)
+    require_t5(file)
     return Source(file.name, file=file)

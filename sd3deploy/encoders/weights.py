@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sd3deploy.encoders import identity
+from sd3deploy.encoders import folder, identity
 from sd3deploy.encoders.containers import Content, open_content
 from sd3deploy.encoders.files import File, LocalFile
 from sd3deploy.encoders.forms import Layer, declared_of, layers_declared, recognise_all
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from sd3deploy.encoders.source import Source
 
-__all__ = ["Weights", "bytes_of", "has_t5", "mapped", "numbers", "open_weights"]
+__all__ = ["Weights", "bytes_of", "has_t5", "mapped", "numbers", "open_weights", "require_t5"]
 
 _COPY = "encoder.embed_tokens"  # of the embedding, which many files have twice
 _OTHERS = ("decoder.", "lm_head.")  # of a full T5, which is no encoder alone
@@ -29,6 +29,7 @@ _LAYER = re.compile(
     r"(shared|encoder\.embed_tokens|encoder\.final_layer_norm|encoder\.block\.\d+\.layer\.[01]\."
     r"(?:layer_norm|SelfAttention\.(?:q|k|v|o|relative_attention_bias)|DenseReluDense\.(?:wi|wi_0|wi_1|wo)))\.(.+)"
 )
+_METHODS = ("bitsandbytes", "sdnq", "sdnq_training")  # `quant_method` of a config.json
 _SCALED = "scaled_fp8"  # says of a whole file that its FP8 has scales
 _KNOWN = ("logit_scale", _SCALED, "spiece_model")  # markers, and what other programs keep beside it
 
@@ -36,12 +37,13 @@ _KNOWN = ("logit_scale", _SCALED, "spiece_model")  # markers, and what other pro
 @dataclass(frozen=True)
 class Weights:
     """The encoder of a T5. name: of the source, for the screen. config: transformers' T5Config, as JSON-able values. tensors: name in
-    transformers' T5EncoderModel → what lies on disk.
+    transformers' T5EncoderModel → what lies on disk. notes: ids of sentences for what is to be known of them, without being an error.
     """
 
     name: str
     config: Mapping[str, Any]
     tensors: Mapping[str, Weight]
+    notes: tuple[str, ...] = ()
 
     @property
     def files(self) -> tuple[File, ...]:
@@ -66,6 +68,11 @@ class Weights:
         """Whether nothing of them has been quantized before."""
         return all(weight.layout.exact for weight in self.tensors.values())
 
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The optional dependencies of pyproject.toml that reading them needs."""
+        return tuple(sorted({group for weight in self.tensors.values() for group in getattr(weight.layout, "groups", ())}))
+
     def fingerprint(self) -> list[dict[str, Any]]:
         """What changes when the source does, for each file. Raises OSError, and EncoderError for a file that is damaged."""
         return [{**file.fingerprint(), "header": open_content(file).digest} for file in self.files]
@@ -78,19 +85,19 @@ def open_weights(source: Source) -> Weights:
     if source.file is not None:
         return _weights(source.name, [open_content(LocalFile(source.file))])
     arguments = dict(source.arguments)
-    config = arguments.pop("config", None)
-    place = str(source.place)
-    files = _files(place, arguments)
-    if config is None:
-        import transformers
-
-        config = transformers.T5Config.from_pretrained(place, **arguments)
-    return _weights(source.name, [open_content(LocalFile(file)) for file in files], config.to_dict())
+    given = arguments.pop("config", None)
+    found = folder.find(str(source.place), arguments, None if given is None else given.to_dict())
+    return _weights(source.name, [open_content(LocalFile(file)) for file in found.files], found.config, found.quantization)
 
 
 def has_t5(file: Path) -> bool:
     """Whether there is a T5 in a file. Raises EncoderError for one that is damaged."""
     return identity.prefix_of(open_content(LocalFile(file)).tensors) is not None
+
+
+def require_t5(file: Path) -> None:
+    """Raises EncoderError for a file that has none, with what it is instead, and for one that is damaged."""
+    identity.require_prefix(file.name, open_content(LocalFile(file)).tensors)
 
 
 def bytes_of(stored: Stored) -> torch.Tensor:
@@ -151,32 +158,44 @@ def straight(weight: Weight) -> torch.dtype | None:
     return dtype if dtype and weight.stored.file.path and weight.stored.offset % dtype.itemsize == 0 else None
 
 
-def _weights(name: str, contents: list[Content], config: Mapping[str, Any] | None = None) -> Weights:
-    """T5's encoder in these files."""
+def _weights(
+    name: str, contents: list[Content], config: Mapping[str, Any] | None = None, quantization: Mapping[str, Any] | None = None
+) -> Weights:
+    """T5's encoder in these files. quantization: what their folder says about how they are quantized."""
     found: dict[str, Stored] = {}
     for content in contents:
         for key, stored in content.tensors.items():
             if key in found:
                 raise EncoderError("source.twice", tensor=key, file=content.file.name, other=found[key].file.name)
             found[key] = stored
-    prefix = identity.prefix_of(found)
-    if prefix is None:
-        raise EncoderError("source.file-no-t5", file=contents[0].file.name)
+    file, quantization = contents[0].file.name, quantization or {}
+    prefix = identity.require_prefix(file, found)
     own = {key[len(prefix) :]: stored for key, stored in found.items() if key.startswith(prefix)}
+    small = identity.marked(config) or any(identity.marked(content.metadata) for content in contents)
+    identity.examine(file, {key: stored.shape for key, stored in own.items()}, small)
     said: dict[str, Any] = {}
     for content in contents:
         said |= layers_declared(content.metadata, content.file.name)
-    config = dict(config or {})
-    folder = config.pop("quantization_config", None) or {}  # of what is on disk, not of what will be made of it
-    layers = [Layer(path, parts, declared_of(parts, said.get(prefix + path), bytes_of), folder) for path, parts in _layers(own).items()]
+    layers = [
+        Layer(path, parts, declared_of(parts, said.get(prefix + path), bytes_of), quantization) for path, parts in _layers(own).items()
+    ]
     found_in = recognise_all(layers, marked=any(key.rpartition(".")[2] == _SCALED for key in own))
+    _require_method(name, quantization)  # only here: the forms refuse some of them by name
     tensors = {f"{path}.weight": Weight(mine.stored, mine.shape, mine.layout) for path, mine in found_in.items()}
     copy = tensors.pop(f"{_COPY}.weight", None)
-    if "shared.weight" not in tensors:
-        if copy is None:
-            raise EncoderError("source.file-no-t5", file=contents[0].file.name)
+    if "shared.weight" not in tensors and copy is not None:
         tensors["shared.weight"] = copy
-    return Weights(name, config or identity.config_of({key: weight.shape for key, weight in tensors.items()}), tensors)
+    shapes = {key: weight.shape for key, weight in tensors.items()}
+    identity.check(name, file, shapes, small, config)
+    words = (name, file, (config or {}).get("_name_or_path"), *(content.metadata.get("general.name") for content in contents))
+    return Weights(name, config or identity.config_of(shapes), tensors, identity.notes(words))
+
+
+def _require_method(name: str, quantization: Mapping[str, Any]) -> None:
+    """Raises EncoderError unless the forms know the library with which the weights were quantized."""
+    method = str(quantization.get("quant_method", "") or "bitsandbytes")[:60]
+    if method not in _METHODS:
+        raise EncoderError("source.quant-method", source=name, method=method)
 
 
 def _layers(own: Mapping[str, Stored]) -> dict[str, dict[str, Stored]]:

@@ -12,15 +12,19 @@ from sd3deploy.encoders.forms.comfy import Comfy
 from sd3deploy.encoders.forms.declared import declared_of, layers_declared
 from sd3deploy.encoders.forms.form import Form, Layer, Mine, Unusable
 from sd3deploy.encoders.forms.fp8 import ScaledFp8, ScaledWide
+from sd3deploy.encoders.forms.gguf import GgufTypes
 from sd3deploy.encoders.forms.nunchaku import Nunchaku
 from sd3deploy.encoders.forms.plain import Plain
 from sd3deploy.encoders.forms.refused import REFUSED
+from sd3deploy.encoders.forms.sdnq import Sdnq
 from sd3deploy.encoders.forms.uniform import require_uniform
 from sd3deploy.errors import EncoderError
 
 __all__ = ["FORMS", "Layer", "Mine", "declared_of", "layers_declared", "recognise", "recognise_all"]
 
-FORMS: tuple[type[Form], ...] = (*REFUSED, Comfy, FourBitSaved, Int8Saved, Nunchaku, ScaledFp8, ScaledWide, Plain)
+FORMS: tuple[type[Form], ...] = (
+    Sdnq, *REFUSED, Comfy, FourBitSaved, Int8Saved, Nunchaku, ScaledFp8, ScaledWide, GgufTypes, Plain
+)  # fmt: skip
 # What may lie beside a weight and says nothing about it: hints for activations, which are not quantized here.
 _IGNORED = ("input_scale", "scale_input", "scale_output", "output_scale")
 
