@@ -61,6 +61,7 @@ class Sdnq:
     """Any type of SDNQ, with its groups, low-rank part and rotation."""
 
     title = "SDNQ"
+    read = True
     example = "text_encoder_2 of Disty0/FLUX.1-dev-SDNQ-uint4-svd-r32"
 
     @staticmethod
