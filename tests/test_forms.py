@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from sd3deploy import messages
 from sd3deploy.device import Device
 from sd3deploy.encoders import choices, quantize, source
+from sd3deploy.encoders.assemble import assemble
 from sd3deploy.encoders.forms import FORMS
 from sd3deploy.encoders.recipe import Recipe
 from sd3deploy.encoders.weights import mapped, numbers, open_weights
@@ -181,6 +182,10 @@ def test_a_folder_that_transformers_has_saved(tmp_path, kind):
         elif isinstance(module, torch.nn.Linear):
             scales = module.weight.SCB if module.weight.SCB is not None else module.state.SCB
             assert torch.equal(encoded[f"{name}.weight"], functional.int8_vectorwise_dequant(module.weight.data, scales))
+    taken = quantize.quantize(weights, Recipe(choices.find(kind), "bfloat16", stock=True), CPU)
+    with torch.no_grad():
+        expected = quantized(t5.tokens())[0]
+        assert t5.cosine(assemble(taken)(t5.tokens())[0], expected) > 0.9995  # the layers are the same, the type is another
 
 
 Q = "encoder.block.1.layer.0.SelfAttention.q"
