@@ -18,6 +18,7 @@ from sd3deploy.encoders.mapped import Mapped
 from sd3deploy.encoders.quantize import quantize
 from sd3deploy.encoders.recipe import Recipe
 from sd3deploy.encoders.source import Source
+from sd3deploy.encoders.stopping import stoppable
 from sd3deploy.encoders.weights import Weights, mapped, open_weights
 from sd3deploy.errors import EncoderError
 from sd3deploy.memory import exhausted
@@ -66,7 +67,7 @@ def read(
     """
     require(choice, device)
     _quiet()
-    with _explained(choice, source.name):
+    with _explained(choice, source.name), stoppable(cancelled):
         weights = open_weights(source)
         if choice.id == "uint4":
             made = _sdnq(choice, weights, device, sdnq_config)

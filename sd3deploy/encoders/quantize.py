@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 from sd3deploy.device import Device
 from sd3deploy.encoders.assemble import linears, quantization_config, shapes
 from sd3deploy.encoders.encoded import Encoded
-from sd3deploy.encoders.files import File
+from sd3deploy.encoders.files import File, Foreseeing
 from sd3deploy.encoders.finite import NotFinite
 from sd3deploy.encoders.mapped import Mapped, stamp
 from sd3deploy.encoders.recipe import Recipe
+from sd3deploy.encoders.stopping import Stopped, stoppable
 from sd3deploy.encoders.storage import STORAGES, AsItLies, Storage, Wide
 from sd3deploy.encoders.stored import Decode, Weight
 from sd3deploy.encoders.weights import Weights, bytes_of, mapped, read_into, straight
@@ -39,10 +40,6 @@ _PIECE = 8 * 2**20  # bytes read at a time; on a GPU each takes 200 MB (four_bit
 _WORKERS = 8  # threads at most: from there on reading is slower
 _WORKERS_GPU = 2  # what takes time there is to start its kernels, which threads do one after the other
 _ROOM = 2**30  # bytes free on a GPU for quantizing there
-
-
-class Stopped(EncoderError):
-    """Somebody cancelled."""
 
 
 @dataclass
@@ -163,6 +160,7 @@ def _run(
     for _ in range(workers + 2):
         free.put(torch.empty(largest, dtype=torch.uint8, pin_memory=place is not None and place.startswith("cuda")))
     failed: list[BaseException] = []
+    begun: set[File] = set()
 
     def one(piece: _Piece, buffer: torch.Tensor) -> None:
         try:
@@ -173,10 +171,13 @@ def _run(
         finally:
             free.put(buffer)
 
-    with _alone(workers) as pool, ExitStack() as opened:
+    with _alone(workers) as pool, stoppable(cancelled), ExitStack() as opened:
         files: dict[File, Any] = {file: opened.enter_context(file.open()) for file in {piece.weight.stored.file for piece in pieces}}
         try:
             for piece in pieces:
+                if piece.weight.stored.file not in begun:
+                    begun.add(piece.weight.stored.file)
+                    _announce(files[piece.weight.stored.file], piece.weight.stored.file, pieces)
                 if cancelled():
                     raise Stopped("encoder.stopped")
                 buffer = free.get()
@@ -205,6 +206,12 @@ def _alone(workers: int) -> Iterator[ThreadPoolExecutor]:
             yield pool
     finally:
         torch.set_num_threads(before)
+
+
+def _announce(content: Any, file: File, pieces: list[_Piece]) -> None:
+    """Tell a reader that fetches ahead what of its file will be read. Only now: the file before has been read to its end."""
+    if isinstance(content, Foreseeing):
+        content.expect((piece.offset, piece.size) for piece in pieces if piece.weight.stored.file == file)
 
 
 def _read(file: Any, piece: _Piece, buffer: torch.Tensor) -> None:
