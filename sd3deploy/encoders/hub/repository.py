@@ -125,8 +125,8 @@ class Repository:
         try:
             file = RemoteFile.find(self.spec.repository, path, self.spec.revision)
         except NoRanges as error:
-            return self._fetched(path, self.spec.revision, error.size)
-        return self._fetched(path, file.commit or self.spec.revision, file.size) if self._keep else file
+            return self._fetched(path, error.size)
+        return self._fetched(path, file.size) if self._keep else file
 
     def _json(self, path: str) -> Any:
         file = self._file(path)
@@ -156,7 +156,7 @@ class Repository:
             pass
         return None
 
-    def _fetched(self, path: str, revision: str | None, size: int | None) -> LocalFile:
+    def _fetched(self, path: str, size: int | None) -> LocalFile:
         """A file as a whole, in the first folder of those that keep repositories."""
         from huggingface_hub import constants, hf_hub_download
 
@@ -190,9 +190,8 @@ class Repository:
             if size is not None and free < size + SPARE:
                 room = {"size": units.size(size), "free": units.size(free), "spare": units.size(SPARE)}
                 raise EncoderError("hub.no-room", file=file, folder=cache, **room)
-            return hf_hub_download(
-                self.spec.repository, path, revision=revision, cache_dir=cache, endpoint=constants.ENDPOINT, **_bar(hf_hub_download, Quiet)
-            )
+            place = {"revision": self.spec.revision, "cache_dir": cache, "endpoint": constants.ENDPOINT}
+            return hf_hub_download(self.spec.repository, path, **place, **_bar(hf_hub_download, Quiet))
 
         try:
             return LocalFile(Path(abiding(bring)))
