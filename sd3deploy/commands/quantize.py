@@ -98,7 +98,13 @@ def _make(
         if kept and (there := kept.entry(weights, recipe)):
             return weights, there, False
         reading, writing = messages.text("quantize.reading"), messages.text("quantize.writing")
-        encoded = quantize(weights, recipe, place, lambda done, total: bar.count(reading, done, total), stopped)
+        journal = kept.journal(weights, recipe, before) if kept and found.remote and found.remote.remote else None
+        try:
+            encoded = quantize(weights, recipe, place, lambda done, total: bar.count(reading, done, total), stopped, journal)
+        except BaseException:
+            if journal:
+                journal.close()  # the next attempt goes on with it
+            raise
     except OSError as error:
         raise EncoderError("encoder.unreadable", source=found.name, error=error) from error
 
@@ -109,7 +115,7 @@ def _make(
 
     if kept is None:
         return weights, export(options.out.expanduser(), weights, encoded, before, written), True
-    entry = kept.store(weights, recipe, encoded, before, written)
+    entry = kept.store(weights, recipe, encoded, before, written, journal)
     if entry is None:
         raise CacheError("cache.busy", folder=kept.folder)
     return weights, entry, True

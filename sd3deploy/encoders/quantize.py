@@ -34,6 +34,8 @@ from sd3deploy.memory import exhausted
 if TYPE_CHECKING:
     import torch
 
+    from sd3deploy.encoders.cache.journal import Journal
+
 __all__ = ["Stopped", "quantize"]
 
 _PIECE = 8 * 2**20  # bytes read at a time; on a GPU each takes 200 MB (four_bit.py)
@@ -67,36 +69,45 @@ def quantize(
     device: Device,
     progress: Callable[[int, int], None] = lambda done, total: None,
     cancelled: Callable[[], bool] = lambda: False,
+    journal: Journal | None = None,
 ) -> Encoded:
-    """Read and quantize. progress: called with the bytes read and those to read.
+    """Read and quantize. progress: called with the bytes read and those to read. journal: has what was finished before and is not read
+    again, and gets what is finished now.
 
     Raises Stopped soon after `cancelled` says yes, EncoderError for files that lack a part of T5 or hold no numbers.
     """
     place = _place(device) if recipe.choice.quantized else None
     try:
-        return _quantize(weights, recipe, place, progress, cancelled)
+        return _quantize(weights, recipe, place, progress, cancelled, journal)
     except Exception as error:
         if place is None or not exhausted.read_exhausted(error):
             raise
-    return _quantize(weights, recipe, None, progress, cancelled)  # somebody else took the room on the GPU
+    return _quantize(weights, recipe, None, progress, cancelled, journal)  # somebody else took the room on the GPU
 
 
 def _quantize(
-    weights: Weights, recipe: Recipe, place: str | None, progress: Callable[[int, int], None], cancelled: Callable[[], bool]
+    weights: Weights,
+    recipe: Recipe,
+    place: str | None,
+    progress: Callable[[int, int], None],
+    cancelled: Callable[[], bool],
+    journal: Journal | None,
 ) -> Encoded:
-
     config = dict(weights.config) | {"architectures": ["T5EncoderModel"], "dtype": recipe.compute}
     if (known := quantization_config(recipe)) is not None:
         config["quantization_config"] = known.to_dict()
     needed, skeleton = shapes(weights.config)
     stored_as = {name: _whole(weights, name, shape) for name, shape in needed.items()}
     ways = linears(skeleton, recipe)
-    found: dict[str, torch.Tensor] = {}
+    finished = journal.take() if journal else {}
+    found: dict[str, torch.Tensor] = {key: tensor for tensors in finished.values() for key, tensor in tensors.items()}
     targets, pieces, as_they_lie = {}, [], []
     before = {file.path: stamp(file.path) for file in weights.files if file.path}
     order = {file: number for number, file in enumerate(weights.files)}
     lying = mapped(_only(weights, stored_as)) if recipe.choice.stored == "wide" else {}  # what is as wanted needs no copy
     for name, weight in sorted(stored_as.items(), key=lambda item: (order[item[1].stored.file], item[1].stored.offset)):
+        if name in finished:
+            continue
         kind = ways.get(name.removesuffix(".weight"), "wide")
         made: Storage | AsItLies = STORAGES[kind](name, weight.shape, recipe, kind)
         if name in lying and isinstance(made, Wide) and straight(weight) is made.dtype:
@@ -123,6 +134,8 @@ def _quantize(
         except NotFinite as error:
             stored = piece.weight.stored
             raise EncoderError("encoder.not-finite", tensor=stored.key, file=stored.file.name) from error
+        if journal:
+            journal.add(piece.name, done)
         with lock:
             del targets[piece.name]
             found.update(done)
