@@ -151,7 +151,14 @@ class Cache:
         except (OSError, ValueError, CacheError):  # `store` says what is wrong with the folder
             return None
 
-    def keep(self, weights: Weights, recipe: Recipe, encoded: Encoded, fingerprint: list[Any], journal: Journal | None = None) -> None:
+    def keep(
+        self,
+        weights: Weights,
+        recipe: Recipe,
+        encoded: Encoded,
+        fingerprint: list[Any] | None = None,
+        journal: Journal | None = None,
+    ) -> None:
         """As `store`, for a thread of its own: what goes wrong is told, not raised."""
         try:
             self.store(weights, recipe, encoded, fingerprint, journal=journal)

@@ -96,8 +96,10 @@ class Journal:
         """Whether `finish` can make the file of these tensors."""
         return not self._failed and self._places.keys() <= tensors.keys()
 
-    def finish(self, tensors: Mapping[str, torch.Tensor], progress: Progress = quiet) -> str | None:
-        """Make the file whole, and flush it to the disk. Returns its sha256; None where the header has no room. The list is gone then."""
+    def finish(self, tensors: Mapping[str, torch.Tensor], progress: Progress = quiet) -> str:
+        """Make the file whole, and flush it to the disk. Returns its sha256; the list is gone then. Raises OSError, and
+        ValueError where the header has no room.
+        """
         with self._lock:
             header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers asks for that
             start = 8 + HEADER
@@ -113,7 +115,7 @@ class Journal:
                     end += len(content)
             head = json.dumps(header, separators=(",", ":")).encode()
             if len(head) > HEADER:
-                return None
+                raise ValueError(f"a header of {len(head)} bytes")
             self._write(self._end, rest)
             self._write(0, [HEADER.to_bytes(8, "little") + head.ljust(HEADER)])
             self._data.truncate(end)
