@@ -266,7 +266,8 @@ class Cache:
         if folder.resolve() in (Path(folder.anchor), Path(os.path.expanduser("~")).resolve()):
             own = False
         elif not own:
-            own = not folder.exists() or not any(folder.iterdir())
+            # The lock once more: another process may have put it there since.
+            own = not folder.exists() or not any(folder.iterdir()) or (folder / _LOCK).exists()
         if not own:
             raise CacheError("cache.not-ours", folder=folder, example=folder / _NAME)
 
