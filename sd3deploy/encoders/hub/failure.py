@@ -10,7 +10,7 @@ from sd3deploy.errors import EncoderError, Sd3Error
 __all__ = ["PASSING", "headers_of", "passes", "refused", "status_of", "told", "words"]
 
 PASSING = (408, 429, 500, 502, 503, 504)  # as huggingface_hub's http_backoff has them
-_LIBRARIES = ("httpx", "httpcore", "requests", "urllib3", "ssl")
+_LIBRARIES = ("httpx", "httpcore", "httpx2", "httpcore2", "requests", "urllib3", "ssl")  # of huggingface_hub 1, 2 and 0, in that order
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import threading
 from collections.abc import Callable
@@ -108,7 +109,9 @@ class Link:
     def _look(self, ended: threading.Event) -> Place:
         from huggingface_hub import get_hf_file_metadata
 
-        patience = Patience(ended, self.server, self.file, _LOOKS)
+        # Before 1.x had that argument huggingface_hub tried it several times itself.
+        own = "retry_on_errors" not in inspect.signature(get_hf_file_metadata).parameters
+        patience = Patience(ended, self.server, self.file, 1 if own else _LOOKS)
         while True:
             try:
                 found = get_hf_file_metadata(self._address, timeout=_TIMEOUT)
