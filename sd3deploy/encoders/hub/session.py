@@ -2,8 +2,8 @@
 
 `get_session()` gives a requests.Session in huggingface_hub 0.x, an httpx.Client in 1.x, an httpx2.Client in 2.x. What all of them have:
 `get_session`, `build_hf_headers`, `hf_hub_url`, `get_hf_file_metadata(url, timeout=)`, `try_to_load_from_cache`, `hf_hub_download`,
-`HfApi.model_info`, `hf_raise_for_status`; `status_code` and `headers` of a response; redirects are followed by a GET of either. What differs is a response that
-is read bit by bit: `Client.stream` and `iter_raw` there, `get(stream=True)` and `iter_content` here.
+`HfApi.model_info`; `status_code` and `headers` of a response; redirects are followed by a GET of either. What differs is a response that
+is read bit by bit: `get(stream=True)` and `iter_content` of requests, `stream` and `iter_raw` of the others.
 """
 
 from __future__ import annotations
