@@ -50,6 +50,7 @@ class Host:
     def __init__(self, folder):
         self.folder = folder
         self.options = {"sd3_text_encoder": "Host default", "sd3_weights": "Automatic", "sd3_weights_file": ""}
+        self.options |= {"sd3_weights_repository": "", "sd3_weights_keep": False}
         self.pipe = None
         self.lock = threading.Lock()
         self.jobs = []

@@ -21,8 +21,10 @@ from sd3deploy.commands import cache, progress
 from sd3deploy.diagnosis.checks.probe import guess
 from sd3deploy.encoders import choices, source
 from sd3deploy.encoders.cache import Cache, CacheError, Entry, export
+from sd3deploy.encoders.hub import Repository, Spec
 from sd3deploy.encoders.quantize import Stopped, quantize
 from sd3deploy.encoders.recipe import Recipe
+from sd3deploy.encoders.stopping import stoppable
 from sd3deploy.encoders.weights import open_weights
 from sd3deploy.errors import DependencyError, EncoderError, SettingError
 
@@ -37,7 +39,9 @@ _SUBFOLDER = "text_encoder_3"
 def add(subparsers: Any) -> None:
     """Describe the command to argparse."""
     parser = subparsers.add_parser("quantize", help="make a quantized T5 ahead of time", description=__doc__)
-    parser.add_argument("src", type=Path, metavar="SRC", help="a model folder, the folder of its T5, or a .safetensors file with T5")
+    parser.add_argument(
+        "src", metavar="SRC", help="a model folder, the folder of its T5, a .safetensors file with T5, or a repository: owner/name:file"
+    )
     names = ", ".join(choice.id for choice in choices.CHOICES if choice.quantized)
     parser.add_argument("--encoder", default="fp4", metavar="CHOICE", help=f"one of: {names} (default: fp4)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="a folder that is new or empty, in place of the stored ones of SD.Next")
@@ -51,7 +55,7 @@ def add(subparsers: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Make it. Raises SettingError for words that mean nothing, EncoderError for a source without T5 or a place without room."""
     choice = _choice(options)
-    found = _source(options.src.expanduser())
+    found = _source(options.src)
     kept = None if options.out else cache.opened(options, None, lambda id, values: print(messages.text(id, **values), file=sys.stderr))
     _require(choice)
     logging.disable(logging.WARNING)  # what the libraries remark is none of what is asked here
@@ -88,12 +92,19 @@ def _make(
     choices.require(choice, target)
     recipe = Recipe(choice, target.compute_dtype, stock=options.stock)
     try:
-        weights = open_weights(found)
-        before = weights.fingerprint()
+        with stoppable(stopped):
+            weights = open_weights(found)
+            before = weights.fingerprint()
         if kept and (there := kept.entry(weights, recipe)):
             return weights, there, False
         reading, writing = messages.text("quantize.reading"), messages.text("quantize.writing")
-        encoded = quantize(weights, recipe, place, lambda done, total: bar.count(reading, done, total), stopped)
+        journal = kept.journal(weights, recipe, before) if kept and found.remote and found.remote.remote else None
+        try:
+            encoded = quantize(weights, recipe, place, lambda done, total: bar.count(reading, done, total), stopped, journal)
+        except BaseException:
+            if journal:
+                journal.close()  # the next attempt goes on with it
+            raise
     except OSError as error:
         raise EncoderError("encoder.unreadable", source=found.name, error=error) from error
 
@@ -104,7 +115,7 @@ def _make(
 
     if kept is None:
         return weights, export(options.out.expanduser(), weights, encoded, before, written), True
-    entry = kept.store(weights, recipe, encoded, before, written)
+    entry = kept.store(weights, recipe, encoded, before, written, journal)
     if entry is None:
         raise CacheError("cache.busy", folder=kept.folder)
     return weights, entry, True
@@ -124,8 +135,13 @@ def _choice(options: argparse.Namespace) -> choices.Choice:
     return choice
 
 
-def _source(path: Path) -> source.Source:
-    """Raises EncoderError where there is none of what it may be."""
+def _source(words: str) -> source.Source:
+    """Raises EncoderError where there is none of what it may be. What lies on this disk goes before a repository of that name."""
+    path = Path(words).expanduser()
+    if not path.exists() and (spec := _spec(words)):
+        from huggingface_hub import constants
+
+        return source.Source(str(spec), remote=Repository(spec, [constants.HF_HUB_CACHE]))
     if path.suffix.lower() == ".safetensors" and path.is_file():
         return source.find("Local file", source.Facts(""), str(path))
     folder = _snapshot(path)
@@ -134,6 +150,14 @@ def _source(path: Path) -> source.Source:
     if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
         return source.Source(path.name, str(folder))
     raise EncoderError("quantize.no-source", path=path)
+
+
+def _spec(words: str) -> Spec | None:
+    """None for what is no repository's name: then it is a path that is not there."""
+    try:
+        return Spec.parse(words)
+    except EncoderError:
+        return None
 
 
 def _snapshot(path: Path) -> Path:

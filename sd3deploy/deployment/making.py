@@ -9,11 +9,13 @@ from typing import Any
 from sd3deploy import deps, installed, messages, units
 from sd3deploy.deployment.host import Host
 from sd3deploy.deployment.placed import Made, Placed
+from sd3deploy.deployment.speed import Speed
 from sd3deploy.deployment.undertaking import Progress, Undertaking
 from sd3deploy.deployment.wanted import Wanted
 from sd3deploy.deps import stopping
 from sd3deploy.device import Device
 from sd3deploy.encoders import choices, load, measure, need, source
+from sd3deploy.encoders import stopping as encoder_stopping
 from sd3deploy.encoders.cache import Cache, Entry
 from sd3deploy.encoders.choices import HOST_DEFAULT, NONE, Choice
 from sd3deploy.encoders.handover import Handover
@@ -62,13 +64,14 @@ class Making:
             return encoder, None
         device = self._host.device()
         choices.require(wanted.choice, device)
-        found = source.find(wanted.weights, self._host.facts(), wanted.file)
+        found = source.find(wanted.weights, self._host.facts(), wanted.file, wanted.repository, wanted.keep)
         groups = self.install(wanted, under)
         self._prove(wanted.choice, groups, device, under)
         under.check(wanted.choice)
         cache = self._cache()
         if step:
-            step.before_reading(lambda old: need.while_read(wanted.choice, found, device, cache, old))
+            with encoder_stopping.stoppable(under.cancelled):
+                step.before_reading(lambda old: need.while_read(wanted.choice, found, device, cache, old))
         began = time.monotonic()
         read = self._read(wanted.choice, found, device, cache, report, under)
         if step:
@@ -131,8 +134,11 @@ class Making:
         report: Callable[[int, int], None],
         under: Undertaking,
     ) -> load.Read:
+        speed = Speed()
+
         def progress(done: int, total: int) -> None:
-            under.progress = Progress(done, total)
+            remote = found.remote is not None and found.remote.remote
+            under.progress = Progress(done, total, speed.add(done) if remote else 0.0)
             report(done, total)
 
         try:

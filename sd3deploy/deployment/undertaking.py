@@ -10,7 +10,7 @@ from typing import Any
 
 from sd3deploy import messages, units
 from sd3deploy.encoders.choices import Choice
-from sd3deploy.encoders.quantize import Stopped
+from sd3deploy.encoders.stopping import Stopped
 from sd3deploy.events import Events
 
 __all__ = ["Progress", "Undertaking", "Undertakings"]
@@ -18,16 +18,30 @@ __all__ = ["Progress", "Undertaking", "Undertakings"]
 
 @dataclass(frozen=True)
 class Progress:
-    """How far an encoder has been read: bytes, and bytes in all."""
+    """How far an encoder has been read: bytes, and bytes in all. speed: bytes per second of what comes over the network; 0 where it does
+    not, or it is not known yet.
+    """
 
     done: int
     total: int
+    speed: float = 0.0
 
     def report(self) -> dict[str, Any]:
         """As JSON-able values, with the words for it in the language that is spoken now."""
         fraction = min(1.0, self.done / self.total) if self.total > 0 else 0.0
-        text = messages.text("encoder.progress", done=units.size(self.done), total=units.size(self.total))
+        done, total = units.size(self.done), units.size(self.total)
+        text = messages.text("encoder.progress", done=done, total=total)
+        if self.speed > 0:
+            left = _clock(max(0, self.total - self.done) / self.speed)
+            text = messages.text("encoder.progress-network", done=done, total=total, speed=units.size(round(self.speed)), left=left)
         return {"done": self.done, "total": self.total, "fraction": round(fraction, 3), "text": text}
+
+
+def _clock(seconds: float) -> str:
+    """As in “3:05” or “1:02:30”."""
+    minutes, rest = divmod(round(min(seconds, 359_999)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 class Undertaking:

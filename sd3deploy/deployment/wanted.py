@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sd3deploy.encoders import choices, source
@@ -16,11 +16,15 @@ __all__ = ["Settings", "Wanted"]
 
 @dataclass(frozen=True)
 class Wanted:
-    """A text encoder as the settings ask for it: the choice, the kind of source, and the file where the source is one."""
+    """A text encoder as the settings ask for it: the choice, the kind of source, and the file where the source is one.
+    repository: where it is one, or may be. keep: store what is read of that among the host's own; that makes no other encoder.
+    """
 
     choice: Choice
     weights: str = "Automatic"
     file: str = ""
+    repository: str = ""
+    keep: bool = field(default=False, compare=False)
 
 
 class Settings:
@@ -36,7 +40,11 @@ class Settings:
         if found in (HOST_DEFAULT, NONE):
             return Wanted(found)
         kind = self._kind()
-        return Wanted(found, kind, str(self._option("sd3_weights_file") or "") if kind == "Local file" else "")
+        if kind == "Local file":
+            return Wanted(found, kind, self._text("sd3_weights_file"))
+        if kind in ("Automatic", "Repository"):
+            return Wanted(found, kind, "", self._text("sd3_weights_repository"), self._option("sd3_weights_keep") is True)
+        return Wanted(found, kind)
 
     def wanted_or_default(self, choice: object = None) -> Wanted:
         """As `wanted`, but a value that means nothing is complained about once; what is stored, then the default, answer it."""
@@ -46,6 +54,9 @@ class Settings:
             except SettingError as error:
                 self._complain(error)
         raise AssertionError("the default is a choice")
+
+    def _text(self, key: str) -> str:
+        return str(self._option(key) or "")
 
     def _kind(self) -> str:
         try:

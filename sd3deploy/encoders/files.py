@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, Protocol, cast, runtime_checkable
 
-__all__ = ["File", "LocalFile", "samples_of"]
+__all__ = ["File", "Foreseeing", "LocalFile", "samples_of"]
 
 _SAMPLES, _SAMPLE = 64, 4096  # how many pieces of the content are hashed, and their bytes
 
@@ -37,6 +38,15 @@ class File(Protocol):
 
     def fingerprint(self) -> dict[str, Any]:
         """What changes when its content does, as JSON-able values. Raises OSError."""
+        ...
+
+
+@runtime_checkable
+class Foreseeing(Protocol):
+    """A reader that fetches ahead what it was told of."""
+
+    def expect(self, spans: Iterable[tuple[int, int]]) -> None:
+        """These will be read, in this order and once: (offset, bytes)."""
         ...
 
 

@@ -18,6 +18,7 @@ from sd3deploy.encoders.mapped import Mapped
 from sd3deploy.encoders.quantize import quantize
 from sd3deploy.encoders.recipe import Recipe
 from sd3deploy.encoders.source import Source
+from sd3deploy.encoders.stopping import stoppable
 from sd3deploy.encoders.weights import Weights, mapped, open_weights
 from sd3deploy.errors import EncoderError
 from sd3deploy.memory import exhausted
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import transformers
 
     from sd3deploy.encoders.cache import Cache
+    from sd3deploy.encoders.cache.journal import Journal
 
 __all__ = ["Read", "load", "read", "too_large", "writing"]
 
@@ -67,7 +69,7 @@ def read(
     """
     require(choice, device)
     _quiet()
-    with _explained(choice, source.name):
+    with _explained(choice, source.name), stoppable(cancelled):
         weights = open_weights(source)
         before_us = "" if weights.exact else weights.form
         if choice.id == "uint4":
@@ -81,9 +83,15 @@ def read(
             progress(weights.size, weights.size)
             return Read(choice, device, True, lambda: assemble(found, place), found.mapped, before_us)
         before = weights.fingerprint()
-        encoded = quantize(weights, recipe, device, progress, cancelled)
+        journal = cache.journal(weights, recipe, before) if cache and source.remote and source.remote.remote else None
+        try:
+            encoded = quantize(weights, recipe, device, progress, cancelled, journal)
+        except BaseException:
+            if journal:
+                journal.close()  # the next attempt goes on with it
+            raise
     if cache:
-        _keep(cache, weights, recipe, encoded, before)
+        _keep(cache, weights, recipe, encoded, before, journal)
     return Read(choice, device, False, lambda: assemble(encoded, place), encoded.mapped, before_us)
 
 
@@ -103,11 +111,11 @@ def writing() -> threading.Thread | None:
     return _writing
 
 
-def _keep(cache: Cache, weights: Weights, recipe: Recipe, encoded: Encoded, before: list[Any]) -> None:
+def _keep(cache: Cache, weights: Weights, recipe: Recipe, encoded: Encoded, before: list[Any], journal: Journal | None) -> None:
     """Write to the cache while the encoder is used already. The tensors are the encoder's own, of which none is changed in place."""
     global _writing
 
-    _writing = threading.Thread(target=cache.keep, args=(weights, recipe, encoded, before), name="sd3-cache", daemon=True)
+    _writing = threading.Thread(target=cache.keep, args=(weights, recipe, encoded, before, journal), name="sd3-cache", daemon=True)
     _writing.start()
 
 

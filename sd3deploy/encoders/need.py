@@ -19,7 +19,8 @@ def while_read(choice: Choice, found: Source, device: Device, cache: Cache | Non
     """Bytes of RAM that a choice takes while it is read. What is computed on the CPU right where it lies in a file takes none."""
     if device.torch == "cpu" and choice.stored != "sdnq":
         weights = open_weights(found)
-        if choice.stored == "wide" and device.bf16 and all(one.stored.dtype == "BF16" for one in weights.tensors.values()):
+        as_computed = all(one.stored.dtype == "BF16" and one.stored.file.path for one in weights.tensors.values())
+        if choice.stored == "wide" and device.bf16 and as_computed:
             return 0
         if cache and choice.quantized and cache.find(weights, Recipe(choice, device.compute_dtype)):
             return 0

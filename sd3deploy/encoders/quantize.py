@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 from sd3deploy.device import Device
 from sd3deploy.encoders.assemble import linears, quantization_config, shapes
 from sd3deploy.encoders.encoded import Encoded
-from sd3deploy.encoders.files import File
+from sd3deploy.encoders.files import File, Foreseeing
 from sd3deploy.encoders.finite import NotFinite
 from sd3deploy.encoders.mapped import Mapped, stamp
 from sd3deploy.encoders.recipe import Recipe
+from sd3deploy.encoders.stopping import Stopped, stoppable
 from sd3deploy.encoders.storage import STORAGES, AsItLies, Storage, Taken, Wide
 from sd3deploy.encoders.stored import Decode, Weight
 from sd3deploy.encoders.weights import Weights, bytes_of, mapped, read_into, straight
@@ -33,16 +34,14 @@ from sd3deploy.memory import exhausted
 if TYPE_CHECKING:
     import torch
 
+    from sd3deploy.encoders.cache.journal import Journal
+
 __all__ = ["Stopped", "quantize"]
 
 _PIECE = 8 * 2**20  # bytes read at a time; on a GPU each takes 200 MB (four_bit.py)
 _WORKERS = 8  # threads at most: from there on reading is slower
 _WORKERS_GPU = 2  # what takes time there is to start its kernels, which threads do one after the other
 _ROOM = 2**30  # bytes free on a GPU for quantizing there
-
-
-class Stopped(EncoderError):
-    """Somebody cancelled."""
 
 
 @dataclass
@@ -70,36 +69,45 @@ def quantize(
     device: Device,
     progress: Callable[[int, int], None] = lambda done, total: None,
     cancelled: Callable[[], bool] = lambda: False,
+    journal: Journal | None = None,
 ) -> Encoded:
-    """Read and quantize. progress: called with the bytes read and those to read.
+    """Read and quantize. progress: called with the bytes read and those to read. journal: has what was finished before and is not read
+    again, and gets what is finished now.
 
     Raises Stopped soon after `cancelled` says yes, EncoderError for files that lack a part of T5 or hold no numbers.
     """
     place = _place(device) if recipe.choice.quantized else None
     try:
-        return _quantize(weights, recipe, place, progress, cancelled)
+        return _quantize(weights, recipe, place, progress, cancelled, journal)
     except Exception as error:
         if place is None or not exhausted.read_exhausted(error):
             raise
-    return _quantize(weights, recipe, None, progress, cancelled)  # somebody else took the room on the GPU
+    return _quantize(weights, recipe, None, progress, cancelled, journal)  # somebody else took the room on the GPU
 
 
 def _quantize(
-    weights: Weights, recipe: Recipe, place: str | None, progress: Callable[[int, int], None], cancelled: Callable[[], bool]
+    weights: Weights,
+    recipe: Recipe,
+    place: str | None,
+    progress: Callable[[int, int], None],
+    cancelled: Callable[[], bool],
+    journal: Journal | None,
 ) -> Encoded:
-
     config = dict(weights.config) | {"architectures": ["T5EncoderModel"], "dtype": recipe.compute}
     if (known := quantization_config(recipe)) is not None:
         config["quantization_config"] = known.to_dict()
     needed, skeleton = shapes(weights.config)
     stored_as = {name: _whole(weights, name, shape) for name, shape in needed.items()}
     ways = linears(skeleton, recipe)
-    found: dict[str, torch.Tensor] = {}
+    finished = journal.take() if journal else {}
+    found: dict[str, torch.Tensor] = {key: tensor for tensors in finished.values() for key, tensor in tensors.items()}
     targets, pieces, as_they_lie = {}, [], []
     before = {file.path: stamp(file.path) for file in weights.files if file.path}
     order = {file: number for number, file in enumerate(weights.files)}
     lying = mapped(_only(weights, stored_as)) if recipe.choice.stored == "wide" else {}  # what is as wanted needs no copy
     for name, weight in sorted(stored_as.items(), key=lambda item: (order[item[1].stored.file], item[1].stored.offset)):
+        if name in finished:
+            continue
         kind = ways.get(name.removesuffix(".weight"), "wide")
         made: Storage | AsItLies | Taken | None = Taken.of(name, weight, recipe, kind, bytes_of)
         made = made or STORAGES[kind](name, weight.shape, recipe, kind)
@@ -129,6 +137,8 @@ def _quantize(
         except NotFinite as error:
             stored = piece.weight.stored
             raise EncoderError("encoder.not-finite", tensor=stored.key, file=stored.file.name) from error
+        if journal:
+            journal.add(piece.name, done)
         with lock:
             del targets[piece.name]
             found.update(done)
@@ -172,6 +182,7 @@ def _run(
     for _ in range(workers + 2):
         free.put(torch.empty(largest, dtype=torch.uint8, pin_memory=place is not None and place.startswith("cuda")))
     failed: list[BaseException] = []
+    begun: set[File] = set()
 
     def one(piece: _Piece, buffer: torch.Tensor) -> None:
         try:
@@ -182,10 +193,13 @@ def _run(
         finally:
             free.put(buffer)
 
-    with _alone(workers) as pool, ExitStack() as opened:
+    with _alone(workers) as pool, stoppable(cancelled), ExitStack() as opened:
         files: dict[File, Any] = {file: opened.enter_context(file.open()) for file in {piece.weight.stored.file for piece in pieces}}
         try:
             for piece in pieces:
+                if piece.weight.stored.file not in begun:
+                    begun.add(piece.weight.stored.file)
+                    _announce(files[piece.weight.stored.file], piece.weight.stored.file, pieces)
                 if cancelled():
                     raise Stopped("encoder.stopped")
                 buffer = free.get()
@@ -214,6 +228,12 @@ def _alone(workers: int) -> Iterator[ThreadPoolExecutor]:
             yield pool
     finally:
         torch.set_num_threads(before)
+
+
+def _announce(content: Any, file: File, pieces: list[_Piece]) -> None:
+    """Tell a reader that fetches ahead what of its file will be read. Only now: the file before has been read to its end."""
+    if isinstance(content, Foreseeing):
+        content.expect((piece.offset, piece.size) for piece in pieces if piece.weight.stored.file == file)
 
 
 def _read(file: Any, piece: _Piece, buffer: torch.Tensor) -> None:

@@ -1,4 +1,6 @@
-"""Where the weights of T5 come from: the model's own folder, a shared repository, or a local file or folder."""
+"""Where the weights of T5 come from: the model's own folder, a shared repository, a local file or folder, or a repository read over the
+network.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from sd3deploy import messages
+from sd3deploy.encoders.hub import Repository, Spec
 from sd3deploy.encoders.weights import has_t5, require_t5
 from sd3deploy.errors import EncoderError, SettingError
 
 __all__ = ["KINDS", "Facts", "Source", "find", "kind_of"]
 
-KINDS = ("Automatic", "Model", "Shared repository", "Local file")
+KINDS = ("Automatic", "Model", "Shared repository", "Local file", "Repository")
 _SUBFOLDER = "text_encoder_3"
 
 
@@ -35,12 +38,15 @@ class Facts:
 
 @dataclass(frozen=True)
 class Source:
-    """Where to read from. `file` is set for a single file, `place` and `arguments`, as of `from_pretrained`, for a folder or repository."""
+    """Where to read from. `file` is set for a single file, `remote` for a repository that is read without a copy, `place` and
+    `arguments`, as of `from_pretrained`, for a folder or repository otherwise.
+    """
 
     name: str
     place: str | None = None
     file: Path | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    remote: Repository | None = None
 
 
 def kind_of(value: object) -> str:
@@ -51,19 +57,25 @@ def kind_of(value: object) -> str:
     raise SettingError("setting.weights-unknown", value=repr(value)[:60], known=", ".join(KINDS))
 
 
-def find(kind: str, facts: Facts, file: str = "") -> Source:
+def find(kind: str, facts: Facts, file: str = "", repository: str = "", keep: bool = False) -> Source:
     """The source that a setting leads to, checked as far as that needs no network.
 
     Automatic is the model's own T5 when it is on this disk, else the host's shared repository when that setting is on, else
-    the model's repository. Raises EncoderError that says what is missing and where to get it.
+    `repository`, and where none is named the model's repository. keep: what is read of `repository` is stored among the host's own.
+    Raises EncoderError that says what is missing and where to get it.
     """
+    if kind == "Repository":
+        return _repository(repository, facts, keep)
     if kind == "Local file":
         return _local_file(file)
     if kind == "Shared repository":
         if facts.shared is None:
             raise EncoderError("source.shared-off")
         return _shared(facts)
+    instead = repository.strip() if kind == "Automatic" and facts.shared is None and not _offline(facts) else ""
     if facts.model.endswith(".safetensors"):
+        if instead and not has_t5(Path(facts.model)):
+            return _repository(instead, facts, keep)
         return _inside(Path(facts.model)) if kind == "Model" or facts.shared is None or has_t5(Path(facts.model)) else _shared(facts)
     folder = Path(facts.model)
     if folder.is_dir():
@@ -71,10 +83,25 @@ def find(kind: str, facts: Facts, file: str = "") -> Source:
             return Source(messages.text("source.model"), str(folder), arguments={"subfolder": _SUBFOLDER})
         if kind == "Automatic" and facts.shared:
             return _shared(facts)
+        if instead:
+            return _repository(instead, facts, keep)
         raise EncoderError("source.model-has-none", model=folder.name)
     if kind == "Automatic" and facts.shared and _cache_of(facts, facts.model, _SUBFOLDER) is None:
         return _shared(facts)
+    if instead and _cache_of(facts, facts.model, _SUBFOLDER) is None:
+        return _repository(instead, facts, keep)
     return Source(messages.text("source.model"), facts.model, arguments=_hub(facts, facts.model, {"subfolder": _SUBFOLDER}))
+
+
+def _offline(facts: Facts) -> bool:
+    from huggingface_hub import constants
+
+    return facts.offline or constants.HF_HUB_OFFLINE
+
+
+def _repository(text: str, facts: Facts, keep: bool) -> Source:
+    spec = Spec.parse(text)
+    return Source(str(spec), remote=Repository(spec, facts.caches, facts.offline, keep))
 
 
 def _shared(facts: Facts) -> Source:

@@ -82,6 +82,8 @@ def open_weights(source: Source) -> Weights:
     """Find T5's tensors in a source. Raises EncoderError with a remedy for files that are damaged or hold no T5, OSError as transformers
     does for a repository that can not be reached.
     """
+    if source.remote is not None:
+        return _weights(source.name, [open_content(file) for file in source.remote.files()], _config(source.remote.config()))
     if source.file is not None:
         return _weights(source.name, [open_content(LocalFile(source.file))])
     arguments = dict(source.arguments)
@@ -215,6 +217,13 @@ def _split(key: str) -> tuple[str | None, str]:
     if found := _LAYER.fullmatch(key):
         return found[1], found[2]
     raise EncoderError("source.unknown-tensor", tensor=key)
+
+
+def _config(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """A T5Config by the content of its file."""
+    import transformers
+
+    return None if found is None else transformers.T5Config.from_dict(dict(found)).to_dict()
 
 
 def _files(place: str, arguments: Mapping[str, Any]) -> list[Path]:

@@ -18,7 +18,8 @@ def adapter(host):
 
 @pytest.mark.parametrize(
     ("key", "default"),
-    [("sd3_text_encoder", "Host default"), ("sd3_weights", "Automatic"), ("sd3_weights_file", ""), ("sd3_auto_install", True),
+    [("sd3_text_encoder", "Host default"), ("sd3_weights", "Automatic"), ("sd3_weights_file", ""), ("sd3_weights_keep", False),
+     ("sd3_weights_repository", "comfyanonymous/flux_text_encoders:t5xxl_fp16.safetensors"), ("sd3_auto_install", True),
      ("sd3_cache", True), ("sd3_cache_folder", ""), ("sd3_cache_limit", 20),
      ("sd3_guard_size", "fix"), ("sd3_guard_attention", "fix"), ("sd3_guard_sampling", "fix"), ("sd3_guard_prompt", "fix")],
 )

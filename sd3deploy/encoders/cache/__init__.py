@@ -2,6 +2,7 @@
 
 cache.py      the folder as a whole: find, store, clear, verify
 entry.py      one encoder: model.safetensors, config.json, manifest.json
+journal.py    an encoder in the making, which outlives a restart
 manifest.py   what an encoder was made of, and the proof that it is whole
 tensors.py    the file with the tensors
 writing.py    new entries, whole or not at all

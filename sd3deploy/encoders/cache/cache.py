@@ -17,6 +17,7 @@ from sd3deploy.encoders import choices
 from sd3deploy.encoders.cache import writing
 from sd3deploy.encoders.cache.entry import CONFIG, MODEL, TEMPORARY, Entry, name_for, ours
 from sd3deploy.encoders.cache.error import CacheError
+from sd3deploy.encoders.cache.journal import Journal, remove_journals
 from sd3deploy.encoders.cache.manifest import key
 from sd3deploy.encoders.cache.tensors import Progress, map_tensors, quiet
 from sd3deploy.encoders.mapped import Mapped, stamp
@@ -35,6 +36,7 @@ _NAME = "SD3 Deploy"  # of the folder among those of the host's models
 _LOCK = ".sd3-lock"
 _PATIENCE = 2.0  # seconds that somebody waits who removes: a reader that tidies up is quicker, a writer is not
 _POLL = 0.05  # seconds
+_STALE = 7 * 86400.0  # seconds after which nobody goes on with what was interrupted
 
 
 def folder_for(models: Path, setting: str = "") -> Path:
@@ -118,12 +120,62 @@ class Cache:
         encoded: Encoded,
         fingerprint: list[Any] | None = None,
         progress: Progress = quiet,
+        journal: Journal | None = None,
     ) -> Entry | None:
         """Keep an encoder. None where it is not kept: another process is writing, or the source was changed while it was read.
 
         fingerprint: that of the weights before they were read. progress: called with bytes done and bytes in all; what it raises ends
-        the writing, and nothing is left of it. Raises CacheError with a remedy when there is no room, or the folder can not be written.
+        the writing, and nothing is left of it. journal: what was written while it was made; it is gone afterwards. Raises CacheError with
+        a remedy when there is no room, or the folder can not be written.
         """
+        try:
+            return self._checked(weights, recipe, encoded, fingerprint, progress, journal)
+        finally:
+            if journal is not None:
+                journal.discard()
+
+    def journal(self, weights: Weights, recipe: Recipe, fingerprint: list[Any]) -> Journal | None:
+        """Where to write what is made of these weights while the rest of them is read, with what an earlier attempt has made. None where
+        that can not be: another process is at it, or the disk has no room. Whoever has one ends it with `close` or `store`.
+        """
+        expected = min(weights.size, recipe.choice.bytes or weights.size)
+        if expected > self.limit:
+            return None
+        try:
+            self._require_own()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if shutil.disk_usage(self.folder).free < expected + writing.SPARE:
+                return None
+            with self._lock() as mine:
+                return Journal.begin(self.folder, key(fingerprint, recipe)) if mine else None
+        except (OSError, ValueError, CacheError):  # `store` says what is wrong with the folder
+            return None
+
+    def keep(
+        self,
+        weights: Weights,
+        recipe: Recipe,
+        encoded: Encoded,
+        fingerprint: list[Any] | None = None,
+        journal: Journal | None = None,
+    ) -> None:
+        """As `store`, for a thread of its own: what goes wrong is told, not raised."""
+        try:
+            self.store(weights, recipe, encoded, fingerprint, journal=journal)
+        except Sd3Error as error:
+            self.told(error.id, error.values)
+        except Exception as error:
+            self.told("unexpected", {"error": f"{type(error).__name__}: {error}"})
+
+    def _checked(
+        self,
+        weights: Weights,
+        recipe: Recipe,
+        encoded: Encoded,
+        fingerprint: list[Any] | None,
+        progress: Progress,
+        journal: Journal | None,
+    ) -> Entry | None:
         try:
             now = weights.fingerprint()
         except (OSError, ValueError):
@@ -137,18 +189,9 @@ class Cache:
             self._require_own()
             self.folder.mkdir(parents=True, exist_ok=True)
             with self._lock() as mine:
-                return self._store(weights, encoded, now, progress) if mine else None
+                return self._store(weights, encoded, now, progress, journal) if mine else None
         except (OSError, ValueError) as error:  # ValueError: a name with a zero in it
             raise writing.failure(self.folder, encoded, error) from error
-
-    def keep(self, weights: Weights, recipe: Recipe, encoded: Encoded, fingerprint: list[Any] | None = None) -> None:
-        """As `store`, for a thread of its own: what goes wrong is told, not raised."""
-        try:
-            self.store(weights, recipe, encoded, fingerprint)
-        except Sd3Error as error:
-            self.told(error.id, error.values)
-        except Exception as error:
-            self.told("unexpected", {"error": f"{type(error).__name__}: {error}"})
 
     def entries(self) -> list[Entry]:
         """Those that are there, damaged or not, the one used last first."""
@@ -175,7 +218,7 @@ class Cache:
             with self._lock(_PATIENCE) as mine:
                 if not mine:
                     raise CacheError("cache.busy", folder=self.folder)
-                freed += self._sweep()
+                freed += self._sweep() + remove_journals(self.folder)
                 for entry in self.entries():
                     try:
                         freed += entry.remove()
@@ -223,7 +266,8 @@ class Cache:
         if folder.resolve() in (Path(folder.anchor), Path(os.path.expanduser("~")).resolve()):
             own = False
         elif not own:
-            own = not folder.exists() or not any(folder.iterdir())
+            # The lock once more: another process may have put it there since.
+            own = not folder.exists() or not any(folder.iterdir()) or (folder / _LOCK).exists()
         if not own:
             raise CacheError("cache.not-ours", folder=folder, example=folder / _NAME)
 
@@ -236,7 +280,7 @@ class Cache:
             entry.touch()
         return wrong
 
-    def _store(self, weights: Weights, encoded: Encoded, fingerprint: list[Any], progress: Progress) -> Entry:
+    def _store(self, weights: Weights, encoded: Encoded, fingerprint: list[Any], progress: Progress, journal: Journal | None) -> Entry:
         self._sweep()
         wanted = key(fingerprint, encoded.recipe)
         entry = Entry(self.folder / name_for(encoded.recipe.choice.id, wanted))
@@ -246,8 +290,12 @@ class Cache:
             entry.remove()
         if os.path.lexists(entry.folder):
             raise CacheError("cache.out-taken", folder=entry.folder)
-        writing.check_room(self.folder, encoded)
-        entry = writing.write(entry.folder, weights, encoded, fingerprint, progress)
+        if journal is not None and not journal.whole(encoded.tensors):
+            journal.discard()
+            journal = None
+        if journal is None:
+            writing.check_room(self.folder, encoded)
+        entry = writing.write(entry.folder, weights, encoded, fingerprint, progress, journal=journal)
         self._make_room(entry)
         return entry
 
@@ -269,7 +317,7 @@ class Cache:
 
     def _sweep(self) -> int:
         """Remove what a writer left that was killed: whoever holds the lock is the only one. Returns the bytes that are free now."""
-        freed = 0
+        freed = remove_journals(self.folder, older=_STALE)
         for folder in self.folder.iterdir():
             if folder.name.startswith(TEMPORARY) and folder.is_dir() and not folder.is_symlink():
                 freed += sum(file.stat().st_size for file in folder.iterdir())

@@ -25,7 +25,7 @@ from sd3deploy.errors import EncoderError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Progress", "map_tensors", "quiet", "write_tensors"]
+__all__ = ["Progress", "bytes_of", "map_tensors", "named", "place_of", "quiet", "type_of", "write_tensors"]
 
 Progress = Callable[[int, int], None]
 
@@ -56,13 +56,12 @@ def quiet(done: int, total: int) -> None:
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], progress: Progress = quiet) -> str:
     """Write a new file and flush it to the disk. Returns its sha256."""
-    ordered = sorted(tensors.items(), key=_place)
+    ordered = sorted(tensors.items(), key=place_of)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers asks for that
     end = 0
     for name, tensor in ordered:
         start, end = end, end + tensor.numel() * tensor.element_size()
-        dtype = _TYPES[str(tensor.dtype).removeprefix("torch.")]
-        header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [start, end]}
+        header[name] = {"dtype": type_of(tensor), "shape": list(tensor.shape), "data_offsets": [start, end]}
     head = json.dumps(header, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)
     digest = hashlib.sha256()
@@ -71,7 +70,7 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], progress: Pro
         done = 0
         progress(0, end)
         for _, tensor in ordered:
-            content = _bytes(tensor)
+            content = bytes_of(tensor)
             for start in range(0, len(content), _PIECE):
                 piece = content[start : start + _PIECE]
                 _put(file, digest, piece)
@@ -82,7 +81,21 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], progress: Pro
     return digest.hexdigest()
 
 
-def _place(item: tuple[str, torch.Tensor]) -> tuple[int, bool, str]:
+def type_of(tensor: torch.Tensor) -> str:
+    """safetensors' name of its type."""
+    return _TYPES[str(tensor.dtype).removeprefix("torch.")]
+
+
+def named(stored: str) -> torch.dtype:
+    """The type that safetensors calls so. Raises ValueError for one that is not known."""
+    import torch
+
+    if stored not in _NAMES:
+        raise ValueError(f"{stored} is no type")
+    return getattr(torch, _NAMES[stored])
+
+
+def place_of(item: tuple[str, torch.Tensor]) -> tuple[int, bool, str]:
     """In the file: each tensor where its type may lie, and the small ones together, which are all that an encoder is put together from."""
     name, tensor = item
     return -tensor.element_size(), tensor.numel() > _SMALL, name
@@ -136,7 +149,8 @@ def _put(file: BinaryIO, digest: Any, piece: memoryview) -> None:
     digest.update(piece)
 
 
-def _bytes(tensor: torch.Tensor) -> memoryview:
+def bytes_of(tensor: torch.Tensor) -> memoryview:
+    """Its bytes, without a copy where it lies in one piece."""
     import torch
 
     flat = tensor.detach().contiguous().reshape(-1)

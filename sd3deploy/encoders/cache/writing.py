@@ -20,6 +20,7 @@ from sd3deploy.encoders.cache.manifest import Manifest
 from sd3deploy.encoders.cache.tensors import Progress, quiet, write_tensors
 
 if TYPE_CHECKING:
+    from sd3deploy.encoders.cache.journal import Journal
     from sd3deploy.encoders.encoded import Encoded
     from sd3deploy.encoders.weights import Weights
 
@@ -55,17 +56,24 @@ def check_room(folder: Path, encoded: Encoded) -> None:
 
 
 def write(
-    target: Path, weights: Weights, encoded: Encoded, fingerprint: list[Any], progress: Progress, temporary: str = TEMPORARY
+    target: Path,
+    weights: Weights,
+    encoded: Encoded,
+    fingerprint: list[Any],
+    progress: Progress,
+    temporary: str = TEMPORARY,
+    journal: Journal | None = None,
 ) -> Entry:
-    """Make the folder `target`, which must not be there, or be empty. temporary: how the name begins under which it is written.
+    """Make the folder `target`, which must not be there, or be empty. temporary: how the name begins under which it is written. journal:
+    has most of it already, and becomes that folder.
 
     Raises OSError; then nothing has changed.
     """
     recipe = encoded.recipe
-    part = target.with_name(temporary + secrets.token_hex(8))
-    part.mkdir()
+    part = journal.folder if journal else target.with_name(temporary + secrets.token_hex(8))
+    part.mkdir(exist_ok=journal is not None)
     try:
-        digest = write_tensors(part / MODEL, encoded.tensors, progress)
+        digest = journal.finish(encoded.tensors, progress) if journal else write_tensors(part / MODEL, encoded.tensors, progress)
         config = json.dumps(encoded.config, indent=2, sort_keys=True).encode()
         _write(part / CONFIG, config)
         stamp = manifest.stamp(part / MODEL)

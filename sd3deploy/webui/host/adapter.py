@@ -18,6 +18,7 @@ from sd3deploy import deps, guards, units
 from sd3deploy.deployment import locks
 from sd3deploy.device import Device, detect_device
 from sd3deploy.encoders.cache import DEFAULT_LIMIT, Cache, folder_for, limit_for
+from sd3deploy.encoders.hub import spec
 from sd3deploy.encoders.source import Facts
 from sd3deploy.errors import Sd3Error, SettingError
 from sd3deploy.events import Event
@@ -34,6 +35,8 @@ _DEFAULTS = {
     "sd3_text_encoder": "Host default",
     "sd3_weights": "Automatic",
     "sd3_weights_file": "",
+    "sd3_weights_repository": spec.DEFAULT,
+    "sd3_weights_keep": False,
     "sd3_auto_install": True,
     "sd3_cache": True,
     "sd3_cache_folder": "",

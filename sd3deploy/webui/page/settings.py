@@ -14,6 +14,7 @@ from sd3deploy.deployment import Deployment
 from sd3deploy.device import Device
 from sd3deploy.encoders import choices, source
 from sd3deploy.encoders.cache import DEFAULT_LIMIT
+from sd3deploy.encoders.hub import spec
 from sd3deploy.errors import SettingError
 from sd3deploy.guards.number import number
 from sd3deploy.webui.host.adapter import rejection
@@ -82,6 +83,8 @@ def register(deployment: Deployment, forecast: Forecast, features: Features) -> 
     option("sd3_memory_retry", False, gr.Checkbox)
     option("sd3_weights", source.KINDS[0], gr.Dropdown, lambda: {"choices": list(source.KINDS)})
     option("sd3_weights_file", "", gr.Textbox)
+    option("sd3_weights_repository", spec.DEFAULT, gr.Textbox)
+    option("sd3_weights_keep", False, gr.Checkbox)
     option("sd3_cache", True, gr.Checkbox, None, cache)
     option("sd3_cache_folder", "", gr.Textbox, None, cache)
     option("sd3_cache_limit", DEFAULT_LIMIT, gr.Slider, {"minimum": LIMITS[0], "maximum": LIMITS[1], "step": 1}, cache)
@@ -119,6 +122,8 @@ def _valid() -> dict[str, Callable[[Any], Any]]:
         "sd3_text_encoder": lambda value: choices.find(value).name,
         "sd3_weights": source.kind_of,
         "sd3_weights_file": lambda value: _instance(value, str),
+        "sd3_weights_repository": lambda value: _instance(value, str),
+        "sd3_weights_keep": lambda value: _instance(value, bool),
         "sd3_auto_install": lambda value: _instance(value, bool),
         "sd3_cache": lambda value: _instance(value, bool),
         "sd3_cache_folder": lambda value: _instance(value, str),

@@ -1,0 +1,212 @@
+"""Which files of a repository hold the weights, and where each of them is read from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from sd3deploy import units
+from sd3deploy.encoders import stopping
+from sd3deploy.encoders.files import File, LocalFile
+from sd3deploy.encoders.hub import failure
+from sd3deploy.encoders.hub.link import NoRanges
+from sd3deploy.encoders.hub.remote import RemoteFile
+from sd3deploy.encoders.hub.spec import Spec
+from sd3deploy.encoders.hub.waiting import abiding
+from sd3deploy.errors import EncoderError
+
+__all__ = ["Repository"]
+
+SPARE = 10**9  # bytes that stay free on the disk where a whole file is kept
+_CONFIG = "config.json"
+# A lone file, or the index of several; as transformers names them, then its variant of 16 bit in both spellings.
+_USUAL = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "model.fp16.safetensors",
+    "model.safetensors.index.fp16.json",
+    "model.fp16.safetensors.index.json",
+)
+_FOLDERS = ("", "text_encoder_3/", "text_encoder_2/")  # of a T5 in diffusers' layouts of SD3 and of FLUX.1
+_SUFFIXES = (".safetensors", ".sft", ".gguf")
+_LONGEST = 1 << 24  # bytes of a JSON file: an index has some 20 KB
+
+
+class Repository:
+    """The weights that `spec` names. caches: folders in which huggingface_hub keeps files: what is in one of them is read from there.
+    offline: never ask the network. keep: bring what is read into the first of the folders, and read it there.
+
+    What was found stays found: a new object looks anew.
+    """
+
+    def __init__(self, spec: Spec, caches: Iterable[str] = (), offline: bool = False, keep: bool = False) -> None:
+        self.spec = spec
+        self._caches, self._offline, self._keep = tuple(map(str, caches)), offline, keep
+        self._lock = threading.Lock()
+        self._found: tuple[tuple[File, ...], Mapping[str, Any] | None] | None = None
+
+    def files(self) -> tuple[File, ...]:
+        """Those with the weights. Raises EncoderError where they can not be had, and Stopped."""
+        return self._resolved()[0]
+
+    def config(self) -> Mapping[str, Any] | None:
+        """That of the folder with the weights, as JSON-able values; None for a single file, and for a folder without one."""
+        return self._resolved()[1]
+
+    @property
+    def remote(self) -> bool:
+        """Whether something of it is read over the network; False as long as nobody has asked for the files."""
+        return self._found is not None and any(file.path is None for file in self._found[0])
+
+    def _resolved(self) -> tuple[tuple[File, ...], Mapping[str, Any] | None]:
+        with self._lock:
+            if self._found is None:
+                self._found = self._folder() if self.spec.folder else ((self._file(self.spec.path),), None)
+            return self._found
+
+    def _folder(self) -> tuple[tuple[File, ...], Mapping[str, Any] | None]:
+        known: tuple[str, ...] | None = None
+        chosen = self._choose(self._cached)
+        if chosen is None:
+            known = self._names()
+            chosen = self._choose(known.__contains__) or self._lone(known)
+        folder = chosen.rpartition("/")[0] + "/" if "/" in chosen else ""
+        paths = [chosen]
+        if chosen.endswith(".json"):
+            index = self._json(chosen)
+            named = index.get("weight_map") if isinstance(index, dict) else None
+            if not (isinstance(named, dict) and named and all(isinstance(one, str) for one in named.values())):
+                raise EncoderError("hub.no-weights", file=f"{self.spec.repository}:{chosen}")
+            paths = [folder + one for one in sorted(set(named.values()))]
+        there = self._cached(folder + _CONFIG) is not None if known is None else folder + _CONFIG in known
+        config = self._json(folder + _CONFIG) if there else None
+        return tuple(map(self._file, paths)), config if isinstance(config, dict) else None
+
+    def _choose(self, there: Any) -> str | None:
+        """The first of the usual names that is there."""
+        folders = [self.spec.path] if self.spec.path else _FOLDERS
+        return next((folder + name for folder in folders for name in _USUAL if there(folder + name)), None)
+
+    def _lone(self, known: tuple[str, ...]) -> str:
+        """The only file with weights that lies right in the folder."""
+        here = [name for name in known if name.startswith(self.spec.path) and "/" not in name[len(self.spec.path) :]]
+        found = [name for name in here if name.lower().endswith(_SUFFIXES)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            examples = ", ".join(f"{self.spec.repository}:{name}" for name in found[:20])
+            raise EncoderError("hub.several", source=self.spec, names=examples)
+        raise EncoderError("hub.no-weights", file=self.spec)
+
+    def _names(self) -> tuple[str, ...]:
+        """The paths of all files."""
+        from huggingface_hub import HfApi, constants
+
+        self._require_network(str(self.spec))
+
+        def ask() -> tuple[str, ...]:
+            api = HfApi(endpoint=constants.ENDPOINT)
+            found = api.model_info(self.spec.repository, revision=self.spec.revision, timeout=10)
+            return tuple(one.rfilename for one in found.siblings or ())
+
+        try:
+            return abiding(ask)
+        except Exception as error:
+            raise failure.told(error, constants.ENDPOINT, str(self.spec)) from error
+
+    def _file(self, path: str) -> File:
+        if (cached := self._cached(path)) is not None:
+            return LocalFile(cached)
+        self._require_network(f"{self.spec.repository}:{path}")
+        try:
+            file = RemoteFile.find(self.spec.repository, path, self.spec.revision)
+        except NoRanges as error:
+            return self._fetched(path, error.size)
+        return self._fetched(path, file.size) if self._keep else file
+
+    def _json(self, path: str) -> Any:
+        file = self._file(path)
+        if file.size > _LONGEST:
+            raise EncoderError("source.file-damaged", file=file.name, error=f"{units.size(file.size)}")
+        try:
+            with file.open() as content:
+                data = bytearray(file.size)
+                view = memoryview(data)
+                while view and (count := content.readinto(view)):  # pyright: ignore[reportAttributeAccessIssue]
+                    view = view[count:]
+            return json.loads(data)
+        except (OSError, ValueError, RecursionError) as error:
+            raise EncoderError("source.file-damaged", file=file.name, error=error) from error
+
+    def _cached(self, path: str) -> Path | None:
+        """Where it lies on this disk."""
+        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
+
+        try:
+            for cache in self._caches:
+                found = try_to_load_from_cache(self.spec.repository, path, cache, revision=self.spec.revision)
+                if isinstance(found, str):
+                    return Path(found)
+        except HFValidationError:  # not the name of a repository: the hub says so
+            pass
+        return None
+
+    def _fetched(self, path: str, size: int | None) -> LocalFile:
+        """A file as a whole, in the first folder of those that keep repositories."""
+        from huggingface_hub import constants, hf_hub_download
+
+        cache = Path(self._caches[0] if self._caches else constants.HF_HUB_CACHE)
+        file = f"{self.spec.repository}:{path}"
+        asked = stopping.stopped()
+
+        class Quiet:
+            """Stands in for a progress bar: it shows nothing, and ends the download on Cancel."""
+
+            def __init__(self, *arguments: Any, **named: Any) -> None:
+                self.n = named.get("initial") or 0
+                self.total = named.get("total")
+
+            def update(self, count: float | None = 1) -> None:
+                if asked():
+                    raise stopping.Stopped("encoder.stopped")
+
+            def __getattr__(self, name: str) -> Any:
+                return lambda *arguments, **named: None
+
+            def __enter__(self) -> Quiet:
+                return self
+
+            def __exit__(self, *_: object) -> None:
+                pass
+
+        def bring() -> str:
+            cache.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(cache).free
+            if size is not None and free < size + SPARE:
+                room = {"size": units.size(size), "free": units.size(free), "spare": units.size(SPARE)}
+                raise EncoderError("hub.no-room", file=file, folder=cache, **room)
+            place = {"revision": self.spec.revision, "cache_dir": cache, "endpoint": constants.ENDPOINT}
+            return hf_hub_download(self.spec.repository, path, **place, **_bar(hf_hub_download, Quiet))
+
+        try:
+            return LocalFile(Path(abiding(bring)))
+        except Exception as error:
+            raise failure.told(error, constants.ENDPOINT, file) from error
+
+    def _require_network(self, file: str) -> None:
+        from huggingface_hub import constants
+
+        if self._offline or constants.HF_HUB_OFFLINE:
+            raise EncoderError("hub.offline", file=file)
+
+
+def _bar(function: Any, bar: type) -> dict[str, Any]:
+    """The argument for a progress bar, which huggingface_hub has since 0.34."""
+    import inspect
+
+    return {"tqdm_class": bar} if "tqdm_class" in inspect.signature(function).parameters else {}

@@ -1,0 +1,261 @@
+"""What was quantized before an interruption is not fetched again, and becomes the entry of the cache."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+
+from sd3deploy.device import Device
+from sd3deploy.encoders import choices, load, source, stopping
+from sd3deploy.encoders.cache import Cache
+from sd3deploy.encoders.cache.entry import MODEL
+from sd3deploy.encoders.cache.journal import HEADER, JOURNAL, Journal
+from sd3deploy.encoders.hub import stream
+from sd3deploy.encoders.recipe import Recipe
+from sd3deploy.encoders.weights import open_weights
+from tests import t5
+from tests.hub_server import Hub, in_place_of_the_hub
+from tests.waiting import until
+
+ROOT = Path(__file__).parent.parent
+CPU = Device("cpu", "cpu", "CPU")
+FILE = "org/t5:encoders/t5.safetensors"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    t5.make(folder)
+    return folder
+
+
+@pytest.fixture
+def hub(model, monkeypatch):
+    server = Hub()
+    server.publish(model)
+    in_place_of_the_hub(server, monkeypatch)
+    monkeypatch.setattr(stream, "BLOCK", 1 << 16)
+    monkeypatch.setattr(stream, "AHEAD", 2)
+    yield server
+    server.close()
+
+
+def journals(cache):
+    return sorted(folder for folder in cache.folder.iterdir() if folder.name.startswith(JOURNAL))
+
+
+def read(cache, choice="fp8", part=2.0, device=CPU):
+    """Load it, and cancel when `part` of it was read. Returns the encoder's output, None when it was cancelled."""
+    found = source.find("Repository", source.Facts(""), repository=FILE)
+    seen = [0.0]
+
+    def progress(done, total):
+        seen[0] = done / total
+
+    try:
+        made = load.read(choices.find(choice), found, device, cache=cache, progress=progress, cancelled=lambda: seen[0] >= part)
+    except stopping.Stopped:
+        return None
+    if (thread := load.writing()) is not None:
+        thread.join()
+    with torch.no_grad():
+        return made.place()(t5.tokens())[0]
+
+
+def expected(model, choice="fp8"):
+    found = source.find("Local file", source.Facts(""), str(model / "t5.safetensors"))
+    with torch.no_grad():
+        return load.load(choices.find(choice), found, CPU)(t5.tokens())[0]
+
+
+@pytest.mark.parametrize("choice", ["fp8", "nf4", "nf4-int8", "int8"])
+def test_what_was_finished_is_not_fetched_again(hub, model, tmp_path, choice):
+    cache = Cache(tmp_path / "cache")
+    assert read(cache, choice, 0.7) is None
+    assert len(journals(cache)) == 1
+    assert cache.entries() == []
+    first, hub.served = hub.served, 0
+    assert torch.equal(read(cache, choice), expected(model, choice))
+    size = (model / "t5.safetensors").stat().st_size
+    assert hub.served < 0.6 * size
+    assert first + hub.served < 1.4 * size  # what was read ahead, and of the tensor that was not finished
+    assert journals(cache) == []
+    (entry,) = cache.entries()
+    assert cache.verify() == [(entry, True)]
+    hub.served = 0
+    assert torch.equal(read(cache, choice), expected(model, choice))  # from the cache now
+    assert hub.served < 0.1 * size
+
+
+def test_the_entry_is_a_file_as_any_other(hub, model, tmp_path):
+    cache = Cache(tmp_path / "cache")
+    read(cache)
+    (entry,) = cache.entries()
+    assert sorted(file.name for file in entry.folder.iterdir()) == ["config.json", "manifest.json", MODEL]
+    weights = open_weights(source.find("Local file", source.Facts(""), str(model / "t5.safetensors")))
+    from sd3deploy.encoders.quantize import quantize
+
+    encoded = quantize(weights, Recipe(choices.find("fp8"), CPU.compute_dtype), CPU)
+    with safe_open(entry.folder / MODEL, "pt") as file:
+        assert set(file.keys()) == set(encoded.tensors)
+        for name, tensor in encoded.tensors.items():
+            assert torch.equal(file.get_tensor(name).view(torch.uint8), tensor.view(torch.uint8)), name
+    assert (entry.folder / MODEL).stat().st_size <= encoded.size + HEADER + 8
+
+
+def test_little_more_is_written_than_the_result(hub, tmp_path, monkeypatch):
+    written = [0]
+    whole = Journal._write
+
+    def count(self, offset, contents):
+        written[0] += sum(len(content) for content in contents)
+        whole(self, offset, contents)
+
+    monkeypatch.setattr(Journal, "_write", count)
+    cache = Cache(tmp_path / "cache")
+    assert read(cache, part=0.5) is None
+    read(cache)
+    (entry,) = cache.entries()
+    assert written[0] == (entry.folder / MODEL).stat().st_size  # each byte of it once
+
+
+def test_another_source_begins_anew(hub, model, tmp_path):
+    cache = Cache(tmp_path / "cache")
+    assert read(cache, part=0.7) is None
+    (before,) = journals(cache)
+    content = bytearray(hub.repositories["org/t5"]["encoders/t5.safetensors"])
+    content[-1] ^= 1
+    hub.repositories["org/t5"]["encoders/t5.safetensors"] = bytes(content)
+    hub.served = 0
+    assert read(cache) is not None
+    assert hub.served > 0.9 * len(content)
+    assert not before.exists()
+
+
+def test_another_recipe_begins_anew(hub, model, tmp_path):
+    cache = Cache(tmp_path / "cache")
+    assert read(cache, part=0.7) is None
+    assert torch.equal(read(cache, "nf4"), expected(model, "nf4"))
+    assert journals(cache) == []
+
+
+def test_clear_removes_it(hub, tmp_path):
+    cache = Cache(tmp_path / "cache")
+    assert read(cache, part=0.7) is None
+    assert cache.clear() > 0
+    assert journals(cache) == []
+
+
+def test_a_journal_that_is_in_use_is_left_alone(hub, tmp_path):
+    cache = Cache(tmp_path / "cache")
+    weights = open_weights(source.find("Repository", source.Facts(""), repository=FILE))
+    recipe = Recipe(choices.find("fp8"))
+    mine = cache.journal(weights, recipe, weights.fingerprint())
+    assert mine is not None
+    assert cache.journal(weights, recipe, weights.fingerprint()) is None
+    cache.clear()
+    assert journals(cache) == [mine.folder]
+    mine.discard()
+    assert journals(cache) == []
+
+
+@pytest.mark.parametrize("harm", ["list", "data", "short", "torn", "none", "words"])
+def test_a_damaged_journal_costs_time_alone(hub, model, tmp_path, harm):
+    told = []
+    cache = Cache(tmp_path / "cache", told=lambda id, values: told.append((id, values)))
+    assert read(cache, part=0.7) is None
+    (folder,) = journals(cache)
+    listed, data = folder / "finished.jsonl", folder / MODEL
+    if harm == "list":
+        listed.write_bytes(listed.read_bytes().replace(b'"crc32": ', b'"crc32": 1'))
+    elif harm == "data":
+        content = bytearray(data.read_bytes())
+        content[8 + HEADER + 100] ^= 1
+        data.write_bytes(content)
+    elif harm == "short":
+        data.write_bytes(data.read_bytes()[:-50_000])
+    elif harm == "torn":
+        listed.write_bytes(listed.read_bytes()[:-10])
+    elif harm == "none":
+        listed.unlink()
+    else:
+        listed.write_bytes(b"[1]\n{}\n\xff\n")
+    assert torch.equal(read(cache), expected(model))
+    assert told == []
+    (entry,) = cache.entries()
+    assert cache.verify() == [(entry, True)]
+    assert journals(cache) == []
+
+
+def test_killed_while_it_reads_it_goes_on(hub, model, tmp_path):
+    """A process that is killed, as a server that is restarted: nothing of it ends in order."""
+    code = f"""
+from pathlib import Path
+from huggingface_hub import constants
+from sd3deploy.device import Device
+from sd3deploy.encoders import choices, load, source
+from sd3deploy.encoders.cache import Cache
+from sd3deploy.encoders.hub import stream
+stream.BLOCK, stream.AHEAD = 1 << 16, 2
+found = source.find("Repository", source.Facts(""), repository={FILE!r})
+load.read(choices.find("fp8"), found, Device("cpu", "cpu", "CPU"), cache=Cache(Path({str(tmp_path / "cache")!r})))
+"""
+    import os
+
+    hub.change = lambda number: hub.hanging.set() if number > 20 else None
+    environ = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=environ)
+    assert until(hub.hung.is_set)
+    cache = Cache(tmp_path / "cache")
+    (folder,) = journals(cache)
+    assert until(lambda: (folder / "finished.jsonl").read_bytes().count(b"\n") > 3)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    hub.hanging.clear()
+    hub.change = lambda number: None
+    hub.released.set()
+    hub.served = 0
+    assert torch.equal(read(cache), expected(model))
+    assert hub.served < 0.8 * (model / "t5.safetensors").stat().st_size
+    assert len(cache.entries()) == 1
+
+
+@settings(max_examples=20, suppress_health_check=list(HealthCheck))
+@given(cut=st.integers(0, 10**6))
+def test_cut_off_anywhere_it_is_read_right_or_not_at_all(tmp_path_factory, cut):
+    """Of a list and a data file that end anywhere, what `take` gives has the bytes that were added."""
+    folder = tmp_path_factory.mktemp("journal")
+    key = "0" * 64
+    added = {f"w{number}": {"codes": torch.randint(0, 255, (number * 1000 + 20_000,), dtype=torch.uint8), "scale": torch.rand(number + 1)}
+             for number in (0, 1, 4)}  # fmt: skip
+    added = {weight: {f"{weight}.{name}": tensor for name, tensor in tensors.items()} for weight, tensors in added.items()}
+    journal = Journal.begin(folder, key)
+    assert journal is not None
+    for weight, tensors in added.items():
+        journal.add(weight, tensors)
+    journal.close()
+    for name in ("finished.jsonl", MODEL):
+        content = (journal.folder / name).read_bytes()
+        (journal.folder / name).write_bytes(content[: max(0, len(content) - cut % (100_000 if name == MODEL else 900))])
+    again = Journal.begin(folder, key)
+    assert again is not None
+    for weight, tensors in again.take().items():
+        assert all(torch.equal(tensor, added[weight][name]) for name, tensor in tensors.items())
+    for weight, tensors in added.items():
+        again.add(weight, tensors)
+    every = {name: tensor for tensors in added.values() for name, tensor in tensors.items()}
+    if again.whole(every):
+        again.finish(every)
+        with safe_open(again.folder / MODEL, "pt") as file:
+            assert {name: file.get_tensor(name).tolist() for name in file.keys()} == {name: one.tolist() for name, one in every.items()}  # noqa: SIM118
+    assert json.loads(json.dumps(sorted(every)))
+    again.discard()
