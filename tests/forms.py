@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from bitsandbytes import functional
 
+from tests import t5
+
 NAMES = {
     torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2",
     torch.uint8: "U8", torch.int8: "I8", torch.int16: "I16", torch.int32: "I32",
@@ -65,7 +67,7 @@ def words(value: object) -> Raw:
 
 def save(file: Path, tensors: dict[str, Raw], metadata: dict[str, str] | None = None) -> Path:
     """A safetensors file with any types."""
-    header, start = ({"__metadata__": metadata} if metadata else {}), 0
+    header, start = {"__metadata__": {**t5.MARKED, **(metadata or {})}}, 0
     for name, one in tensors.items():
         header[name] = {"dtype": one.dtype, "shape": list(one.shape), "data_offsets": [start, start + len(one.data)]}
         start += len(one.data)

@@ -178,7 +178,8 @@ def test_sources_without_t5(run, model, tmp_path):
     from safetensors.torch import save_file
 
     save_file(torch_file, clip / "model.safetensors")
-    ids = {tmp_path: "quantize.no-source", tmp_path / "no": "quantize.no-source", clip: "source.file-no-t5"}
+    (tmp_path / "empty").mkdir()
+    ids = {tmp_path / "empty": "source.folder-empty", tmp_path / "no": "quantize.no-source", clip: "source.file-no-t5"}
     for place, id in {**ids, tmp_path / "cut.safetensors": "source.file-damaged"}.items():
         code, _, said = run("quantize", place, "--out", tmp_path / "out")
         assert code == 2

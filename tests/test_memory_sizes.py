@@ -23,6 +23,7 @@ from sd3deploy.errors import SettingError
 from sd3deploy.memory import sizes
 from sd3deploy.memory.sizes import MODELS, PARTS, Part
 from sd3deploy.memory.t5_shape import DTYPES, T5_XXL, T5Shape
+from tests import t5
 from tests.test_encoders_load import sdnq_config
 
 CPU = Device("cpu", "cpu", "CPU")
@@ -32,7 +33,7 @@ LOADABLE = choices.CHOICES[2:]
 SHAPES = {
     "odd": T5Shape(64, 131, 131, 197, 1, 1),  # neither half a byte nor a block of 64 comes out even
     "no multiples of 64": T5Shape(101, 130, 26, 254, 2, 5, buckets=16),  # no group divides the row: one group
-    "fewer groups": T5Shape(90, 200, 50, 520, 1, 4, gated=False),  # rows of 200: two groups of 100; of 520: eight of 65
+    "fewer groups": T5Shape(90, 200, 50, 520, 1, 4),  # rows of 200: two groups of 100; of 520: eight of 65
     "narrow and long": T5Shape(64, 192, 32, 2880, 2, 6),  # q k v o are no squares
 }
 
@@ -52,6 +53,7 @@ def config(shape):
         num_heads=shape.num_heads,
         relative_attention_num_buckets=shape.buckets,
         feed_forward_proj="gated-gelu" if shape.gated else "relu",
+        **t5.MARKED,
     )
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add", "run"]
 
+
 _SUBFOLDER = "text_encoder_3"
 
 
@@ -57,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
     choice = _choice(options)
     found = _source(options.src)
     kept = None if options.out else cache.opened(options, None, lambda id, values: print(messages.text(id, **values), file=sys.stderr))
-    _require(choice)
+    _require(choice.groups)
     logging.disable(logging.WARNING)  # what the libraries remark is none of what is asked here
     try:
         with progress.shown() as bar, _stoppable() as stopped:
@@ -94,6 +95,7 @@ def _make(
     try:
         with stoppable(stopped):
             weights = open_weights(found)
+            _require(weights.groups)
             before = weights.fingerprint()
         if kept and (there := kept.entry(weights, recipe)):
             return weights, there, False
@@ -142,12 +144,12 @@ def _source(words: str) -> source.Source:
         from huggingface_hub import constants
 
         return source.Source(str(spec), remote=Repository(spec, [constants.HF_HUB_CACHE]))
-    if path.suffix.lower() == ".safetensors" and path.is_file():
+    if path.is_file():
         return source.find("Local file", source.Facts(""), str(path))
     folder = _snapshot(path)
     if (folder / _SUBFOLDER / "config.json").is_file():
         return source.Source(path.name, str(folder), arguments={"subfolder": _SUBFOLDER})
-    if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
+    if folder.is_dir():
         return source.Source(path.name, str(folder))
     raise EncoderError("quantize.no-source", path=path)
 
@@ -170,11 +172,11 @@ def _snapshot(path: Path) -> Path:
     return current if current in found else max(found, key=lambda one: one.stat().st_mtime, default=path)
 
 
-def _require(choice: choices.Choice) -> None:
+def _require(groups: tuple[str, ...]) -> None:
     """Raises DependencyError for packages that are missing or broken."""
     missing = [name for name in ("torch", "transformers", "safetensors") if importlib.util.find_spec(name) is None]
-    if choice.groups:
-        statuses = deps.check(deps.requirements(choice.groups))
+    if groups:
+        statuses = deps.check(deps.requirements(groups))
         missing += [status.requirement.name for status in statuses if status.state is not deps.State.OK]
     if missing:
         raise DependencyError("quantize.packages", names=", ".join(missing), executable=sys.executable)

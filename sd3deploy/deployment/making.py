@@ -64,7 +64,7 @@ class Making:
             return encoder, None
         device = self._host.device()
         choices.require(wanted.choice, device)
-        found = source.find(wanted.weights, self._host.facts(), wanted.file, wanted.repository, wanted.keep)
+        found = self._find(wanted)
         groups = self.install(wanted, under)
         self._prove(wanted.choice, groups, device, under)
         under.check(wanted.choice)
@@ -89,7 +89,7 @@ class Making:
         """Put the packages of a choice and of its weights on disk, as far as they are missing. Returns their groups in pyproject.toml.
         Called with any lock held: new files disturb no running job. Raises DependencyError, and stopping.Stopped when it was cancelled.
         """
-        groups = self._groups(wanted)
+        groups = self._groups(wanted, under)
         if not groups or groups in self._proven:
             return groups
         statuses = deps.check(deps.requirements(groups))
@@ -102,16 +102,26 @@ class Making:
             self._events.tell("info", "packages.installed", names=", ".join(f"{name} {installed.version(name)}" for name in changed))
         return groups
 
-    def _groups(self, wanted: Wanted) -> tuple[str, ...]:
-        """Those of the choice, and those that a local file needs to be read. What is wrong with that file is said when it is read."""
+    def _groups(self, wanted: Wanted, under: Undertaking) -> tuple[str, ...]:
+        """Those of the choice, and those that a local file or a repository needs to be read. What is wrong with that is said when it is
+        read.
+        """
         choice = wanted.choice
-        if choice in (NONE, HOST_DEFAULT) or wanted.weights != "Local file":
+        if choice in (NONE, HOST_DEFAULT):
             return choice.groups
         try:
-            weights = open_weights(source.find(wanted.weights, self._host.facts(), wanted.file))
+            found = self._find(wanted)
+            if wanted.weights != "Local file" and found.remote is None:
+                return choice.groups
+            with encoder_stopping.stoppable(under.cancelled):
+                weights = open_weights(found)
         except (EncoderError, OSError):
+            under.check(choice)
             return choice.groups
         return tuple(dict.fromkeys((*choice.groups, *weights.groups)))
+
+    def _find(self, wanted: Wanted) -> source.Source:
+        return source.find(wanted.weights, self._host.facts(), wanted.file, wanted.repository, wanted.keep)
 
     def _prove(self, choice: Choice, groups: tuple[str, ...], device: Device, under: Undertaking) -> None:
         """Make the packages of groups visible to this process, and prove on the device that they work. Once a process."""
