@@ -18,6 +18,7 @@ import dev
 from demo import pictures
 from sd3deploy import commands, messages
 from sd3deploy.encoders.choices import CHOICES
+from sd3deploy.encoders.forms import FORMS
 
 ROOT = Path(__file__).parent.parent
 READMES = {"en": ROOT / "README.md", "zh": ROOT / "README.zh.md"}
@@ -25,7 +26,7 @@ WORDS = {language: path.read_text(encoding="utf-8") for language, path in README
 CODE = [ROOT / "extension.py", *ROOT.glob("sd3deploy/**/*.py")]
 
 # Families of sentences whose number grows and whose remedy says all: one row for each of them.
-FAMILIES = {"advice.*", "bundle.*", "checks.*", "log.*", "rule.*"}
+FAMILIES = {"advice.*", "bundle.*", "checks.*", "foreign.*", "form.*", "gguf.*", "hub.*", "identity.*", "log.*", "pickle.*", "rule.*"}
 
 SAYS = {"en": "It says", "zh": "提示"}  # the head of the tables of messages
 
@@ -106,6 +107,13 @@ def test_every_warning_and_error_is_explained(language):
     families = tuple(id.removesuffix("*") for id in known if id.endswith("*"))
     assert {f"{family}*" for family in families} == FAMILIES
     assert sorted(id for id in told() if id not in known and not id.startswith(families)) == []
+
+
+@both
+def test_the_forms_are_those_that_there_are(language):
+    words = {"en": ("read", "refused by name"), "zh": ("可读取", "按名称拒绝")}[language]
+    rows = table(language, FORMS[1].title)
+    assert rows == [[form.title, words[0] if form.read else words[1], form.example] for form in FORMS]
 
 
 @both

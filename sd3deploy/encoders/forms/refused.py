@@ -94,8 +94,8 @@ class BlockFp8(Refused):
 
 
 class Sdnq(Refused):
-    title = "SDNQ"
-    example = "text_encoder_2 of Disty0/FLUX.1-dev-SDNQ-uint4-svd-r32"
+    title = "SDNQ without its folder"
+    example = "model.safetensors of such a folder alone"
     starts = ("svd_up", "svd_down", "zero_point")
     methods = ("sdnq", "sdnq_training")
 
