@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from sd3deploy import messages
 from sd3deploy.device import Device
-from sd3deploy.encoders import choices, quantize, source
+from sd3deploy.encoders import choices, load, quantize, source
 from sd3deploy.encoders.assemble import assemble
 from sd3deploy.encoders.forms import FORMS
 from sd3deploy.encoders.recipe import Recipe
@@ -106,6 +106,24 @@ def test_the_same_form_is_taken_as_it_is(state, tmp_path, monkeypatch, name, cho
     if case.name == "bnb nf4":
         for key in wanted - {key for key in wanted if "quant_state" in key}:
             assert torch.equal(bits(again[key]), bits(encoded[key])), key
+
+
+@pytest.mark.parametrize(
+    ("name", "choice", "told"),
+    [
+        ("f16", "fp4", ""),
+        ("bnb nf4", "nf4", ""),
+        ("bnb nf4", "fp4", "bitsandbytes NF4"),
+        ("bnb nf4 not nested", "nf4", "bitsandbytes NF4, other blocks"),
+        ("scale_weight [N]", "fp4", "FP8, a scale per row"),
+    ],
+)
+def test_what_was_quantized_before_and_is_quantized_again_is_told(state, tmp_path, name, choice, told):
+    case = next(case for case in forms.CASES if case.name == name)
+    tensors, metadata, _ = forms.written(case, state)
+    file = forms.save(tmp_path / "t5.safetensors", tensors, metadata)
+    found = source.find("Local file", source.Facts("x"), str(file))
+    assert load.read(choices.find(choice), found, CPU).quantized_before == told
 
 
 @pytest.mark.parametrize("name", ["bnb nf4 not nested", "bnb fp4 in blocks of 256", "bnb fp4"])

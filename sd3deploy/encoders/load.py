@@ -71,7 +71,8 @@ def read(
     _quiet()
     with _explained(choice, source.name), stoppable(cancelled):
         weights = open_weights(source)
-        before_us = "" if weights.exact else weights.form
+        same = f"bitsandbytes {choice.stored.upper()}"  # which is taken as it is
+        before_us = "" if weights.exact or weights.form == same else weights.form
         if choice.id == "uint4":
             made = _sdnq(choice, weights, device, sdnq_config)
             return Read(choice, device, False, lambda: made, (), before_us)

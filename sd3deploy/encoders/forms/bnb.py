@@ -50,7 +50,8 @@ class Blocks:
 
     @property
     def name(self) -> str:
-        return f"bitsandbytes {self.kind.upper()}"
+        as_made_here = self.block == 64 and self.nested is not None and self.nested.size == _NESTED
+        return f"bitsandbytes {self.kind.upper()}" + ("" if as_made_here else ", other blocks")
 
     @property
     def step(self) -> int:
