@@ -142,7 +142,7 @@ def start(
     port: int | None = None,
     flags: tuple[str, ...] = (),
     auth: tuple[str, str] | None = None,
-    timeout: float = 180,
+    timeout: float = 600,
     **environment: str,
 ) -> Host:
     """Start the host in `root` with the data folder `data` and wait (`timeout` seconds at most) until it is up with its model.

@@ -1,0 +1,106 @@
+"""Each kind of source of T5's weights, chosen in the settings: the picture comes, and says what its text encoder was made from."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from demo import server
+from sd3deploy import tiny_sd3
+from tests import forms, gguf_files
+from tests.contract.conftest import AUTH, start
+from tests.hub_server import Hub
+
+REPOSITORY = "owner/t5"
+
+
+@pytest.fixture(scope="module")
+def state():
+    """Of the model that the host has."""
+    folder = tiny_sd3.ensure() / "text_encoder_3"
+    state = {key: tensor for file in sorted(folder.glob("*.safetensors")) for key, tensor in load_file(file).items()}
+    state.pop("encoder.embed_tokens.weight", None)
+    return state
+
+
+@pytest.fixture(scope="module")
+def files(state, tmp_path_factory):
+    """Name of a form → a file or folder, and what is said of it."""
+    folder = tmp_path_factory.mktemp("forms 文件")
+    case = next(case for case in forms.CASES if case.name == "scale_weight [N]")
+    tensors, metadata, _ = forms.written(case, state)
+    whole = folder / "folder"
+    whole.mkdir()
+    (whole / "config.json").write_bytes((tiny_sd3.ensure() / "text_encoder_3" / "config.json").read_bytes())
+    torch.save({key: tensor.half() for key, tensor in state.items()}, whole / "pytorch_model.bin")
+    return {
+        "FP8 with scales": (forms.save(folder / "t5.sft", tensors, metadata), "from FP8, a scale per row"),
+        "GGUF": (gguf_files.write(folder / "t5.gguf", state, "Q8_0"), "from Q8_0"),
+        "folder with .bin": (whole, ""),
+    }
+
+
+@pytest.fixture(scope="module")
+def hub(state, tmp_path_factory):
+    found = Hub()
+    file = forms.save(tmp_path_factory.mktemp("hub") / "t5.safetensors", {key: forms.raw(one.half()) for key, one in state.items()})
+    found.repositories[REPOSITORY] = {"t5.safetensors": file.read_bytes()}
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def host(hub, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sources")
+    server.data_folder(folder / "data", server_rate_limit=0)
+    started = start(folder, "data", auth=AUTH, HF_ENDPOINT=hub.endpoint, HF_HUB_OFFLINE="0")
+    yield started
+    started.stop()
+
+
+def words(host):
+    """What the metadata of a picture say."""
+    (text,) = host.txt2img()["info"]["infotexts"]
+    return text
+
+
+@pytest.mark.parametrize("form", ["FP8 with scales", "GGUF", "folder with .bin"])
+def test_a_local_file(host, files, form):
+    place, told = files[form]
+    assert host.set(sd3_text_encoder="Host default") is not None
+    host.set(sd3_weights="Local file", sd3_weights_file=str(place))
+    assert host.set(sd3_text_encoder="T5 FP8") == {"sd3_text_encoder": True}, host.log()[-2000:]
+    status = host.get("/sdapi/v1/sd3/status")
+    assert status["encoder"] == "T5 FP8"
+    assert (status["quantized_before"] or "") == told.removeprefix("from ")
+    text = words(host)
+    assert "T5: T5 FP8" in text
+    assert ("from " in text) == bool(told)
+    assert told in text
+
+
+def test_a_repository_of_which_nothing_is_stored(host, hub):
+    assert host.set(sd3_text_encoder="Host default") is not None
+    host.set(sd3_weights="Repository", sd3_weights_repository=f"{REPOSITORY}:t5.safetensors")
+    assert host.set(sd3_text_encoder="T5 FP8") == {"sd3_text_encoder": True}, host.log()[-2000:]
+    assert host.get("/sdapi/v1/sd3/status")["encoder"] == "T5 FP8"
+    assert "T5: T5 FP8" in words(host)
+    size = len(hub.repositories[REPOSITORY]["t5.safetensors"])
+    assert size <= hub.served <= 1.1 * size + 2**17  # a header is read in pages, before and while it is installed
+    assert not [path for path in (host.data / "hf").rglob("*") if path.is_file() and path.stat().st_size > size // 2]
+
+
+def test_another_model_is_refused_by_name_and_the_encoder_stays(host, state, tmp_path):
+    wrong = dict(state)
+    wrong["encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight"] = state[
+        "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+    ].clone()
+    file = forms.save(tmp_path / "t5.safetensors", {key: forms.raw(one.half()) for key, one in wrong.items()})
+    before = host.get("/sdapi/v1/sd3/status")["encoder"]
+    host.set(sd3_weights="Local file", sd3_weights_file=str(file))
+    answer = host.client.post("/sdapi/v1/sd3/encoder", json={"encoder": "T5 BF16"})
+    assert answer.status_code == 409
+    assert answer.json()["body"]["id"].startswith("identity.")
+    assert "UMT5" in answer.json()["body"]["message"]
+    assert host.get("/sdapi/v1/sd3/status")["encoder"] == before
