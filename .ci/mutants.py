@@ -49,6 +49,7 @@ TESTS = {
     "encoders/": ["encoders_choices", "encoders_quantize", "encoders_load", "encoders_source", "encoders_cache"],
     "deployment/": ["deployment"],
     "refresh/": ["refresh_import_errors", "refresh"],
+    "deps/belongings.py": ["deps_damage", "installed"],
     "deps/": ["deps_requirement", "deps_status", "deps_planning", "deps_candidate", "deps_damage", "deps_lock", "deps_failure",
               "deps_proof", "deps_execution"],
     "events.py": ["events"],

@@ -75,6 +75,7 @@ UV_NO_VERSION = """\
         ("", 137, "deps.interrupted"),
         ("Something else\nERROR: of a kind that nobody has seen\nbye\n", 1, "deps.failed"),
         ("", 1, "deps.failed"),
+        ("", 0, "deps.failed"),
     ],
 )
 def test_cause(output, code, id):

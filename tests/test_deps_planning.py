@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from sd3deploy.deps import Options, Requirement, plan
+from sd3deploy.deps import Options, Requirement, State, mending, plan
 from sd3deploy.deps.damage import Damage
-from sd3deploy.deps.status import Facts, judge
+from sd3deploy.deps.status import Facts, Status, judge
 from sd3deploy.errors import DependencyError
 
 INSTALLED = {"torch": "2.13.0+cpu", "numpy": "2.1.2", "oddity": "git", "bitsandbytes": "0.43.3"}
@@ -136,8 +136,21 @@ def test_the_hosts_folder_and_its_offline_setting(tmp_path):
     assert Options.from_environment([], environ) == Options(host_root=tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"offline_mode": True}))
     assert Options.from_environment([], environ).offline
+    for other in ({"offline_mode": False}, {"offline_mode": "yes"}, {}, ["offline_mode"]):
+        (tmp_path / "config.json").write_text(json.dumps(other))
+        assert not Options.from_environment([], environ).offline
     data = tmp_path / "data"
     data.mkdir()
     assert not Options.from_environment([], {**environ, "SD_DATADIR": str(data)}).offline  # that is where its settings are then
     (data / "config.json").write_text("not json")
     assert not Options.from_environment([], {**environ, "SD_DATADIR": str(data)}).offline
+
+
+def test_each_broken_package_is_repaired_alone_and_of_each_group_the_rest_together():
+    def status(name, state, group=""):
+        return Status(Requirement(name, "", group), state, None, None, "")
+
+    broken, other = status("a", State.BROKEN), status("b", State.BROKEN)
+    missing, old, more = status("c", State.MISSING), status("d", State.TOO_OLD), status("e", State.MISSING, "gguf")
+    found = [status("f", State.OK), missing, broken, old, other, more, status("g", State.STALE)]
+    assert list(mending._batches(found)) == [(broken,), (other,), (missing, old), (more,)]
