@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from sd3deploy import deps
+from sd3deploy.errors import DependencyError
 from sd3deploy.installed import import_name
 from sd3deploy.vendored import canonicalize_name
 from tests.deps_lab import ROOT
@@ -52,3 +53,11 @@ def test_import_is_light():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     loaded = set(done.stdout.split())
     assert loaded - set(sys.stdlib_module_names) - {"__main__"} <= {"sd3deploy", "packaging", "sitecustomize", "_distutils_hack"}
+
+
+def test_nothing_but_the_hosts_packages_and_ours_is_repaired():
+    with pytest.raises(DependencyError) as caught:
+        deps.repair("pluggy")
+    assert caught.value.id == "repair.not_ours"
+    for healthy in ("NumPy", "accelerate"):
+        assert deps.repair(healthy).changed == {}
