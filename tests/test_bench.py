@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import _memory, _weights, encoders, load, soak, startup
+from bench import _memory, _weights, encoders, forms, load, soak, startup
 from bench.__main__ import names
 from demo.server import ROOT
 
@@ -227,3 +227,11 @@ def test_soak_tells_what_grows_from_what_only_varies():
     assert grown["growth"] == pytest.approx(35, abs=3)
     assert soak.trend([3.0, 3, 3, 3, 3])["flat"] is True
     assert soak.trend(level[:3])["flat"] is None  # too few to show anything
+
+
+def test_forms_reads_each_form_that_it_writes():
+    rows = forms.run(small=True)
+    assert rows.keys() == forms.WRITERS.keys()
+    assert len({row["result"] for row in rows.values()}) == 1  # T5 FP4 of the same shapes, whatever it was made from
+    assert all(row["s"] > 0 for row in rows.values())
+    assert {form for form, row in rows.items() if "library_s" in row} == {form for form in rows if form.startswith("GGUF")}
