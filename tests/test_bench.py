@@ -232,6 +232,7 @@ def test_soak_tells_what_grows_from_what_only_varies():
 def test_forms_reads_each_form_that_it_writes():
     rows = forms.run(small=True)
     assert rows.keys() == forms.WRITERS.keys()
-    assert len({row["result"] for row in rows.values()}) == 1  # T5 FP4 of the same shapes, whatever it was made from
+    sizes = [row["result"] for row in rows.values()]  # of T5 FP4, whatever it was made from; numbers in its words differ in length
+    assert max(sizes) - min(sizes) < 1000
     assert all(row["s"] > 0 for row in rows.values())
     assert {form for form, row in rows.items() if "library_s" in row} == {form for form in rows if form.startswith("GGUF")}
