@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from sd3deploy.deps.lock import install_lock
+from sd3deploy.deps.workspace import workspace
 from sd3deploy.errors import DependencyError
 from tests.deps_lab import ROOT
 from tests.waiting import HANG
@@ -105,3 +106,13 @@ def test_no_place_for_the_lock(folder, monkeypatch):
     with pytest.raises(DependencyError) as caught, install_lock():
         pass
     assert caught.value.id == "deps.no_lock"
+
+
+def test_where_the_environment_can_not_be_written_each_one_has_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr("sd3deploy.deps.workspace.os.access", lambda path, mode: False)
+    monkeypatch.setattr("sd3deploy.deps.workspace.Path.home", lambda: tmp_path)
+    own = workspace()
+    assert own.parent == tmp_path / ".cache" / "sd3deploy"
+    monkeypatch.setattr("sd3deploy.deps.workspace.sys.prefix", str(tmp_path / "other"))
+    assert workspace() != own
+    assert workspace().parent == own.parent

@@ -18,8 +18,8 @@ import pytest
 
 from sd3deploy import loaded
 from sd3deploy.errors import DependencyError, RestartRequired
-from sd3deploy.refresh import Verdict, imports, private, refresh
-from sd3deploy.refresh.package import read_package
+from sd3deploy.refresh import Verdict, caches, imports, private, refresh
+from sd3deploy.refresh.package import Package, read_package
 from sd3deploy.vendored import same_version
 from tests import stacks
 
@@ -85,6 +85,17 @@ def _source_of(module: str) -> str:
     path = Path(spec.origin).parent.joinpath(*rest.split("."))
     path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     return path.read_text(encoding="utf-8")
+
+
+def test_a_new_package_is_entered_into_the_table_of_transformers(monkeypatch):
+    from transformers.utils import import_utils
+
+    table = {top: list(owners) for top, owners in import_utils.PACKAGE_DISTRIBUTION_MAPPING.items() if top != "bitsandbytes"}
+    monkeypatch.setattr(import_utils, "PACKAGE_DISTRIBUTION_MAPPING", table)
+    new = Package("bitsandbytes", "0.50.2", "", ("bitsandbytes", "bitsandbytes.nn"), ())
+    assert caches.correct_map([new]) == ["PACKAGE_DISTRIBUTION_MAPPING[bitsandbytes]"]
+    assert table["bitsandbytes"] == ["bitsandbytes"]
+    assert caches.correct_map([new]) == []  # it is there
 
 
 def test_private_names_are_those_of_the_installed_versions():
