@@ -37,7 +37,8 @@ _writing: threading.Thread | None = None
 @dataclass(frozen=True)
 class Read:
     """An encoder in RAM that waits to be put where it is computed. cached: it comes from the disk's cache, and is memory-mapped. mapped:
-    the files in which it lies. quantized_before: the form of weights that were quantized already when they were read, "Q5_K"; else "".
+    the files in which it lies. quantized_before: the form of weights that had been quantized when they were read, "Q5_K"; else "". notes:
+    ids of sentences about the weights.
     """
 
     choice: Choice
@@ -46,6 +47,7 @@ class Read:
     _make: Callable[[], Any]
     mapped: tuple[Mapped, ...] = ()
     quantized_before: str = ""
+    notes: tuple[str, ...] = ()
 
     def place(self) -> transformers.T5EncoderModel:
         """The encoder, in evaluation mode: with bitsandbytes' layers on the device, else on the CPU. Raises EncoderError with a remedy."""
@@ -75,14 +77,14 @@ def read(
         before_us = "" if weights.exact or weights.form == same else weights.form
         if choice.id == "uint4":
             made = _sdnq(choice, weights, device, sdnq_config)
-            return Read(choice, device, False, lambda: made, (), before_us)
+            return Read(choice, device, False, lambda: made, (), before_us, weights.notes)
         recipe = Recipe(choice, device.compute_dtype)
         place = device.torch if "bitsandbytes" in choice.groups else "cpu"
         cache = cache if choice.quantized else None
         found = cache.find(weights, recipe) if cache else None
         if found is not None:
             progress(weights.size, weights.size)
-            return Read(choice, device, True, lambda: assemble(found, place), found.mapped, before_us)
+            return Read(choice, device, True, lambda: assemble(found, place), found.mapped, before_us, weights.notes)
         before = weights.fingerprint()
         journal = cache.journal(weights, recipe, before) if cache and source.remote and source.remote.remote else None
         try:
@@ -93,7 +95,7 @@ def read(
             raise
     if cache:
         _keep(cache, weights, recipe, encoded, before, journal)
-    return Read(choice, device, False, lambda: assemble(encoded, place), encoded.mapped, before_us)
+    return Read(choice, device, False, lambda: assemble(encoded, place), encoded.mapped, before_us, weights.notes)
 
 
 def load(

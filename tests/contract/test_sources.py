@@ -80,6 +80,15 @@ def test_a_local_file(host, files, form):
     assert told in text
 
 
+def test_flan_is_taken_and_said(host, state, tmp_path):
+    file = forms.save(tmp_path / "flan_t5_xxl_TE-only_FP16.safetensors", {key: forms.raw(one.half()) for key, one in state.items()})
+    host.set(sd3_text_encoder="Host default")
+    host.set(sd3_weights="Local file", sd3_weights_file=str(file))
+    assert host.set(sd3_text_encoder="T5 FP8") == {"sd3_text_encoder": True}, host.log()[-2000:]
+    told = host.get("/sdapi/v1/sd3/events")["events"]
+    assert any(one["id"].startswith("encoder.ready") and "flan-T5-XXL" in one["message"] for one in told[-3:])
+
+
 def test_a_repository_of_which_nothing_is_stored(host, hub):
     assert host.set(sd3_text_encoder="Host default") is not None
     host.set(sd3_weights="Repository", sd3_weights_repository=f"{REPOSITORY}:t5.safetensors")
