@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from sd3deploy import deps
 from sd3deploy.deployment.making import Making
 from sd3deploy.deployment.placed import Placed
+from sd3deploy.deployment.undertaking import Undertaking
 from sd3deploy.deployment.wanted import Wanted
 from sd3deploy.device import Device
 from sd3deploy.encoders import choices, identity, quantize, source, weights
@@ -286,7 +287,7 @@ def test_what_reading_them_needs_is_installed_with_what_the_choice_needs(small, 
     making = Making(Host(), Events(), Placed())  # pyright: ignore[reportArgumentType]
 
     def groups(choice, file, kind="Local file"):
-        return making._groups(Wanted(choices.find(choice), kind, str(file)))
+        return making._groups(Wanted(choices.find(choice), kind, str(file)), Undertaking(Events()))
 
     assert groups("nf4", small) == ("bitsandbytes", "gguf")
     assert groups("bf16", small) == ("gguf",)

@@ -201,6 +201,17 @@ def test_cut_or_changed_it_is_an_error_or_lies_in_the_file(tmp_path, data):
     assert all(one.offset + one.size <= len(content) for one in found.tensors.values())
 
 
+def test_a_pickle_that_says_it_is_compressed_and_is_not(tmp_path):
+    file = tmp_path / "x.bin"
+    torch.save({"a": torch.arange(12.0)}, file)
+    content = bytearray(file.read_bytes())
+    for method in (8, 12, 14):  # deflate, bzip2, lzma: in the local header, and in the directory at the end
+        changed = bytearray(content)
+        changed[8:10] = changed[content.index(b"PK\1\2") + 10 : content.index(b"PK\1\2") + 12] = method.to_bytes(2, "little")
+        file.write_bytes(changed)
+        assert refusal(file).id == "source.file-damaged"
+
+
 def test_torch_is_not_imported_by_the_module():
     import subprocess
 

@@ -332,13 +332,13 @@ def test_packages_that_the_host_installs_by_itself_are_usable_at_the_next_quiet_
     before, after, imported = host.run(
         """
         import installer, sys, threading
-        from transformers.utils import is_gguf_available
-        before = is_gguf_available()
-        installer.pip("install --no-deps gguf==0.17.1", ignore=True)
+        from transformers.utils import is_num2words_available
+        before = is_num2words_available()
+        installer.pip("install --no-deps num2words==0.5.14", ignore=True)
         for thread in threading.enumerate():
             if thread.name == "sd3-newcomers":
                 thread.join(60)
-        result = [before, is_gguf_available(), "gguf" in sys.modules]
+        result = [before, is_num2words_available(), "num2words" in sys.modules]
         """
     )
     assert (before, after) == (False, True)

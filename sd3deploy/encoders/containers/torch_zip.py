@@ -82,8 +82,10 @@ def _records(path: Path, name: str) -> tuple[dict[int, _Record], bytes]:
                 calculated = calculated or one.filename.endswith("/.format_version")
                 if one.filename.endswith("/byteorder") and one.file_size < 100 and archive.read(one) != b"little":
                     raise EncoderError("pickle.big-endian", file=name)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        raise ValueError(str(error)) from error
+    except (EncoderError, OSError, ValueError):
+        raise
+    except Exception as error:  # a damaged archive makes zipfile and the decompressors fail in ways of their own
+        raise ValueError(f"{type(error).__name__}: {error}") from error
     if pickled is None:
         raise EncoderError("pickle.archive", file=name)
     if calculated:
