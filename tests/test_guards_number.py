@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sd3deploy import guards
 from sd3deploy.guards import request
-from sd3deploy.guards.job import MODELS
+from sd3deploy.guards.job import MODELS, Job
 from sd3deploy.guards.number import LARGEST, number
 from sd3deploy.hints import hints
 
@@ -46,3 +46,9 @@ def test_whatever_is_asked_is_answered(model, width, height, hires, steps, guida
     outcome = guards.check(asked, dict.fromkeys(guards.GUARDS, "fix"))
     assert all(isinstance(hint.text, str) for hint in hints(asked, outcome, None))
     json.dumps(outcome.report(), allow_nan=False)
+
+
+@pytest.mark.parametrize("side", [float("nan"), float("inf")])
+def test_a_side_that_is_no_number_is_reported_as_text(side):
+    report = guards.check(Job(MODELS["sd3-medium"], side, 512)).report()
+    assert (report["width"], report["height"]) == (str(side), 512)
