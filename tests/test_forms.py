@@ -60,7 +60,7 @@ def test_numbers(state, tmp_path, monkeypatch, case):
     assert weights.exact == (case.name in ("f32", "f16", "bf16"))
 
 
-@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.title)
 def test_a_form_tells_of_itself(form):
     assert form.title
     assert form.example

@@ -12,7 +12,7 @@ from typing import Any
 from sd3deploy.encoders.containers import foreign
 from sd3deploy.errors import EncoderError
 
-__all__ = ["Found", "find"]
+__all__ = ["Found", "find", "spellings"]
 
 # transformers 5.13, modeling_utils.py `_add_variant`; "model.fp16.safetensors.index.json" is diffusers', "-of-00002.fp16" old AuraFlow's.
 _STEMS = (("model", "safetensors"), ("pytorch_model", "bin"))
@@ -74,7 +74,7 @@ def _files(folder: Path, names: set[str], variant: str) -> tuple[Path, ...]:
     found = {one for name in names if (match := _VARIANT.fullmatch(name)) for one in match.groups() if one}
     rest = sorted(found, key=lambda one: (_USUAL.index(one) if one in _USUAL else len(_USUAL), one))
     for one in dict.fromkeys((variant, "", *rest)):
-        for name in _spellings(one):
+        for name in spellings(one):
             if name in names:
                 return _named(folder, folder / name) if name.endswith(".json") else (folder / name,)
         if shards := _without_index(folder, names, one):
@@ -93,7 +93,7 @@ def _is_weights(name: str) -> bool:
     return name.lower().endswith(_WEIGHTS) and name not in ("training_args.bin", "optimizer.bin", "openvino_model.bin")
 
 
-def _spellings(variant: str) -> Iterator[str]:
+def spellings(variant: str) -> Iterator[str]:
     """Names of the one file with all, and of an index, in the order of transformers."""
     dotted = f".{variant}" if variant else ""
     for stem, suffix in _STEMS:
@@ -153,7 +153,7 @@ def _repository(place: str, arguments: Mapping[str, Any], variant: str, config: 
     quantization = quantization if isinstance(quantization, dict) else {}
     config = {name: value for name, value in config.items() if name != "quantization_config"}
     for one in dict.fromkeys((variant, "", *_USUAL)):
-        for name in _spellings(one):
+        for name in spellings(one):
             file = fetch(place, name, **arguments, _raise_exceptions_for_missing_entries=False)
             if file is None:
                 continue

@@ -1,6 +1,7 @@
 """The forms in which the weight of a layer lies on disk. Each looks at the header alone, and answers whether it is its own.
 
-A new one is a class, in a file of its own or beside its relatives, and a line in FORMS. A file may have layers in several forms.
+A new one is a class, in a file of its own or beside its relatives, and a line in FORMS; one that is only to be refused is
+a row in refused.py. A file may have layers in several forms.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from sd3deploy.errors import EncoderError
 
 __all__ = ["FORMS", "Layer", "Mine", "declared_of", "layers_declared", "recognise", "recognise_all"]
 
-FORMS: tuple[type[Form], ...] = (
+FORMS: tuple[Form | type[Form], ...] = (
     Sdnq, *REFUSED, Comfy, FourBitSaved, Int8Saved, Nunchaku, ScaledFp8, ScaledWide, GgufTypes, Plain
 )  # fmt: skip
 # What may lie beside a weight and says nothing about it: hints for activations, which are not quantized here.

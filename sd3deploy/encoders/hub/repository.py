@@ -12,6 +12,7 @@ from typing import Any
 from sd3deploy import units
 from sd3deploy.encoders import stopping
 from sd3deploy.encoders.files import File, LocalFile
+from sd3deploy.encoders.folder import spellings
 from sd3deploy.encoders.hub import failure
 from sd3deploy.encoders.hub.link import NoRanges
 from sd3deploy.encoders.hub.remote import RemoteFile
@@ -23,14 +24,8 @@ __all__ = ["Repository"]
 
 SPARE = 10**9  # bytes that stay free on the disk where a whole file is kept
 _CONFIG = "config.json"
-# A lone file, or the index of several; as transformers names them, then its variant of 16 bit in both spellings.
-_USUAL = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "model.fp16.safetensors",
-    "model.safetensors.index.fp16.json",
-    "model.fp16.safetensors.index.json",
-)
+# A lone file, or the index of several; then the variant of 16 bit. What torch has pickled is not read over the network.
+_USUAL = tuple(name for variant in ("", "fp16") for name in spellings(variant) if "safetensors" in name)
 _FOLDERS = ("", "text_encoder_3/", "text_encoder_2/")  # of a T5 in diffusers' layouts of SD3 and of FLUX.1
 _SUFFIXES = (".safetensors", ".sft", ".gguf")
 _LONGEST = 1 << 24  # bytes of a JSON file: an index has some 20 KB
