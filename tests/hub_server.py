@@ -7,11 +7,11 @@ import json
 import re
 import threading
 from collections import Counter
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
 
-__all__ = ["COMMIT", "Hub", "in_place_of_the_hub"]
+__all__ = ["COMMIT", "Hub", "in_place_of_the_hub", "with_a_model"]
 
 _RESOLVE = re.compile(r"/([\w.-]+/[\w.-]+)/resolve/([^/]+)/(.+)")
 _CDN = re.compile(r"/cdn/(\d+)/([\w.-]+/[\w.-]+)/(.+)")
@@ -159,6 +159,18 @@ class Hub:
         handler.end_headers()
         if handler.command != "HEAD":
             handler.wfile.write(content)
+
+
+@contextmanager
+def with_a_model(model, patch):
+    """A hub that has the T5 of a model folder, in the place of the real one for the time of a monkeypatch."""
+    server = Hub()
+    server.publish(model)
+    in_place_of_the_hub(server, patch)
+    try:
+        yield server
+    finally:
+        server.close()
 
 
 def in_place_of_the_hub(server, patch):

@@ -23,7 +23,7 @@ from sd3deploy.encoders.hub import stream
 from sd3deploy.encoders.recipe import Recipe
 from sd3deploy.encoders.weights import open_weights
 from tests import t5
-from tests.hub_server import Hub, in_place_of_the_hub
+from tests.hub_server import with_a_model
 from tests.waiting import until
 
 ROOT = Path(__file__).parent.parent
@@ -40,13 +40,10 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def hub(model, monkeypatch):
-    server = Hub()
-    server.publish(model)
-    in_place_of_the_hub(server, monkeypatch)
     monkeypatch.setattr(stream, "BLOCK", 1 << 16)
     monkeypatch.setattr(stream, "AHEAD", 2)
-    yield server
-    server.close()
+    with with_a_model(model, monkeypatch) as server:
+        yield server
 
 
 def journals(cache):

@@ -19,7 +19,7 @@ from sd3deploy.encoders.recipe import Recipe
 from sd3deploy.encoders.weights import open_weights
 from sd3deploy.errors import EncoderError
 from tests import t5
-from tests.hub_server import COMMIT, Hub, in_place_of_the_hub
+from tests.hub_server import COMMIT, Hub, in_place_of_the_hub, with_a_model
 
 CPU = Device("cpu", "cpu", "CPU")
 FILE = "org/t5:encoders/t5.safetensors"
@@ -35,14 +35,11 @@ def model(tmp_path_factory):
 @pytest.fixture
 def hub(model, monkeypatch):
     """A server in the place of the hub; the pauses before something is tried again are none."""
-    server = Hub()
-    server.publish(model)
-    in_place_of_the_hub(server, monkeypatch)
     monkeypatch.setattr(patience, "FIRST", 0.0)
     monkeypatch.setattr(stream, "BLOCK", 1 << 18)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    yield server
-    server.close()
+    with with_a_model(model, monkeypatch) as server:
+        yield server
 
 
 def facts(folder, **values):

@@ -19,7 +19,7 @@ from sd3deploy.encoders.weights import open_weights
 from sd3deploy.errors import EncoderError
 from sd3deploy.events import Events
 from tests import t5
-from tests.hub_server import Hub, in_place_of_the_hub
+from tests.hub_server import with_a_model
 
 ROOT = Path(__file__).parent.parent
 FILE = "org/t5:encoders/t5.safetensors"
@@ -34,11 +34,8 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def hub(model, monkeypatch):
-    server = Hub()
-    server.publish(model)
-    in_place_of_the_hub(server, monkeypatch)
-    yield server
-    server.close()
+    with with_a_model(model, monkeypatch) as server:
+        yield server
 
 
 def automatic(model, repository=FILE, shared=None, caches=(), offline=False):
