@@ -24,7 +24,8 @@ class Hub:
 
     Switches: status, the answers to the next requests for bytes (each used once); head_status, to all requests at the hub itself; broken:
     how many bytes come before a connection is closed, for each of the next requests; ranges: whether the server knows them; hanging: while
-    it is set no bytes come; change: called with the number of each request for bytes; generation: addresses of another one have expired.
+    it is set no bytes come; versions: whether it tells commits and ETags; change: called with the number of each request for bytes;
+    generation: addresses of another one have expired.
     """
 
     def __init__(self):
@@ -35,7 +36,7 @@ class Hub:
         self.status: list[tuple[int, dict[str, str]]] = []
         self.head_status: tuple[int, dict[str, str]] | None = None
         self.broken: list[int] = []
-        self.ranges = True
+        self.ranges = self.versions = True
         self.hanging = threading.Event()
         self.released = threading.Event()
         self.hung = threading.Event()
@@ -88,7 +89,7 @@ class Hub:
                 self.plain(handler, self.head_status[0], b"", self.head_status[1])
             elif (found := _INFO.fullmatch(path)) and found[1] in self.repositories:
                 names = [{"rfilename": name} for name in self.repositories[found[1]]]
-                content = json.dumps({"id": found[1], "sha": COMMIT, "siblings": names}).encode()
+                content = json.dumps({"id": found[1], "sha": COMMIT if self.versions else None, "siblings": names}).encode()
                 self.plain(handler, 200, content, {"Content-Type": "application/json"})
             elif (found := _RESOLVE.fullmatch(path)) and found[1] in self.repositories:
                 self.resolve(handler, found[1], found[3], body)
@@ -100,7 +101,7 @@ class Hub:
         if content is None:
             return self.plain(handler, 404, b"", {"X-Error-Code": "EntryNotFound"})
         tag = f'"{hashlib.sha256(content).hexdigest()}"'
-        headers = {"X-Repo-Commit": COMMIT, "ETag": tag, "Accept-Ranges": "bytes"}
+        headers = {"Accept-Ranges": "bytes"} | ({"X-Repo-Commit": COMMIT, "ETag": tag} if self.versions else {})
         if name.endswith(".json"):
             found = re.fullmatch(r"bytes=(\d+)-(\d+)", handler.headers.get("Range") or "")
             if found and body:
@@ -110,7 +111,7 @@ class Hub:
             return self.plain(handler, 200, content, headers)
         # Another name of the same machine, so that it is another server for whoever looks at names.
         where = f"http://localhost:{self.server.server_port}/cdn/{self.generation}/{repository}/{name}"
-        linked = {"X-Linked-Size": str(len(content)), "X-Linked-ETag": tag, "Location": where}
+        linked = {"X-Linked-Size": str(len(content)), "Location": where} | ({"X-Linked-ETag": tag} if self.versions else {})
         self.plain(handler, 302, b"", {**headers, **linked})
 
     def bytes(self, handler, found):

@@ -10,13 +10,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save
 
 from sd3deploy.device import Device
 from sd3deploy.encoders import choices, source, stopping
 from sd3deploy.encoders.hub import RemoteFile, Repository, Spec, link, pages, patience, reader, stream
 from sd3deploy.encoders.quantize import quantize
 from sd3deploy.encoders.recipe import Recipe
-from sd3deploy.encoders.weights import open_weights
+from sd3deploy.encoders.weights import numbers, open_weights
 from sd3deploy.errors import EncoderError
 from tests import t5
 from tests.hub_server import COMMIT, Hub, in_place_of_the_hub, with_a_model
@@ -101,6 +102,83 @@ def test_a_folder_of_several_files(hub, model, tmp_path):
 
 def test_a_repository_as_a_whole_is_looked_through(hub, model, tmp_path):
     assert {file.name for file in opened(tmp_path, "org/t5").files} == {"model.safetensors"}
+
+
+def in_shards(model, factor):
+    """A repository of two shards, all numbers times `factor`."""
+    state = load_file(model / "t5.safetensors")
+    names = {key: f"model-0000{1 + number % 2}-of-00002.safetensors" for number, key in enumerate(sorted(state))}
+    parts = {name: {key: state[key] * factor for key in names if names[key] == name} for name in set(names.values())}
+    files = {name: save(part, {"format": "pt"}) for name, part in parts.items()}
+    config = (model / "text_encoder_3" / "config.json").read_bytes()
+    return files | {"model.safetensors.index.json": json.dumps({"weight_map": names}).encode(), "config.json": config}
+
+
+def in_cache(folder, files, but=()):
+    """What huggingface_hub would have kept of an earlier commit of org/two."""
+    snapshot = folder / "models--org--two" / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot.parent.parent / "refs").mkdir()
+    (snapshot.parent.parent / "refs" / "main").write_text("a" * 40)
+    for name, content in files.items():
+        if name not in but:
+            (snapshot / name).write_bytes(content)
+
+
+def test_files_of_two_commits_are_never_mixed(hub, model, tmp_path):
+    old, new = in_shards(model, 1.0), in_shards(model, 5.0)
+    hub.repositories["org/two"] = new
+    in_cache(tmp_path / "hub", old, but=["model-00002-of-00002.safetensors"])
+    found = opened(tmp_path, "org/two")
+    assert [file.path for file in found.files] == [None, None]
+    state = load_file(model / "t5.safetensors")
+    assert all(torch.equal(numbers(weight), state[name] * 5.0) for name, weight in found.tensors.items())
+
+
+def test_a_snapshot_that_lacks_a_file_offline(hub, model, tmp_path):
+    in_cache(tmp_path / "hub", in_shards(model, 1.0), but=["model-00002-of-00002.safetensors"])
+    with pytest.raises(EncoderError, match="org/two") as caught:
+        opened(tmp_path, "org/two", offline=True)
+    assert caught.value.id == "hub.offline"
+
+
+def test_a_snapshot_that_is_whole_is_read_whatever_the_hub_has(hub, model, tmp_path):
+    hub.repositories["org/two"] = in_shards(model, 5.0)
+    in_cache(tmp_path / "hub", in_shards(model, 1.0))
+    assert all(file.path for file in opened(tmp_path, "org/two").files)
+    assert hub.requests == []
+
+
+def test_an_index_leads_to_files_of_its_repository(hub, model, tmp_path):
+    for name in ("../../x.safetensors", "/etc/passwd", "x" * 300, ""):
+        index = json.dumps({"weight_map": {"shared.weight": name}}).encode()
+        hub.repositories["org/two"] = {"model.safetensors.index.json": index}
+        with pytest.raises(EncoderError) as caught:
+            opened(tmp_path, "org/two")
+        assert caught.value.id == "source.json-damaged"
+
+
+@pytest.mark.parametrize("words", [FILE, "org/t5"])
+def test_a_server_that_does_not_tell_versions_apart_is_refused(hub, tmp_path, words):
+    hub.versions = False
+    with pytest.raises(EncoderError) as caught:
+        opened(tmp_path, words)
+    assert caught.value.id == "hub.no-identity"
+
+
+@pytest.mark.parametrize("where", ["user:SECRET@127.0.0.1:9", "127.0.0.1:9/?token=SECRET"])
+@pytest.mark.parametrize("words", [FILE, "org/t5", "https://user:SECRETpw@huggingface.co/x y", "hf_SECRETabcdefghijklmnopqrstuvwxyz0123"])
+def test_secrets_of_an_address_are_not_shown(hub, tmp_path, monkeypatch, where, words):
+    from huggingface_hub import constants, file_download
+
+    monkeypatch.setattr(patience, "FIRST", 0.001)
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://{where}")
+    for module in (constants, file_download):
+        if hasattr(module, "HUGGINGFACE_CO_URL_TEMPLATE"):
+            monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", f"http://{where}" + "/{repo_id}/resolve/{revision}/{filename}")
+    with pytest.raises(EncoderError) as caught:
+        opened(tmp_path, words)
+    assert "SECRET" not in f"{caught.value} {caught.value.remedy}"
 
 
 def test_several_weights_are_named(hub, tmp_path):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 from sd3deploy.errors import EncoderError, Sd3Error
 
-__all__ = ["PASSING", "headers_of", "passes", "refused", "status_of", "told", "words"]
+__all__ = ["PASSING", "headers_of", "passes", "refused", "shown", "status_of", "told", "words"]
 
 PASSING = (408, 429, 500, 502, 503, 504)  # as huggingface_hub's http_backoff has them
 _LIBRARIES = ("httpx", "httpcore", "httpx2", "httpcore2", "requests", "urllib3", "ssl")  # of huggingface_hub 1, 2 and 0, in that order
@@ -39,6 +40,7 @@ def told(error: BaseException, server: str, file: str) -> Exception:
     """What huggingface_hub or the network has raised, as an EncoderError; what is none of theirs as it is. file: with its repository."""
     from huggingface_hub import errors
 
+    server = shown(server)
     repository = file.partition(":")[0].partition("@")[0]
     page = f"{server}/{repository}"
     if isinstance(error, Sd3Error):
@@ -67,11 +69,20 @@ def told(error: BaseException, server: str, file: str) -> Exception:
 
 def refused(status: int, server: str, file: str) -> EncoderError:
     """401 or 403 of somebody who does not say why."""
+    server = shown(server)
     repository = file.partition(":")[0].partition("@")[0]
     return EncoderError("hub.refused", server=server, file=file, status=status, page=f"{server}/{repository}")
 
 
 def words(error: BaseException | str) -> str:
-    """The first line of what an error says."""
+    """The first line of what an error says, without the secrets that an address may have in it."""
+    from sd3deploy.redact import Redactor
+
     text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:200].rstrip(".")
+    return Redactor(paths=False)(text.splitlines()[0][:1000])[:200].rstrip(".")
+
+
+def shown(server: str) -> str:
+    """The address of a server as a user may see it: without the name, the password and the token that a mirror may want in it."""
+    parts = urlsplit(server)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))

@@ -120,6 +120,8 @@ class Link:
                 patience.bear(error, failure.headers_of(error))
         if found.size is None:
             raise NoRanges(None)
+        if not (found.etag or found.commit_hash):  # nothing tells whether it is still the same file
+            raise EncoderError("hub.no-identity", server=failure.shown(self.server), file=self.file)
         return Place(found.etag, found.commit_hash, found.size, found.location)
 
     def _renew(self, old: Place, ended: threading.Event) -> None:
@@ -146,7 +148,7 @@ class Link:
         if status in (401, 403):
             raise failure.refused(status, self.server, self.file)
         if status == 404 or status == 410:
-            raise EncoderError("hub.no-file", file=self.file, page=f"{self.server}/{self.repository}")
+            raise EncoderError("hub.no-file", file=self.file, page=f"{failure.shown(self.server)}/{self.repository}")
         tag = answer.headers.get("ETag")
         if status in (200, 206) and tag and tag != self._tags.setdefault(urlsplit(place.location).netloc, tag):
             raise EncoderError("hub.changed", file=self.file)
@@ -158,8 +160,8 @@ class Link:
         if status == 412 or (status == 206 and found and found[3] not in ("*", str(place.size))):
             raise EncoderError("hub.changed", file=self.file)
         if status == 416:
-            raise EncoderError("hub.range", server=self.server, file=self.file, start=start)
+            raise EncoderError("hub.range", server=failure.shown(self.server), file=self.file, start=start)
         if status != 206:
-            raise EncoderError("hub.status", server=self.server, file=self.file, status=status)
+            raise EncoderError("hub.status", server=failure.shown(self.server), file=self.file, status=status)
         if found is None or int(found[1]) != start:
-            raise EncoderError("hub.range", server=self.server, file=self.file, start=start)
+            raise EncoderError("hub.range", server=failure.shown(self.server), file=self.file, start=start)

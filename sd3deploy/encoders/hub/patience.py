@@ -20,7 +20,7 @@ class Patience:
     """Of one read. ended: set when nobody wants it any more. tries: in a row without progress. server, file: for the sentence."""
 
     def __init__(self, ended: threading.Event, server: str, file: str, tries: int | None = None) -> None:
-        self._ended, self._server, self._file = ended, server, file
+        self._ended, self._server, self._file = ended, failure.shown(server), file
         self._tries, self._failed = TRIES if tries is None else tries, 0
 
     def progress(self) -> None:

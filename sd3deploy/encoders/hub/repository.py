@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from sd3deploy import units
 from sd3deploy.encoders import stopping
 from sd3deploy.encoders.files import File, LocalFile
-from sd3deploy.encoders.folder import spellings
+from sd3deploy.encoders.folder import shard_names, spellings
 from sd3deploy.encoders.hub import failure
 from sd3deploy.encoders.hub.link import NoRanges
 from sd3deploy.encoders.hub.remote import RemoteFile
@@ -28,6 +28,7 @@ _CONFIG = "config.json"
 _USUAL = tuple(name for variant in ("", "fp16") for name in spellings(variant) if "safetensors" in name)
 _FOLDERS = ("", "text_encoder_3/", "text_encoder_2/")  # of a T5 in diffusers' layouts of SD3 and of FLUX.1
 _SUFFIXES = (".safetensors", ".sft", ".gguf")
+_Found = tuple[tuple[File, ...], Mapping[str, Any] | None]  # the files with the weights, and the configuration
 _LONGEST = 1 << 24  # bytes of a JSON file: an index has some 20 KB
 
 
@@ -42,7 +43,7 @@ class Repository:
         self.spec = spec
         self._caches, self._offline, self._keep = tuple(map(str, caches)), offline, keep
         self._lock = threading.Lock()
-        self._found: tuple[tuple[File, ...], Mapping[str, Any] | None] | None = None
+        self._found: _Found | None = None
 
     def files(self) -> tuple[File, ...]:
         """Those with the weights. Raises EncoderError where they can not be had, and Stopped."""
@@ -57,34 +58,55 @@ class Repository:
         """Whether something of it is read over the network; False as long as nobody has asked for the files."""
         return self._found is not None and any(file.path is None for file in self._found[0])
 
-    def _resolved(self) -> tuple[tuple[File, ...], Mapping[str, Any] | None]:
+    def _resolved(self) -> _Found:
         with self._lock:
             if self._found is None:
-                self._found = self._folder() if self.spec.folder else ((self._file(self.spec.path),), None)
+                self._found = self._kept() or (self._asked() if self.spec.folder else self._alone())
             return self._found
 
-    def _folder(self) -> tuple[tuple[File, ...], Mapping[str, Any] | None]:
-        known: tuple[str, ...] | None = None
-        chosen = self._choose(self._cached)
-        if chosen is None:
-            known = self._names()
-            chosen = self._choose(known.__contains__) or self._lone(known)
-        folder = chosen.rpartition("/")[0] + "/" if "/" in chosen else ""
-        paths = [chosen]
-        if chosen.endswith(".json"):
-            index = self._json(chosen)
-            named = index.get("weight_map") if isinstance(index, dict) else None
-            if not (isinstance(named, dict) and named and all(isinstance(one, str) for one in named.values())):
-                raise EncoderError("hub.no-weights", file=f"{self.spec.repository}:{chosen}")
-            paths = [folder + one for one in sorted(set(named.values()))]
-        there = self._cached(folder + _CONFIG) is not None if known is None else folder + _CONFIG in known
-        config = self._json(folder + _CONFIG) if there else None
-        return tuple(map(self._file, paths)), config if isinstance(config, dict) else None
+    def _kept(self) -> _Found | None:
+        """What one of the caches has as a whole, in one snapshot: files of two commits are never mixed."""
+        for cache in self._caches:
+            chosen = self._choose(lambda path, cache=cache: self._cached(path, self.spec.revision, cache) is not None)
+            found = chosen and self._cached(chosen, self.spec.revision, cache)
+            if not chosen or not found:
+                continue
+            snapshot = found.parents[chosen.count("/")]
+            paths = self._paths(chosen, LocalFile(found))
+            if all((snapshot / path).is_file() for path in paths):
+                config = snapshot / _beside(chosen, _CONFIG)
+                files = tuple(LocalFile(snapshot / path) for path in paths)
+                return files, self._config(LocalFile(config)) if self.spec.folder and config.is_file() else None
+        return None
 
-    def _choose(self, there: Any) -> str | None:
-        """The first of the usual names that is there."""
+    def _alone(self) -> _Found:
+        return (self._file(self.spec.path, self.spec.revision),), None
+
+    def _asked(self) -> _Found:
+        """What the repository has now, at the commit that it has now."""
+        commit, known = self._names()
+        chosen = self._choose(known.__contains__) or self._lone(known)
+        paths = self._paths(chosen, self._file(chosen, commit))
+        config = _beside(chosen, _CONFIG)
+        files = tuple(self._file(path, commit) for path in paths)
+        return files, self._config(self._file(config, commit)) if config in known else None
+
+    def _choose(self, there: Callable[[str], bool]) -> str | None:
+        """The file that is named, or the first of the usual names that is there."""
+        if not self.spec.folder:
+            return self.spec.path
         folders = [self.spec.path] if self.spec.path else _FOLDERS
         return next((folder + name for folder in folders for name in _USUAL if there(folder + name)), None)
+
+    def _paths(self, chosen: str, file: File) -> list[str]:
+        """The files with the weights: those that it names where it is an index, else itself."""
+        if not chosen.endswith(".json"):
+            return [chosen]
+        index = self._json(file)
+        named = index.get("weight_map") if isinstance(index, dict) else None
+        if not (isinstance(named, dict) and named and all(isinstance(one, str) for one in named.values())):
+            raise EncoderError("hub.no-weights", file=f"{self.spec.repository}:{chosen}")
+        return [_beside(chosen, one) for one in shard_names(named, chosen)]
 
     def _lone(self, known: tuple[str, ...]) -> str:
         """The only file with weights that lies right in the folder."""
@@ -97,34 +119,41 @@ class Repository:
             raise EncoderError("hub.several", source=self.spec, names=examples)
         raise EncoderError("hub.no-weights", file=self.spec)
 
-    def _names(self) -> tuple[str, ...]:
-        """The paths of all files."""
+    def _names(self) -> tuple[str, tuple[str, ...]]:
+        """The commit, and the paths of all its files."""
         from huggingface_hub import HfApi, constants
 
         self._require_network(str(self.spec))
 
-        def ask() -> tuple[str, ...]:
+        def ask() -> tuple[str | None, tuple[str, ...]]:
             api = HfApi(endpoint=constants.ENDPOINT)
             found = api.model_info(self.spec.repository, revision=self.spec.revision, timeout=10)
-            return tuple(one.rfilename for one in found.siblings or ())
+            return found.sha, tuple(one.rfilename for one in found.siblings or ())
 
         try:
-            return abiding(ask)
+            commit, names = abiding(ask)
         except Exception as error:
             raise failure.told(error, constants.ENDPOINT, str(self.spec)) from error
+        if not commit:
+            raise EncoderError("hub.no-identity", server=failure.shown(constants.ENDPOINT), file=self.spec)
+        return commit, names
 
-    def _file(self, path: str) -> File:
-        if (cached := self._cached(path)) is not None:
-            return LocalFile(cached)
+    def _file(self, path: str, revision: str | None) -> File:
+        for cache in self._caches:
+            if (found := self._cached(path, revision, cache)) is not None:
+                return LocalFile(found)
         self._require_network(f"{self.spec.repository}:{path}")
         try:
-            file = RemoteFile.find(self.spec.repository, path, self.spec.revision)
+            file = RemoteFile.find(self.spec.repository, path, revision)
         except NoRanges as error:
-            return self._fetched(path, error.size)
-        return self._fetched(path, file.size) if self._keep else file
+            return self._fetched(path, error.size, revision)
+        return self._fetched(path, file.size, revision) if self._keep else file
 
-    def _json(self, path: str) -> Any:
-        file = self._file(path)
+    def _config(self, file: File) -> Mapping[str, Any] | None:
+        config = self._json(file)
+        return config if isinstance(config, dict) else None
+
+    def _json(self, file: File) -> Any:
         if file.size > _LONGEST:
             raise EncoderError("source.file-damaged", file=file.name, error=f"{units.size(file.size)}")
         try:
@@ -137,22 +166,21 @@ class Repository:
         except (OSError, ValueError, RecursionError) as error:
             raise EncoderError("source.file-damaged", file=file.name, error=error) from error
 
-    def _cached(self, path: str) -> Path | None:
+    def _cached(self, path: str, revision: str | None, cache: str) -> Path | None:
         """Where it lies on this disk."""
         from huggingface_hub import try_to_load_from_cache
         from huggingface_hub.errors import HFValidationError
 
         try:
-            for cache in self._caches:
-                found = try_to_load_from_cache(self.spec.repository, path, cache, revision=self.spec.revision)
-                if isinstance(found, str):
-                    return Path(found)
+            found = try_to_load_from_cache(self.spec.repository, path, cache, revision=revision)
         except HFValidationError:  # not the name of a repository: the hub says so
-            pass
-        return None
+            return None
+        return Path(found) if isinstance(found, str) else None
 
-    def _fetched(self, path: str, size: int | None) -> LocalFile:
-        """A file as a whole, in the first folder of those that keep repositories."""
+    def _fetched(self, path: str, size: int | None, revision: str | None) -> LocalFile:
+        """A file as a whole, in the first folder of those that keep repositories: as the branch that is asked for, so that it is found
+        there again.
+        """
         from huggingface_hub import constants, hf_hub_download
 
         cache = Path(self._caches[0] if self._caches else constants.HF_HUB_CACHE)
@@ -189,15 +217,23 @@ class Repository:
             return hf_hub_download(self.spec.repository, path, **place, **_bar(hf_hub_download, Quiet))
 
         try:
-            return LocalFile(Path(abiding(bring)))
+            found = Path(abiding(bring))
         except Exception as error:
             raise failure.told(error, constants.ENDPOINT, file) from error
+        if revision != self.spec.revision and found.parents[path.count("/")].name != revision:  # the branch has moved on
+            raise EncoderError("hub.changed", file=file)
+        return LocalFile(found)
 
     def _require_network(self, file: str) -> None:
         from huggingface_hub import constants
 
         if self._offline or constants.HF_HUB_OFFLINE:
             raise EncoderError("hub.offline", file=file)
+
+
+def _beside(chosen: str, name: str) -> str:
+    """The path of a file in the same folder of the repository."""
+    return "/".join((*chosen.split("/")[:-1], name))
 
 
 def _bar(function: Any, bar: type) -> dict[str, Any]:

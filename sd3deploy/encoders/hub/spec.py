@@ -38,7 +38,10 @@ class Spec:
         found = _SPEC.fullmatch(words)
         path = (found[3] or "").strip().lstrip("/") if found else ""
         if not found or ".." in path.split("/") or "\\" in path or not path.isprintable() or "--" in found[1] or ".." in found[1]:
-            raise EncoderError("hub.spec", value=repr(text)[:100], example=DEFAULT)
+            from sd3deploy.redact import Redactor
+
+            value = Redactor(paths=False)(repr(text)[:1000])[:100]  # a token that was pasted into the wrong field
+            raise EncoderError("hub.spec", value=value, example=DEFAULT)
         return cls(found[1], path, found[2])
 
     @property
