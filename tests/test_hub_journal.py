@@ -165,7 +165,7 @@ def test_a_journal_that_is_in_use_is_left_alone(hub, tmp_path):
     assert journals(cache) == []
 
 
-@pytest.mark.parametrize("harm", ["list", "data", "short", "torn", "none", "words"])
+@pytest.mark.parametrize("harm", ["list", "name", "swapped", "shape", "type", "data", "short", "torn", "none", "words"])
 def test_a_damaged_journal_costs_time_alone(hub, model, tmp_path, harm):
     told = []
     cache = Cache(tmp_path / "cache", told=lambda id, values: told.append((id, values)))
@@ -174,6 +174,14 @@ def test_a_damaged_journal_costs_time_alone(hub, model, tmp_path, harm):
     listed, data = folder / "finished.jsonl", folder / MODEL
     if harm == "list":
         listed.write_bytes(listed.read_bytes().replace(b'"crc32": ', b'"crc32": 1'))
+    elif harm in ("name", "shape", "type"):
+        words = {"name": (b'layer_norm.weight": {', b'layer_nor9.weight": {'), "shape": (b"[128]", b"[2,64]"), "type": (b'"F32"', b'"I32"')}
+        assert words[harm][0] in listed.read_bytes()
+        listed.write_bytes(listed.read_bytes().replace(*words[harm], 1))
+    elif harm == "swapped":
+        one, other = b"block.0.layer.1.DenseReluDense.wi_0", b"block.0.layer.1.DenseReluDense.wi_1"
+        assert one in listed.read_bytes()
+        listed.write_bytes(listed.read_bytes().replace(one, b"@@").replace(other, one).replace(b"@@", other))
     elif harm == "data":
         content = bytearray(data.read_bytes())
         content[8 + HEADER + 100] ^= 1

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["JOURNAL", "Journal", "remove_journals"]
 
 JOURNAL = ".sd3-journal-"  # how its folder begins
-FORMAT = 1
+FORMAT = 2
 HEADER = 1 << 20  # bytes of room; that of T5-XXL in NF4 has 150 KB
 _LIST, _LOCK = "finished.jsonl", "lock"
 _SMALL = 1 << 14  # bytes of a tensor that is kept in the list
@@ -152,11 +152,11 @@ class Journal:
             lines, size = [], 0
         for number, text in enumerate(lines):
             try:
-                line = json.loads(text) if text.endswith(b"\n") else None
+                line = _line(text)
                 if number == 0:
                     if line != self._head:
                         break
-                elif not isinstance(line, dict) or _end_of(line, end) > size:
+                elif _end_of(line, end) > size:
                     break
                 else:
                     end = max(end, _end_of(line, end))
@@ -167,7 +167,7 @@ class Journal:
         with open(self.folder / _LIST, "ab") as file:
             file.truncate(good)
             if not good:
-                file.write(json.dumps(self._head).encode() + b"\n")
+                file.write(_text(self._head))
         return end
 
     def _note(self, line: dict[str, Any]) -> None:
@@ -221,7 +221,7 @@ class Journal:
         if large:
             os.fsync(self._data.fileno())
         with open(self.folder / _LIST, "ab") as file:
-            file.write(json.dumps(line).encode() + b"\n")
+            file.write(_text(line))
             file.flush()
             os.fsync(file.fileno())
         self._end = end
@@ -273,6 +273,20 @@ def _appended(tensor: torch.Tensor) -> bool:
     """Whether it goes right into the file."""
     size = tensor.numel() * tensor.element_size()
     return size > _SMALL and size % _STEP == 0
+
+
+def _text(line: Mapping[str, Any]) -> bytes:
+    """A line of the list, with a checksum before it: names, types and shapes are believed as the bytes are."""
+    content = json.dumps(line).encode()
+    return b"%08x %b\n" % (zlib.crc32(content), content)
+
+
+def _line(text: bytes) -> dict[str, Any]:
+    """The reverse of `_text`. Raises ValueError for one that is not as it was written."""
+    check, _, content = text.removesuffix(b"\n").partition(b" ")
+    if not text.endswith(b"\n") or int(check, 16) != zlib.crc32(content):
+        raise ValueError("another line than was written")
+    return json.loads(content)
 
 
 def _end_of(line: Mapping[str, Any], end: int) -> int:
