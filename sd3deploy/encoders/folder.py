@@ -12,7 +12,7 @@ from typing import Any
 from sd3deploy.encoders.containers import foreign
 from sd3deploy.errors import EncoderError
 
-__all__ = ["Found", "find", "spellings"]
+__all__ = ["Found", "find", "shard_names", "spellings"]
 
 # transformers 5.13, modeling_utils.py `_add_variant`; "model.fp16.safetensors.index.json" is diffusers', "-of-00002.fp16" old AuraFlow's.
 _STEMS = (("model", "safetensors"), ("pytorch_model", "bin"))
@@ -117,10 +117,19 @@ def _shards(index: Path) -> list[str]:
     places = _json(index).get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(one, str) for one in places.values()):
         raise EncoderError("source.json-damaged", file=index.name, error="no weight_map")
+    return shard_names(places, index.name)
+
+
+def shard_names(places: Mapping[str, str], index: str) -> list[str]:
+    """The files that the `weight_map` of an index names. Raises EncoderError for one that leads out of the folder, or can be no name."""
     shards = sorted(set(places.values()))
-    if len(shards) > _MOST or any(not one or set("/\\\0:") & set(one) or one in (".", "..") for one in shards):
-        raise EncoderError("source.json-damaged", file=index.name, error="the weight_map names no files of this folder")
+    if len(shards) > _MOST or not all(map(_can_be, shards)):
+        raise EncoderError("source.json-damaged", file=index, error="the weight_map names no files of this folder")
     return shards
+
+
+def _can_be(name: str) -> bool:
+    return name.isprintable() and 0 < len(name.encode("utf-8", "replace")) < 256 and not set("/\\:") & set(name) and name not in (".", "..")
 
 
 def _without_index(folder: Path, names: set[str], variant: str) -> tuple[Path, ...]:
@@ -133,7 +142,8 @@ def _without_index(folder: Path, names: set[str], variant: str) -> tuple[Path, .
                 match = _SHARD.fullmatch(name)
                 if match and match[1] == before and match[4] == behind and (folder / name).is_file():
                     found.setdefault(int(match[3]), {})[int(match[2])] = folder / name
-            for total, parts in found.items():
+            whole = {total: parts for total, parts in found.items() if len(parts) == total}  # an older set may have left some
+            for total, parts in (whole or found).items():
                 for number in range(1, min(total, _MOST) + 1):
                     if number not in parts:
                         file = f"{before}-{number:05d}-of-{total:05d}{behind}"
@@ -176,6 +186,8 @@ def _t5_config(said: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def _json(file: Path) -> dict[str, Any]:
     try:
+        if not file.is_file():  # a pipe would be waited for
+            raise ValueError("it is no file")
         with file.open("rb") as opened:
             raw = opened.read(_LARGEST + 1)
         if len(raw) > _LARGEST:

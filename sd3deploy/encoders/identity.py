@@ -13,11 +13,26 @@ from typing import Any
 from sd3deploy import messages
 from sd3deploy.errors import EncoderError
 
-__all__ = ["BIAS", "LOOK_ALIKES", "MARK", "PREFIXES", "check", "config_of", "examine", "marked", "notes", "prefix_of", "require_prefix"]
+__all__ = [
+    "BIAS",
+    "LOOK_ALIKES",
+    "MARK",
+    "PREFIXES",
+    "SIDES",
+    "check",
+    "config_of",
+    "examine",
+    "marked",
+    "notes",
+    "prefix_of",
+    "require_prefix",
+]
 
 BIAS = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"  # every T5 encoder has it, and nothing else
 # What stands before the names inside of files that hold a whole model (ComfyUI, sd-scripts, stable-diffusion.cpp).
 PREFIXES = ("", "text_encoders.t5xxl.transformer.", "text_encoders.t5xxl.", "te3.", "transformer.")
+# What a configuration says that the shapes of the weights say too.
+SIDES = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads", "relative_attention_num_buckets")
 MARK = "sd3deploy_small_t5"  # in the config or the metadata of the small models of demo and tests
 
 # T5 v1.1 XXL (ComfyUI: comfy/text_encoders/t5_config_xxl.json; sd-scripts: library/flux_utils.py).
@@ -175,11 +190,12 @@ def check(source: str, file: str, shapes: Mapping[str, tuple[int, ...]], small: 
     """
     examine(file, shapes, small, logical=True)
     wanted = _expected(shapes)
-    wrong = [name for name, shape in wanted.items() if shapes.get(name) != shape] + sorted(shapes.keys() - wanted)
+    wrong = [name for name, shape in wanted.items() if shapes.get(name) != shape or 0 in shape] + sorted(shapes.keys() - wanted)
     if wrong:
         raise EncoderError("source.incomplete", source=source, part=", ".join(wrong[:3]) + (", …" if len(wrong) > 3 else ""))
-    said = {} if small else config or {}
-    for name, needed in _CONFIG.items():
+    said = config or {}
+    own = {name: value for name, value in config_of(shapes).items() if name in SIDES}
+    for name, needed in {**own, **({} if small else _CONFIG)}.items():
         if said.get(name, needed) != needed:
             raise EncoderError("identity.config", source=source, name=name, found=str(said[name])[:40], needed=needed)
 

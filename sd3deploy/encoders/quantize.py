@@ -93,6 +93,7 @@ def _quantize(
     cancelled: Callable[[], bool],
     journal: Journal | None,
 ) -> Encoded:
+    unread = [(file, file.fingerprint()) for file in weights.files]
     config = dict(weights.config) | {"architectures": ["T5EncoderModel"], "dtype": recipe.compute}
     if (known := quantization_config(recipe)) is not None:
         config["quantization_config"] = known.to_dict()
@@ -152,11 +153,22 @@ def _quantize(
                 raise EncoderError("source.file-damaged", file=piece.weight.stored.file.name, error=error) from error
 
     _run(pieces, begin, work, place, progress, cancelled)
+    for file, as_it_was in unread:
+        if _changed(file, as_it_was):
+            raise EncoderError("source.changed", file=file.name)
     taken: dict[Path, list[torch.Tensor]] = {}
     for name in as_they_lie:
         if path := stored_as[name].stored.file.path:
             taken.setdefault(path, []).append(found[name])
     return Encoded(recipe, config, found, tuple(Mapped.of(file, before[file], tensors) for file, tensors in taken.items()))
+
+
+def _changed(file: File, before: dict[str, Any]) -> bool:
+    """Whether a file is another one than before it was read: then what was read is of both. One that is gone was open to the end."""
+    try:
+        return file.fingerprint() != before
+    except OSError:
+        return False
 
 
 def _as_bytes(data: torch.Tensor, first: int, rows: int) -> torch.Tensor:

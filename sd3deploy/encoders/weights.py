@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Weights", "bytes_of", "has_t5", "mapped", "numbers", "open_weights", "require_t5"]
 
+_COMPUTES = ("relative_attention_max_distance", "layer_norm_epsilon", "feed_forward_proj")  # beside the shapes of its weights
+_LOOKS, _LOOK = 4, 4096  # pieces of two embeddings that are compared, from the first to the last, and their bytes
 _COPY = "encoder.embed_tokens"  # of the embedding, which many files have twice
 _OTHERS = ("decoder.", "lm_head.")  # of a full T5, which is no encoder alone
 _LAYER = re.compile(
@@ -37,18 +40,21 @@ _KNOWN = ("logit_scale", _SCALED, "spiece_model")  # markers, and what other pro
 @dataclass(frozen=True)
 class Weights:
     """The encoder of a T5. name: of the source, for the screen. config: transformers' T5Config, as JSON-able values. tensors: name in
-    transformers' T5EncoderModel → what lies on disk. notes: ids of sentences for what is to be known of them, without being an error.
+    transformers' T5EncoderModel → what lies on disk. read: all files that were looked at, such as one with scales alone. quantization:
+    what their folder says about how they are quantized. notes: ids of sentences for what is to be known of them, without being an error.
     """
 
     name: str
     config: Mapping[str, Any]
     tensors: Mapping[str, Weight]
     notes: tuple[str, ...] = ()
+    read: tuple[File, ...] = ()
+    quantization: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def files(self) -> tuple[File, ...]:
-        """The files in which they lie, each once."""
-        return tuple(dict.fromkeys(weight.stored.file for weight in self.tensors.values()))
+        """The files in which they lie, each once, and those with what belongs to them."""
+        return tuple(dict.fromkeys((*(weight.stored.file for weight in self.tensors.values()), *self.read)))
 
     @property
     def size(self) -> int:
@@ -74,8 +80,12 @@ class Weights:
         return tuple(sorted({group for weight in self.tensors.values() for group in getattr(weight.layout, "groups", ())}))
 
     def fingerprint(self) -> list[dict[str, Any]]:
-        """What changes when the source does, for each file. Raises OSError, and EncoderError for a file that is damaged."""
-        return [{**file.fingerprint(), "header": open_content(file).digest} for file in self.files]
+        """What changes when the source does, for each file, and what its configuration says. Raises OSError, and EncoderError for a file
+        that is damaged.
+        """
+        said = {name: self.config.get(name) for name in (*identity.SIDES, *_COMPUTES)}
+        files = [{**file.fingerprint(), "header": open_content(file).digest} for file in self.files]
+        return [*files, {"config": json.loads(json.dumps(said)), "quantization": json.loads(json.dumps(self.quantization, default=str))}]
 
 
 def open_weights(source: Source) -> Weights:
@@ -177,7 +187,9 @@ def _weights(
     identity.examine(file, {key: stored.shape for key, stored in own.items()}, small)
     said: dict[str, Any] = {}
     for content in contents:
-        said |= layers_declared(content.metadata, content.file.name)
+        for path, words in layers_declared(content.metadata, content.file.name).items():
+            if said.setdefault(path, words) != words:
+                raise EncoderError("form.declared-unreadable", file=content.file.name, tensor=path, error="another file contradicts it")
     layers = [
         Layer(path, parts, declared_of(parts, said.get(prefix + path), bytes_of), quantization) for path, parts in _layers(own).items()
     ]
@@ -185,12 +197,32 @@ def _weights(
     _require_method(name, quantization)  # only here: the forms refuse some of them by name
     tensors = {f"{path}.weight": Weight(mine.stored, mine.shape, mine.layout) for path, mine in found_in.items()}
     copy = tensors.pop(f"{_COPY}.weight", None)
-    if "shared.weight" not in tensors and copy is not None:
-        tensors["shared.weight"] = copy
+    if copy is not None and not _same(tensors.setdefault("shared.weight", copy), copy):
+        raise EncoderError("source.two-embeddings", file=file)
     shapes = {key: weight.shape for key, weight in tensors.items()}
     identity.check(name, file, shapes, small, config)
     words = (name, file, (config or {}).get("_name_or_path"), *(content.metadata.get("general.name") for content in contents))
-    return Weights(name, config or identity.config_of(shapes), tensors, identity.notes(words))
+    read = tuple(content.file for content in contents)
+    return Weights(name, config or identity.config_of(shapes), tensors, identity.notes(words), read, quantization)
+
+
+def _same(weight: Weight, copy: Weight) -> bool:
+    """Whether two embeddings are one, as far as pieces of them show: T5 has one, and a file with two others is nobody's."""
+    a, b = weight.stored, copy.stored
+    if weight.shape != copy.shape:
+        return False
+    if a == b or a.dtype != b.dtype or a.size != b.size:  # the same numbers in two types
+        return True
+    size = min(_LOOK, a.size)
+    for number in range(_LOOKS):
+        at = (a.size - size) * number // (_LOOKS - 1)
+        try:
+            first, second = (bytes_of(replace(one, offset=one.offset + at, size=size)) for one in (a, b))
+        except OSError:  # whoever reads it as a whole tells that
+            return True
+        if not first.equal(second):
+            return False
+    return True
 
 
 def _require_method(name: str, quantization: Mapping[str, Any]) -> None:

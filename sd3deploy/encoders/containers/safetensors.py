@@ -11,7 +11,7 @@ from sd3deploy.encoders.stored import Stored
 
 __all__ = ["Safetensors"]
 
-_LENGTH, _LONGEST = 8, 100_000_000  # bytes before the header, which tell its length; and the library's own limit of that
+_LENGTH, _LONGEST = 8, 2**24  # bytes before the header, which tell its length; and its limit, as in header.py
 
 
 class Safetensors:

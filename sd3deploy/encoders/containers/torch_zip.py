@@ -22,7 +22,7 @@ from sd3deploy.errors import EncoderError
 __all__ = ["TorchZip"]
 
 _LOCAL, _NAME, _EXTRA = 30, 26, 28  # of a zip's local header: its bytes, and where the lengths of name and extra field stand
-_LARGEST = 64 * 2**20  # bytes of a pickle
+_LARGEST = 2**22  # bytes of a pickle; that of T5-XXL has 40 KB
 _SAFE = (2, 6)  # torch.load(weights_only=True) could run code before (CVE-2025-32434)
 _BARE = re.compile(rb"\x80[\x02-\x05][\x8a}cXU(\x95]")  # a pickle outside of a zip, as torch wrote before 1.6
 

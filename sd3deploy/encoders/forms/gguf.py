@@ -65,8 +65,8 @@ class GgufTypes:
         stored = layer.parts.get("weight")
         if stored is None or stored.dtype not in _TYPES:
             return NotMine("the weight has none of its types")
-        if not stored.shape:
-            return NotMine("the weight has no shape", 1)
+        if len(stored.shape) != 2:
+            return NotMine(f"the weight has the shape {list(stored.shape)}", 1)
         return Mine(stored, stored.shape, Blocks(stored.dtype, stored.shape[-1]))
 
 
