@@ -187,6 +187,7 @@
     const open = TABS.filter(shown);
     if (open.length === 0 && sd3.visible(document.querySelector('.sd3-choices'))) open.push(TABS[0]); // the settings show it, too
     open.forEach(ask);
+    sd3.showSources(anew);
   };
 
   sd3.place = () => TABS.forEach((tab) => { beside(tab); hints(tab); });

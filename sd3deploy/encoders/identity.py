@@ -19,6 +19,7 @@ __all__ = [
     "MARK",
     "PREFIXES",
     "SIDES",
+    "WIDTH",
     "check",
     "config_of",
     "examine",
@@ -33,6 +34,7 @@ BIAS = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"  #
 PREFIXES = ("", "text_encoders.t5xxl.transformer.", "text_encoders.t5xxl.", "te3.", "transformer.")
 # What a configuration says that the shapes of the weights say too.
 SIDES = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads", "relative_attention_num_buckets")
+WIDTH = 4096  # of T5-XXL's hidden states, d_model
 MARK = "sd3deploy_small_t5"  # in the config or the metadata of the small models of demo and tests
 
 # T5 v1.1 XXL (ComfyUI: comfy/text_encoders/t5_config_xxl.json; sd-scripts: library/flux_utils.py).

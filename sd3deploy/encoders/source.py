@@ -15,7 +15,7 @@ from sd3deploy.encoders.hub import Repository, Spec
 from sd3deploy.encoders.weights import has_t5, require_t5
 from sd3deploy.errors import EncoderError, SettingError
 
-__all__ = ["KINDS", "Facts", "Source", "find", "kind_of"]
+__all__ = ["KINDS", "Facts", "Source", "find", "kind_of", "offline"]
 
 KINDS = ("Automatic", "Model", "Shared repository", "Local file", "Repository")
 _SUBFOLDER = "text_encoder_3"
@@ -72,7 +72,7 @@ def find(kind: str, facts: Facts, file: str = "", repository: str = "", keep: bo
         if facts.shared is None:
             raise EncoderError("source.shared-off")
         return _shared(facts)
-    instead = repository.strip() if kind == "Automatic" and facts.shared is None and not _offline(facts) else ""
+    instead = repository.strip() if kind == "Automatic" and facts.shared is None and not offline(facts) else ""
     if facts.model.endswith(".safetensors"):
         if instead and not has_t5(Path(facts.model)):
             return _repository(instead, facts, keep)
@@ -93,7 +93,8 @@ def find(kind: str, facts: Facts, file: str = "", repository: str = "", keep: bo
     return Source(messages.text("source.model"), facts.model, arguments=_hub(facts, facts.model, {"subfolder": _SUBFOLDER}))
 
 
-def _offline(facts: Facts) -> bool:
+def offline(facts: Facts) -> bool:
+    """Whether the network is not to be asked, by the host's setting or by huggingface_hub's."""
     from huggingface_hub import constants
 
     return facts.offline or constants.HF_HUB_OFFLINE

@@ -34,6 +34,7 @@ ROUTES = {
     ("POST", "encoder"): {"encoder": "Host default"},
     ("POST", "install"): {"dry_run": True},
     ("POST", "memory/apply"): {},
+    ("POST", "sources"): {},
     ("POST", "verify"): {},
     ("DELETE", "memory/corrections"): None,
 }
@@ -151,7 +152,8 @@ def raw(host, method, path, headers=(), content=b"{}"):
 
 
 def test_the_routes_that_change_something_are_those_that_are_not_read(schema):
-    assert {path for _, path in CHANGING} == {"cancel", "encoder", "install", "memory/apply", "memory/corrections", "verify"}
+    changing = {"cancel", "encoder", "install", "memory/apply", "memory/corrections", "verify"}
+    assert {path for _, path in CHANGING} == changing | {"sources"}  # which opens files and asks the network for whoever asks it
     for method, path in CHANGING:
         assert "403" in schema["paths"][f"{PREFIX}/{path}"][method.lower()]["responses"]
     for method, path in POSTED:
@@ -282,6 +284,33 @@ def test_this_machine_may_name_any_path(host, tmp_path):
 
     assert ask(host, "GET", "memory", params={"model": str(tiny_sd3.ensure())}).status_code == 200
     assert ask(host, "GET", "memory", params={"model": str(tmp_path)}).json()["body"]["id"] == "memory.no-model"
+
+
+def test_sources_are_told_before_they_are_chosen(host, tmp_path):
+    from safetensors.torch import load_file
+
+    from sd3deploy import tiny_sd3
+    from tests import gguf_files
+
+    folder = tiny_sd3.ensure() / "text_encoder_3"
+    state = {name: one for file in sorted(folder.glob("*.safetensors")) for name, one in load_file(file).items()}
+    state.pop("encoder.embed_tokens.weight", None)
+    file = gguf_files.write(tmp_path / "t5.gguf", state, "Q8_0")
+    body = {"encoder": "T5 FP8", "weights": "Local file", "file": str(file)}
+    rows = {row["kind"]: row for row in ask(host, "POST", "sources", body=body).json()}
+    assert [row["chosen"] for row in rows.values()] == [False, False, False, True, False]
+    assert rows["Automatic"]["complete"]
+    found = rows["Local file"]
+    assert ", Q8_0, " in found["text"]
+    assert (found["complete"], found["fetched"]) == (True, 0)
+    assert found["read"] > found["kept"] > 0 or found["kept"] == found["read"]
+    assert "sd3_weights_file" not in host.get("/sdapi/v1/options") or host.get("/sdapi/v1/options")["sd3_weights_file"] == ""
+    there, not_there = (
+        {row["kind"]: row for row in ask(host, "POST", "sources", body={**body, "file": str(one)}, headers=FAR).json()}["Local file"]
+        for one in (file, tmp_path / "nothing")
+    )
+    assert there == not_there
+    assert there["id"] == "source.file-elsewhere"
 
 
 # Strict about questions

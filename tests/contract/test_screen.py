@@ -147,13 +147,30 @@ def test_the_settings_have_a_sentence_for_every_option_and_the_same_line_of_stat
     options = host.page.locator("[id^='setting_sd3_']")
     names = {one.get_attribute("id").removeprefix("setting_") for one in options.all()}
     assert {"sd3_text_encoder", "sd3_weights", "sd3_guard_size", "sd3_memory", "sd3_memory_retry", "sd3_auto_install"} <= names
-    for name in names - {"sd3_choices"}:
+    for name in names - {"sd3_choices", "sd3_sources"}:
         assert host.page.locator(f"#setting_{name}").last.inner_text().strip(), name
     line = host.text("#setting_sd3_choices .sd3-state")
     assert "tiny-sd3" in line
     assert "Host default" in line
     assert until(lambda: "recommended" in host.text("#setting_sd3_choices .sd3-choices"))
     host.shot("settings")
+
+
+def test_the_settings_say_what_a_source_is_before_it_is_applied(host):
+    host.ui.go(host.page, "Settings")
+    host.ui.settings(host.page)
+    rows = host.page.locator(".sd3-sources li")
+    assert until(lambda: rows.count() == 5), host.text("#setting_sd3_sources")
+    assert "small T5 for tests, " in rows.nth(0).inner_text()
+    assert ", complete." in rows.nth(0).inner_text()
+    assert "no file is named" in rows.nth(3).inner_text()
+    box = host.page.locator("#setting_sd3_weights_file :is(input, textarea)").first
+    box.fill("/nowhere/t5.safetensors")
+    assert until(lambda: "is not there" in rows.nth(3).inner_text()), rows.nth(3).inner_text()
+    assert not host.host.get("/sdapi/v1/options").get("sd3_weights_file")
+    rows.nth(4).scroll_into_view_if_needed()
+    host.shot("sources")
+    box.fill("")
 
 
 @pytest.mark.parametrize("place", ["the panel", "the settings"])

@@ -34,14 +34,15 @@ _LONGEST = 1 << 24  # bytes of a JSON file: an index has some 20 KB
 
 class Repository:
     """The weights that `spec` names. caches: folders in which huggingface_hub keeps files: what is in one of them is read from there.
-    offline: never ask the network. keep: bring what is read into the first of the folders, and read it there.
+    offline: never ask the network. keep: bring what is read into the first of the folders, and read it there. whole: whether that may be
+    done with what a server gives as a whole only; it is refused otherwise.
 
     What was found stays found: a new object looks anew.
     """
 
-    def __init__(self, spec: Spec, caches: Iterable[str] = (), offline: bool = False, keep: bool = False) -> None:
+    def __init__(self, spec: Spec, caches: Iterable[str] = (), offline: bool = False, keep: bool = False, whole: bool = True) -> None:
         self.spec = spec
-        self._caches, self._offline, self._keep = tuple(map(str, caches)), offline, keep
+        self._caches, self._offline, self._keep, self._whole = tuple(map(str, caches)), offline, keep, whole
         self._lock = threading.Lock()
         self._found: _Found | None = None
 
@@ -146,6 +147,9 @@ class Repository:
         try:
             file = RemoteFile.find(self.spec.repository, path, revision)
         except NoRanges as error:
+            if not self._whole:
+                size = units.size(error.size) if error.size else "?"
+                raise EncoderError("hub.whole", file=f"{self.spec.repository}:{path}", size=size) from None
             return self._fetched(path, error.size, revision)
         return self._fetched(path, file.size, revision) if self._keep else file
 

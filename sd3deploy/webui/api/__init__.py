@@ -8,7 +8,7 @@ A new endpoint is a function in the file of its noun and a Route in its list; th
 from __future__ import annotations
 
 from sd3deploy.deployment import Deployment
-from sd3deploy.webui.api import check, events, install, memory, report, status, verify
+from sd3deploy.webui.api import check, events, install, memory, report, sources, status, verify
 from sd3deploy.webui.api.route import PREFIX, add
 from sd3deploy.webui.api.services import Services
 from sd3deploy.webui.host.feature import Features
@@ -19,7 +19,7 @@ from sd3deploy.webui.services.reporting import Reporting
 
 __all__ = ["register"]
 
-_POLLED = ("check", "events", "install", "memory", "status", "verify")
+_POLLED = ("check", "events", "install", "memory", "sources", "status", "verify")
 
 
 def register(
@@ -29,7 +29,7 @@ def register(
     be, the error of the first one is raised.
     """
     services = Services(deployment, guarding, watching, reporting, installing)
-    routes = [route for noun in (status, events, check, memory, install, verify, report) for route in noun.routes(services)]
+    routes = [route for noun in (status, sources, events, check, memory, install, verify, report) for route in noun.routes(services)]
     failed: dict[str, Exception] = {}
     for route in routes:
         try:

@@ -23,6 +23,7 @@ __all__ = [
     "Memory",
     "Report",
     "Run",
+    "Source",
     "Status",
     "Texts",
     "Verification",
@@ -72,6 +73,24 @@ class Status(BaseModel, extra="allow"):
     pid: int = Field(description="Of the server's process: the same as long as nothing was restarted.", examples=[4711])
     line: str = Field(description="All of it in one line, as the panel shows it.", examples=["sd3.5-medium with T5 FP4 (2.7 GB)."])
     findings: list[Finding] = Field(description="What has failed lately and why, the latest first.")
+
+
+class Source(BaseModel, extra="allow"):
+    """A kind of source of T5's weights. Sizes are there where it can be used."""
+
+    kind: str = Field(description="As the setting names it.", examples=["Repository"])
+    chosen: bool = Field(description="Whether it is the one that is asked for.", examples=[True])
+    name: str = Field(description="What it leads to.", examples=["comfyanonymous/flux_text_encoders:t5xxl_fp16.safetensors"])
+    complete: bool = Field(description="Whether it was looked at, and has all of T5.", examples=[True])
+    text: str = Field(description="What it is, or what is wrong with it.", examples=["T5-XXL, FP16, 9.5 GB, complete."])
+    remedy: str = Field("", description="What to do about it.", examples=[""])
+    id: str = Field("", description="Stable name of what is wrong.", examples=[""])
+    cost: str = Field("", description="What happens when it is chosen.", examples=["9.5 GB are fetched, and none of that is stored."])
+    cached: bool = Field(False, description="Whether an encoder of it is kept already.", examples=[False])
+    read: int = Field(0, description="Bytes from this disk.", examples=[0])
+    fetched: int = Field(0, description="Bytes over the network.", examples=[9_524_621_312])
+    stored: int = Field(0, description="Bytes of that which stay on the disk.", examples=[0])
+    kept: int = Field(0, description="Bytes that are kept of the result.", examples=[2_652_519_584])
 
 
 class Action(BaseModel, extra="allow"):

@@ -25,6 +25,7 @@ __all__ = ["SECTION", "STATE", "mend", "register", "table"]
 
 SECTION = ("sd3_deploy", "SD3 Deploy")
 STATE = '<div class="sd3-state"></div>'  # filled in by the page, as in the panel
+SOURCES = '<div class="sd3-sources" role="status"></div>'  # the same: it depends on what is being filled in
 LIMITS = (3, 200)  # GB: room for the smallest encoder that is kept; several sources of all of them
 
 
@@ -85,6 +86,7 @@ def register(deployment: Deployment, forecast: Forecast, features: Features) -> 
     option("sd3_weights_file", "", gr.Textbox)
     option("sd3_weights_repository", spec.DEFAULT, gr.Textbox)
     option("sd3_weights_keep", False, gr.Checkbox)
+    option("sd3_sources", SOURCES, gr.HTML)
     option("sd3_cache", True, gr.Checkbox, None, cache)
     option("sd3_cache_folder", "", gr.Textbox, None, cache)
     option("sd3_cache_limit", DEFAULT_LIMIT, gr.Slider, {"minimum": LIMITS[0], "maximum": LIMITS[1], "step": 1}, cache)
