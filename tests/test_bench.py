@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import _memory, _weights, encoders, forms, load, soak, startup
+from bench import _memory, _weights, encoders, forms, hub, load, soak, startup
 from bench.__main__ import names
 from demo.server import ROOT
 
@@ -236,3 +236,11 @@ def test_forms_reads_each_form_that_it_writes():
     assert max(sizes) - min(sizes) < 1000
     assert all(row["s"] > 0 for row in rows.values())
     assert {form for form, row in rows.items() if "library_s" in row} == {form for form in rows if form.startswith("GGUF")}
+
+
+def test_hub_reads_from_a_server_of_its_own_and_counts_what_is_written():
+    row = hub.run(small=True)
+    assert {"bytes", "least_s", "s", "factor", "result", "written", "above_result", "met"} <= row.keys()
+    assert not row["cached"]
+    assert row["s"] > 0.9 * row["least_s"]  # the limit is one
+    assert row["written"] >= row["result"] > 0

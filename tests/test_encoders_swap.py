@@ -9,8 +9,9 @@ import weakref
 import pytest
 import torch
 
-from sd3deploy import tiny_sd3
-from sd3deploy.encoders import swap
+from sd3deploy import tiny_sd3, tiny_tokenizers
+from sd3deploy.encoders import source, swap
+from sd3deploy.errors import EncoderError
 
 
 @pytest.fixture
@@ -169,3 +170,31 @@ def test_sequential_offload_holds_on_to_none(pipeline):
     old, new = gone(pipeline.text_encoder_3), encoder(pipeline)
     swap.replace(pipeline, new)
     assert alive(old) == 0
+
+
+# The tokenizer
+
+
+@pytest.fixture
+def shipped(tmp_path):
+    """A model folder without weights."""
+    tiny_tokenizers.t5(tmp_path / "host" / "tokenizer_3")
+    return tmp_path / "host"
+
+
+def tokenizer_for(vocabulary, place, shipped):
+    pipeline = types.SimpleNamespace(tokenizer_3=None)
+    encoder = types.SimpleNamespace(config=types.SimpleNamespace(vocab_size=vocabulary))
+    return swap.tokenizer(pipeline, encoder, "", source.Source("a file", file=place), str(shipped or ""))
+
+
+def test_a_model_without_tokenizer_takes_that_of_the_host(tmp_path, shipped):
+    found = tokenizer_for(32128, tmp_path / "t5.gguf", shipped)
+    assert found("a cat").input_ids
+
+
+@pytest.mark.parametrize("vocabulary", [16, None])
+def test_a_tokenizer_that_does_not_fit_is_none(tmp_path, shipped, vocabulary):
+    with pytest.raises(EncoderError) as caught:
+        tokenizer_for(vocabulary or 32128, tmp_path / "t5.gguf", shipped if vocabulary else None)
+    assert caught.value.id == "encoder.no-tokenizer"

@@ -77,7 +77,8 @@ class Changing:
         """Make the encoder that is wanted and put it into the pipelines."""
         try:
             encoder, found = self._making.make(wanted, report, under, step)
-            tokenizer = swap.tokenizer(pipeline, self._host.facts().model, found) if encoder is not None and found else None
+            facts = self._host.facts()
+            tokenizer = swap.tokenizer(pipeline, encoder, facts.model, found, facts.tokenizer) if encoder is not None and found else None
             under.check(wanted.choice)
             step.put(encoder, tokenizer)
         except Exception as error:

@@ -27,13 +27,15 @@ class Facts:
 
     model: the loaded model as a folder, a .safetensors file or a repository id. shared: the host's shared T5 repository and
     the arguments to read it with, or None when the host's setting is off. caches: the folders in which the host keeps
-    repositories; what none of them holds is downloaded into the first. offline: never ask the network.
+    repositories; what none of them holds is downloaded into the first. offline: never ask the network. tokenizer: a model folder that
+    the host ships with T5's tokenizer in it; "" where it has none.
     """
 
     model: str
     shared: tuple[str, Mapping[str, Any]] | None = None
     caches: tuple[str, ...] = ()
     offline: bool = False
+    tokenizer: str = ""
 
 
 @dataclass(frozen=True)

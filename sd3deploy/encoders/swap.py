@@ -89,10 +89,11 @@ def kept_by(module: Any) -> list[str]:
     return list(owners) or list(containers) or ["a call"]
 
 
-def tokenizer(pipeline: Any, model: str, source: Source) -> Any:
+def tokenizer(pipeline: Any, encoder: Any, model: str, source: Source, shipped: str = "") -> Any:
     """The T5 tokenizer to go with an encoder, or None when the pipeline has one already.
 
-    It is read from the model, else from the source of the weights. Raises EncoderError when neither has one.
+    It is read from the model, else from the source of the weights, else from `shipped`, a model folder of the host that has no weights.
+    Raises EncoderError when none of them has one whose tokens the encoder knows.
     """
     if getattr(pipeline, "tokenizer_3", None) is not None:
         return None
@@ -102,11 +103,14 @@ def tokenizer(pipeline: Any, model: str, source: Source) -> Any:
     if source.place:
         hub = {key: value for key, value in source.arguments.items() if key in ("cache_dir", "local_files_only")}
         places += [(source.place, {"subfolder": "tokenizer_3", **hub}), (source.place, hub)]
+    places += [(shipped, {"subfolder": "tokenizer_3"})] if shipped else []
     for place, arguments in places:
         try:
-            return transformers.AutoTokenizer.from_pretrained(place, **arguments)
+            found = transformers.AutoTokenizer.from_pretrained(place, **arguments)
         except (OSError, ValueError):  # not in this place: what transformers raises for a missing folder or file
             continue
+        if len(found) <= plain(encoder).config.vocab_size:
+            return found
     raise EncoderError("encoder.no-tokenizer")
 
 

@@ -93,7 +93,7 @@ def encoder(context: Context, say: Say) -> Outcome:
     made = load.load(chosen, place, found.device, _sdnq)
     say(0.8, chosen.name)
     pipeline = context.held["pipeline"]
-    swap.replace(pipeline, made, swap.tokenizer(pipeline, str(found.model), place))
+    swap.replace(pipeline, made, swap.tokenizer(pipeline, made, str(found.model), place))
     measured = measure.measure(made)
     sizes = {"bytes": measured.bytes, "bytes_16bit": measured.bytes_16bit, "linears": measured.linears, "linear4bit": measured.linear4bit}
     facts = {"encoder": chosen.id, "wanted": wanted.id, **sizes}

@@ -116,7 +116,9 @@ class SdNext:
     def facts(self) -> Facts:
         model = self.loading or self._place()
         caches = tuple(dict.fromkeys([shared.opts.hfcache_dir, shared.opts.diffusers_dir]))
-        return Facts(model, self._shared_t5(model), caches, bool(shared.opts.offline_mode))
+        shipped = self._root() / "configs" / "sd3"
+        tokenizer = str(shipped) if (shipped / "tokenizer_3").is_dir() else ""
+        return Facts(model, self._shared_t5(model), caches, bool(shared.opts.offline_mode), tokenizer)
 
     def _place(self) -> str:
         checkpoint = getattr(self.pipeline(), "sd_checkpoint_info", None)
