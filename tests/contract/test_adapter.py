@@ -3,6 +3,7 @@
 import pytest
 
 from demo.server import MODEL, ROOT
+from tests.contract.conftest import REAL
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +33,13 @@ def test_the_loaded_model(adapter):
 
 
 def test_where_its_weights_are(adapter):
-    model, shared, caches, offline = adapter("f = sdnext.facts(); result = [f.model, f.shared, f.caches, f.offline]")
+    question = "f = sdnext.facts(); result = [f.model, f.shared, f.caches, f.offline, f.tokenizer]"
+    model, shared, caches, offline, tokenizer = adapter(question)
     assert model.endswith("tiny-sd3")
     assert shared is None  # te_shared_te is off
     assert len(caches) >= 1
     assert offline is False
+    assert bool(tokenizer) == REAL  # the stand-in ships no configurations of models
 
 
 def test_the_shared_repository_when_its_setting_is_on(adapter, host):

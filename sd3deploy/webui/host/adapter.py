@@ -23,7 +23,7 @@ from sd3deploy.encoders.source import Facts
 from sd3deploy.errors import Sd3Error, SettingError
 from sd3deploy.events import Event
 from sd3deploy.guards.number import number
-from sd3deploy.memory import capacity
+from sd3deploy.memory import capacity, heap
 from sd3deploy.memory.verdict import TILE
 from sd3deploy.model_files import find_model
 from sd3deploy.webui.host import offload
@@ -182,6 +182,7 @@ class SdNext:
         """Give the memory of what is no longer used back to the device and the system."""
         gc.collect()
         devices.torch_gc(force=True)
+        heap.trim()
 
     def queue(self) -> Any:
         """The lock of the host's queue, for deployment/locks.py alone to take."""
