@@ -99,6 +99,14 @@ def test_the_network_is_asked_for_the_chosen_one_alone(hub, model, tmp_path):
     assert not (tmp_path / "hub").exists()
 
 
+@pytest.mark.parametrize(
+    ("choice", "keep", "each"), [("bf16", False, True), ("uint4", False, True), ("fp8", False, False), ("bf16", True, False)]
+)
+def test_what_is_fetched_at_each_load_is_said(hub, model, tmp_path, choice, keep, each):
+    offer = found(model, tmp_path, "Repository", choice=choice, keep=keep)["Repository"].outlook
+    assert ("fetched anew at each load" in offer.cost) == each
+
+
 def test_a_model_that_is_not_on_this_disk(hub, model, tmp_path):
     hub.repositories["org/sd3"] = hub.repositories["org/t5"]
     offer = found("org/sd3", tmp_path, "Model")["Model"].outlook

@@ -64,6 +64,8 @@ def look(found: Source, facts: Facts, choice: Choice, device: Device, cache: Cac
         cost.append(messages.text("sources.downloaded" if stored else "sources.fetched", size=units.size(remote), folder=folder))
         cost += _without_room(folder, remote) if folder else []
     cost += words
+    if remote and not stored and not kept:
+        cost.append(messages.text("sources.each-time"))
     if not weights.exact and choice.quantized and weights.form != f"bitsandbytes {choice.stored.upper()}":
         cost.append(messages.text("sources.twice", form=weights.form))
     return Outlook(what, " ".join(cost), weights.size - remote, remote, remote if stored else 0, kept)
