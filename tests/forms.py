@@ -67,13 +67,18 @@ def words(value: object) -> Raw:
 
 def save(file: Path, tensors: dict[str, Raw], metadata: dict[str, str] | None = None) -> Path:
     """A safetensors file with any types."""
-    header, start = {"__metadata__": {**t5.MARKED, **(metadata or {})}}, 0
-    for name, one in tensors.items():
-        header[name] = {"dtype": one.dtype, "shape": list(one.shape), "data_offsets": [start, start + len(one.data)]}
-        start += len(one.data)
-    text = json.dumps(header).encode()
-    file.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(one.data for one in tensors.values()))
+    file.write_bytes(header(tensors, metadata) + b"".join(one.data for one in tensors.values()))
     return file
+
+
+def header(tensors: dict[str, Raw], metadata: dict[str, str] | None = None, room: int = 0) -> bytes:
+    """Of such a file, with spaces behind it up to `room` bytes."""
+    found, start = {"__metadata__": {**t5.MARKED, **(metadata or {})}}, 0
+    for name, one in tensors.items():
+        found[name] = {"dtype": one.dtype, "shape": one.shape, "data_offsets": (start, start + len(one.data))}
+        start += len(one.data)
+    text = json.dumps(found).encode().ljust(room - 8)
+    return struct.pack("<Q", len(text)) + text
 
 
 def written(case: Case, state: dict[str, torch.Tensor]) -> tuple[dict[str, Raw], dict[str, str], dict[str, np.ndarray]]:
