@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy
 import torch
 
 from sd3deploy.encoders import identity
+from tests.forms import Raw
 
 NAMES = {
     "layer.0.SelfAttention.q": "attn_q",
@@ -24,6 +26,7 @@ NAMES = {
     "layer.1.layer_norm": "ffn_norm",
 }
 TOKENS = 32128
+ALIGNED = 32  # bytes
 
 
 def llama(name: str) -> str:
@@ -69,3 +72,25 @@ def write(
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def header(tensors: Mapping[str, Raw], room: int) -> bytes:
+    """Of a file with these types, shapes and bytes, whatever they are; a text fills it up to `room` bytes. Each tensor has to end where the
+    next may begin.
+    """
+
+    def text(value: str) -> bytes:
+        return struct.pack("<Q", len(value.encode())) + value.encode()
+
+    def key(name: str, value: str) -> bytes:
+        return text(name) + struct.pack("<I", gguf.GGUFValueType.STRING) + text(value)
+
+    entries, offset = b"", 0
+    for name, one in tensors.items():
+        assert len(one.data) % ALIGNED == room % ALIGNED == 0
+        sides = struct.pack(f"<I{len(one.shape)}Q", len(one.shape), *reversed(one.shape))
+        entries += text(name) + sides + struct.pack("<IQ", gguf.GGMLQuantizationType[one.dtype], offset)
+        offset += len(one.data)
+    start = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), 2) + key(identity.MARK, "true")
+    filler = room - len(start) - len(key("general.description", "")) - len(entries)
+    return start + key("general.description", " " * filler) + entries

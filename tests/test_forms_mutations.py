@@ -14,10 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sd3deploy.encoders import header, source
+from sd3deploy.encoders import header, identity, source
+from sd3deploy.encoders.containers.gguf import BLOCKS
 from sd3deploy.encoders.weights import numbers, open_weights
 from sd3deploy.errors import EncoderError
-from tests import forms, t5
+from tests import forms, gguf_files, t5
 from tests.forms import Raw
 from tests.test_forms import made
 
@@ -210,3 +211,79 @@ def test_the_test_sees_what_it_is_to_see(state, tmp_path):
     turned = instead(tensors, key, key, replace(tensors[key], data=b"\x01" + tensors[key].data[1:]))
     found = [judge.verdicts(one) for one in (tensors, lies, turned, lies, tensors)]
     assert found == [["the same"], ["other numbers"], ["other numbers"], ["other numbers"], ["the same"]]
+
+
+# GGUF
+
+GGUF = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q5_1", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "Q4_K and Q6_K")
+SINGLE = ("shared", "encoder.final_layer_norm", identity.BIAS.removesuffix(".weight"))
+
+
+def in_gguf(kind, state):
+    """The T5 twice as wide, so that a row fills the largest blocks, by the names of transformers. Its bytes are numbers in each type: none
+    is found out by what is no number. kind: of what has rows for it; of two, the second is that of `wo` in one block.
+    """
+    chance = torch.Generator().manual_seed(0)
+    kind, _, other = kind.partition(" and ")
+    found = {}
+    for name, tensor in state.items():
+        shape = tuple(side * 2 if side in (128, 256) else side for side in tensor.shape)
+        wanted = other if other and name == f"{LAYERS[1]}.weight" else kind
+        dtype = wanted if len(shape) == 2 and shape[1] % BLOCKS[wanted][0] == 0 else "F32"
+        block, size = BLOCKS[dtype]
+        data = torch.randint(1, 48, (math.prod(shape) // block * size,), dtype=torch.uint8, generator=chance)
+        found[name] = Raw(dtype, shape, data.numpy().tobytes())
+    return found
+
+
+def gguf_types(one):
+    """Others in the same shape, whether they fill its bytes or not, and in a shape that fills them."""
+    row = len(one.data) // math.prod(one.shape[:-1])
+    for dtype, (block, size) in BLOCKS.items():
+        if dtype != one.dtype:
+            width = row // size * block
+            widths = {one.shape[-1], *([width] if row % size == 0 else [])}
+            yield from (replace(one, dtype=dtype, shape=(*one.shape[:-1], width)) for width in sorted(widths) if width % block == 0)
+
+
+def gguf_names(path):
+    key = gguf_files.llama(f"{path}.weight")
+    stem = key.removesuffix(".weight")
+    blocks = [key.replace("blk.1.", f"blk.{other}.") for other in ("2", "01", "-1", "")]
+    return [*(f"{stem}.{name}" for name in NAMES), *(f"{prefix}{path}.weight" for prefix in identity.PREFIXES),
+            f"dec.{key}", f"x{key}", key.upper(), *blocks]  # fmt: skip
+
+
+def shows(path, one, other):
+    """Whether a tensor shows that it is another one. Of some there is one alone, so there is none to compare it with where only its type
+    is another; and a small T5 has as many buckets and heads as its bias says, while T5-XXL's are known.
+    """
+    if path not in SINGLE:
+        return True
+    if other.shape == one.shape:
+        return BLOCKS[other.dtype][1] * BLOCKS[one.dtype][0] != BLOCKS[one.dtype][1] * BLOCKS[other.dtype][0]
+    return f"{path}.weight" != identity.BIAS or len(other.shape) != 2
+
+
+def gguf_damages(tensors):
+    """As `damages`; tensors: by the names of transformers."""
+    there = {gguf_files.llama(name): one for name, one in tensors.items()}
+    for path in (*LAYERS, "encoder.block.1.layer.0.layer_norm", *SINGLE):
+        one, key = tensors[f"{path}.weight"], gguf_files.llama(f"{path}.weight")
+        yield f"{key} is lost", {name: other for name, other in there.items() if name != key}
+        for name in gguf_names(path):
+            if name not in there:
+                yield f"{key} → {name}", instead(there, key, name, one)
+        reshaped = [replace(one, shape=shape) for shape in shapes(one.shape) if shape and shape[-1] % BLOCKS[one.dtype][0] == 0]
+        for other in (*reshaped, *gguf_types(one)):
+            if shows(path, one, other):
+                yield f"{key} {other.dtype} {other.shape}", instead(there, key, key, other)
+
+
+@pytest.mark.parametrize("kind", GGUF)
+def test_no_damage_of_gguf_goes_unseen(state, tmp_path, kind):
+    tensors = in_gguf(kind, state)
+    file = Rewritten(tmp_path / "t5.gguf", lambda tensors: gguf_files.header(tensors, ROOM))
+    judge = Judge(file, {gguf_files.llama(name): one for name, one in tensors.items()})
+    refused, unchanged = verdicts(judge, gguf_damages(tensors))
+    assert refused > max(60, unchanged)

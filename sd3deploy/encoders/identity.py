@@ -256,7 +256,8 @@ def _expected(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...
     width = (shapes.get("encoder.final_layer_norm.weight") or (0,))[0]
     feed_forward = side("encoder.block.0.layer.1.DenseReluDense.wo.weight", 1)
     heads = side("encoder.block.0.layer.0.SelfAttention.q.weight", 0)
-    found = {"shared.weight": (side("shared.weight", 0), width), "encoder.final_layer_norm.weight": (width,), BIAS: shapes.get(BIAS, ())}
+    found = {"shared.weight": (side("shared.weight", 0), width), "encoder.final_layer_norm.weight": (width,)}
+    found[BIAS] = (side(BIAS, 0), side(BIAS, 1))
     for number in range(len({block[1] for name in shapes if (block := _BLOCK.search(name))})):
         attention, dense = (f"encoder.block.{number}.layer.{part}" for part in (0, 1))
         found |= {f"{attention}.SelfAttention.{one}.weight": (heads, width) for one in "qkv"}

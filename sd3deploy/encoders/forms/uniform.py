@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from sd3deploy.encoders.containers.gguf import BLOCKS
 from sd3deploy.encoders.forms.declared import COMFY
 from sd3deploy.encoders.forms.form import Layer, Mine
 from sd3deploy.encoders.forms.fp8 import SCALES
@@ -47,7 +48,12 @@ def require_uniform(layers: Mapping[str, tuple[Layer, Mine]], *, marked: bool) -
 
 
 def _type(dtype: str) -> str:
-    """What may not be mixed among layers of a kind, under one name."""
+    """What may not be mixed among layers of a kind, under one name. Of GGUF's types that is what takes as many bytes, such as Q4_0, IQ4_NL
+    and Q4_K: llama.cpp mixes others alone (src/llama-quant.cpp, llama_tensor_get_type_impl), and nothing else tells one from the other.
+    """
+    numbers, size = BLOCKS.get(dtype, (1, 0))
+    if numbers > 1:
+        return f"{size / numbers} bytes"
     return "FP8" if dtype in FP8 else "16 bit" if dtype in ("F16", "BF16") else dtype
 
 
