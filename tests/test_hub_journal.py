@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
+import queue
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -20,11 +25,13 @@ from sd3deploy.encoders.cache import Cache
 from sd3deploy.encoders.cache.entry import MODEL
 from sd3deploy.encoders.cache.journal import HEADER, JOURNAL, Journal
 from sd3deploy.encoders.hub import stream
+from sd3deploy.encoders.hub.pages import PAGE
+from sd3deploy.encoders.quantize import quantize
 from sd3deploy.encoders.recipe import Recipe
+from sd3deploy.encoders.stored import Weight
 from sd3deploy.encoders.weights import open_weights
 from tests import t5
 from tests.hub_server import with_a_model
-from tests.waiting import until
 
 ROOT = Path(__file__).parent.parent
 CPU = Device("cpu", "cpu", "CPU")
@@ -99,8 +106,6 @@ def test_the_entry_is_a_file_as_any_other(hub, model, tmp_path):
     (entry,) = cache.entries()
     assert sorted(file.name for file in entry.folder.iterdir()) == ["config.json", "manifest.json", MODEL]
     weights = open_weights(source.find("Local file", source.Facts(""), str(model / "t5.safetensors")))
-    from sd3deploy.encoders.quantize import quantize
-
     encoded = quantize(weights, Recipe(choices.find("fp8"), CPU.compute_dtype), CPU)
     with safe_open(entry.folder / MODEL, "pt") as file:
         assert set(file.keys()) == set(encoded.tensors)
@@ -201,37 +206,148 @@ def test_a_damaged_journal_costs_time_alone(hub, model, tmp_path, harm):
     assert journals(cache) == []
 
 
-def test_killed_while_it_reads_it_goes_on(hub, model, tmp_path):
-    """A process that is killed, as a server that is restarted: nothing of it ends in order."""
-    code = f"""
-from pathlib import Path
-from huggingface_hub import constants
-from sd3deploy.device import Device
-from sd3deploy.encoders import choices, load, source
-from sd3deploy.encoders.cache import Cache
-from sd3deploy.encoders.hub import stream
-stream.BLOCK, stream.AHEAD = 1 << 16, 2
-found = source.find("Repository", source.Facts(""), repository={FILE!r})
-load.read(choices.find("fp8"), found, Device("cpu", "cpu", "CPU"), cache=Cache(Path({str(tmp_path / "cache")!r})))
-"""
-    import os
+class Processes:
+    """Those of tests/hub_process.py."""
 
-    hub.change = lambda number: hub.hanging.set() if number > 20 else None
-    environ = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=environ)
-    assert until(hub.hung.is_set)
-    cache = Cache(tmp_path / "cache")
+    def __init__(self, folder):
+        environ = {**os.environ, "HF_HOME": str(folder), "HF_HUB_OFFLINE": "0", "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "tests.hub_process"]
+        self.first = subprocess.Popen(command, cwd=ROOT, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def start(self, hub, cache, result, *stop):
+        return self._ask(endpoint=hub.endpoint, cache=str(cache.folder), result=str(result), stop=stop)
+
+    def wait(self, process):
+        return self._ask(wait=process)
+
+    def _ask(self, **values):
+        self.first.stdin.write(json.dumps(values) + "\n")
+        self.first.stdin.flush()
+        return json.loads(self.first.stdout.readline())
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory):
+    found = Processes(tmp_path_factory.mktemp("home"))
+    yield found
+    found.first.communicate()
+
+
+@dataclass
+class Right:
+    """Of the local file: where its weights lie, the tensors for the cache, and the encoder's output."""
+
+    weights: Mapping[str, Weight]
+    tensors: Mapping[str, torch.Tensor]
+    output: torch.Tensor
+
+
+@pytest.fixture(scope="module")
+def right(model):
+    weights = open_weights(source.find("Local file", source.Facts(""), str(model / "t5.safetensors")))
+    return Right(weights.tensors, quantize(weights, Recipe(choices.find("fp8"), CPU.compute_dtype), CPU).tensors, expected(model))
+
+
+def holds(cache, tensors, left=()):
+    """Whether the cache has one entry, whole and with these tensors, and nothing else but its lock. left: other files of the entry."""
+    (entry,) = cache.entries()
+    assert cache.verify() == [(entry, True)]
+    assert {file.name for file in entry.folder.iterdir()} == {"config.json", "manifest.json", MODEL, *left}
+    assert sorted(file.name for file in cache.folder.iterdir()) == [".sd3-lock", entry.folder.name]
+    with safe_open(entry.folder / MODEL, "pt") as file:
+        found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    assert found.keys() == tensors.keys()
+    return all(one.dtype == tensors[name].dtype and torch.equal(bits(one), bits(tensors[name])) for name, one in found.items())
+
+
+def bits(tensor):
+    return tensor.reshape(-1).view(torch.uint8)
+
+
+def read_again(hub, weights):
+    """Those weights of which any byte was asked for, but for the first page, which has the header."""
+    spans = [span for _, path, span in hub.requests if path.startswith(f"/cdn/{hub.generation}/") and span]
+    found = [[int(end) for end in span.removeprefix("bytes=").split("-")] for span in spans]
+    places = {name: (weight.stored.offset, weight.stored.offset + weight.stored.size) for name, weight in weights.items()}
+    return [name for name, (start, end) in places.items() if any(0 < first < end and start <= last for first, last in found)]
+
+
+def finished(cache):
+    """The weights in the list of the journal."""
     (folder,) = journals(cache)
-    assert until(lambda: (folder / "finished.jsonl").read_bytes().count(b"\n") > 3)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    hub.hanging.clear()
-    hub.change = lambda number: None
-    hub.released.set()
+    lines = (folder / "finished.jsonl").read_bytes().split(b"\n")[1:-1]
+    return [json.loads(line.partition(b" ")[2])["weight"] for line in lines]
+
+
+WEIGHTS = 30
+# Place, number, when: a function that is called the n-th time, or a request for bytes that comes.
+READING = [
+    ("request", 5, "before"),
+    ("request", 15, "before"),
+    ("request", 30, "before"),
+    ("Journal._add", 1, "after"),
+    ("Journal._write", 8, "after"),  # and the line is missing
+    ("Journal._add", 12, "after"),
+    ("Journal._add", WEIGHTS, "after"),
+]
+WRITING = [
+    ("Journal.finish", 1, "before"),
+    ("Journal._write", WEIGHTS + 2, "before"),  # the header, after the small tensors
+    ("Journal._hash", 1, "before"),
+    ("writing._write", 1, "before"),  # the configuration
+    ("writing._write", 2, "before"),  # the manifest
+    ("os.rename", 1, "before"),
+    ("os.rename", 1, "after"),
+]
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
+
+
+@forks
+@pytest.mark.xdist_group("journal")
+@pytest.mark.parametrize("moment", READING + WRITING, ids=lambda moment: " ".join(map(str, moment)))
+def test_killed_at_any_moment_it_goes_on(hub, tmp_path, processes, right, moment):
+    """As a server that is restarted: nothing ends in order. What was finished before is not fetched again."""
+    cache, (place, number, when) = Cache(tmp_path / "cache"), moment
+    assert len(right.weights) == WEIGHTS
+    if place == "request":
+        requests, ids = itertools.count(1), queue.SimpleQueue()
+        hub.change = lambda _: os.kill(ids.get(), signal.SIGKILL) if next(requests) == number else None
+        process = processes.start(hub, cache, tmp_path / "result")
+        ids.put(process)
+    else:
+        process = processes.start(hub, cache, tmp_path / "result", place, number, when, signal.SIGKILL)
+    assert processes.wait(process) == -signal.SIGKILL
+    hub.change = lambda _: None
+    done = finished(cache) if moment in READING else list(right.weights)
+    done = {name: right.weights[name] for name in done}
+    hub.generation += 1  # what the dead one has asked for is not served any more
     hub.served = 0
-    assert torch.equal(read(cache), expected(model))
-    assert hub.served < 0.8 * (model / "t5.safetensors").stat().st_size
-    assert len(cache.entries()) == 1
+    assert torch.equal(read(cache), right.output)
+    assert holds(cache, right.tensors, left=("finished.jsonl", "lock") if moment == WRITING[-1] else ())
+    assert read_again(hub, done) == []
+    left = len(hub.repositories["org/t5"]["encoders/t5.safetensors"]) - sum(weight.stored.size for weight in done.values())
+    assert hub.served <= left + 3 * PAGE  # the first one; and of the answers to the dead one some parts are on their way
+
+
+@forks
+@pytest.mark.xdist_group("journal")
+@pytest.mark.parametrize("order", [(0, 1), (1, 0), None], ids=["with the journal first", "without it first", "together"])
+def test_two_processes_with_one_cache(hub, tmp_path, processes, right, order):
+    cache, results = Cache(tmp_path / "cache"), [tmp_path / "0", tmp_path / "1"]
+    both = []
+    for result in results:  # each has looked for a journal, and not begun to read; the first one has it
+        both.append(processes.start(hub, cache, result, "load.quantize", 1, "before", signal.SIGSTOP))
+        assert processes.wait(both[-1]) is None
+        assert len(journals(cache)) == 1
+    for number in order or (0, 1):
+        os.kill(both[number], signal.SIGCONT)
+        if order:
+            assert processes.wait(both[number]) == 0
+            assert len(cache.entries()) == 1
+    if not order:
+        assert [processes.wait(one) for one in both] == [0, 0]
+    assert all(torch.equal(torch.load(result), right.output) for result in results)
+    assert holds(cache, right.tensors)
 
 
 @settings(max_examples=20, suppress_health_check=list(HealthCheck))

@@ -11,13 +11,14 @@ from pathlib import Path
 
 from sd3deploy.encoders.cache.manifest import Manifest, stamp
 
-__all__ = ["CONFIG", "MANIFEST", "MODEL", "TEMPORARY", "Entry", "name_for", "ours"]
+__all__ = ["CONFIG", "LIST", "LOCK", "MANIFEST", "MODEL", "TEMPORARY", "Entry", "name_for", "ours"]
 
 MODEL, CONFIG, MANIFEST = "model.safetensors", "config.json", "manifest.json"
 TEMPORARY = ".sd3-part-"  # how the folder of an unfinished entry begins
+LIST, LOCK = "finished.jsonl", "lock"  # of the journal that it was; they stay where the process ends as it becomes an entry
 _RENEWED = "manifest.json.part"
 # In the order of removal: Windows refuses to remove a file that is in use, and only the first can be.
-_FILES = (MODEL, _RENEWED, CONFIG, MANIFEST)
+_FILES = (MODEL, LIST, LOCK, _RENEWED, CONFIG, MANIFEST)
 _NAME = re.compile(r"t5-([a-z0-9-]+)-[0-9a-f]{12}")
 _PIECE = 1 << 22  # bytes at a time
 

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sd3deploy.encoders.cache.entry import MODEL
+from sd3deploy.encoders.cache.entry import LIST, LOCK, MODEL
 from sd3deploy.encoders.cache.tensors import Progress, bytes_of, named, place_of, quiet, type_of
 from sd3deploy.file_lock import try_lock
 
@@ -31,7 +31,6 @@ __all__ = ["JOURNAL", "Journal", "remove_journals"]
 JOURNAL = ".sd3-journal-"  # how its folder begins
 FORMAT = 2
 HEADER = 1 << 20  # bytes of room; that of T5-XXL in NF4 has 150 KB
-_LIST, _LOCK = "finished.jsonl", "lock"
 _SMALL = 1 << 14  # bytes of a tensor that is kept in the list
 _STEP = 8  # bytes: where any type may lie, so what is appended is a multiple of it
 _PIECE = 1 << 22  # bytes hashed at a time
@@ -61,7 +60,7 @@ class Journal:
         folder = parent / f"{JOURNAL}{key[:12]}"
         remove_journals(parent, but=folder)
         folder.mkdir(exist_ok=True)
-        descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             if try_lock(descriptor):
                 return cls(folder, key, descriptor)
@@ -97,8 +96,8 @@ class Journal:
         return not self._failed and self._places.keys() <= tensors.keys()
 
     def finish(self, tensors: Mapping[str, torch.Tensor], progress: Progress = quiet) -> str:
-        """Make the file whole, and flush it to the disk. Returns its sha256; the list is gone then. Raises OSError, and
-        ValueError where the header has no room.
+        """Make the file whole, and flush it to the disk. Returns its sha256. Whoever is interrupted before the folder is an entry goes on
+        with it. Raises OSError, and ValueError where the header has no room.
         """
         with self._lock:
             header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers asks for that
@@ -122,8 +121,6 @@ class Journal:
             os.fsync(self._data.fileno())
             digest = self._hash(end, progress)
         self.close()
-        for name in (_LIST, _LOCK):
-            (self.folder / name).unlink(missing_ok=True)
         return digest
 
     def close(self) -> None:
@@ -146,7 +143,7 @@ class Journal:
         """Read the list as far as it is whole. Returns where the tensors end."""
         end, good = 8 + HEADER, 0
         try:
-            lines = (self.folder / _LIST).read_bytes().splitlines(keepends=True)
+            lines = (self.folder / LIST).read_bytes().splitlines(keepends=True)
             size = (self.folder / MODEL).stat().st_size
         except FileNotFoundError:
             lines, size = [], 0
@@ -164,7 +161,7 @@ class Journal:
             except (ValueError, KeyError, TypeError):
                 break
             good += len(text)
-        with open(self.folder / _LIST, "ab") as file:
+        with open(self.folder / LIST, "ab") as file:
             file.truncate(good)
             if not good:
                 file.write(_text(self._head))
@@ -220,7 +217,7 @@ class Journal:
         self._write(self._end, large)
         if large:
             os.fsync(self._data.fileno())
-        with open(self.folder / _LIST, "ab") as file:
+        with open(self.folder / LIST, "ab") as file:
             file.write(_text(line))
             file.flush()
             os.fsync(file.fileno())
@@ -255,7 +252,7 @@ def remove_journals(parent: Path, but: Path | None = None, older: float = 0.0) -
         try:
             if time.time() - folder.stat().st_mtime < older:
                 continue
-            descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+            descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
             try:
                 if not try_lock(descriptor):
                     continue

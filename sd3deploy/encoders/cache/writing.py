@@ -9,12 +9,13 @@ import os
 import secrets
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sd3deploy import units
 from sd3deploy.encoders.cache import manifest
-from sd3deploy.encoders.cache.entry import CONFIG, MANIFEST, MODEL, TEMPORARY, Entry
+from sd3deploy.encoders.cache.entry import CONFIG, LIST, LOCK, MANIFEST, MODEL, TEMPORARY, Entry
 from sd3deploy.encoders.cache.error import CacheError
 from sd3deploy.encoders.cache.manifest import Manifest
 from sd3deploy.encoders.cache.tensors import Progress, quiet, write_tensors
@@ -100,6 +101,9 @@ def write(
     except BaseException:  # Ctrl-C too
         shutil.rmtree(part, ignore_errors=True)
         raise
+    for name in (LIST, LOCK) if journal else ():
+        with suppress(OSError):  # they do no harm
+            (target / name).unlink()
     _flush(target.parent)
     return Entry(target)
 
@@ -120,7 +124,7 @@ def _no_room(folder: Path, encoded: Encoded, free: int) -> CacheError:
 
 
 def _write(path: Path, content: bytes) -> None:
-    with open(path, "xb") as file:
+    with open(path, "wb") as file:  # a journal may have one, of somebody who was interrupted here
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
