@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -189,8 +190,9 @@ def _json(file: Path) -> dict[str, Any]:
         if not file.is_file():  # a pipe would be waited for
             raise ValueError("it is no file")
         with file.open("rb") as opened:
-            raw = opened.read(_LARGEST + 1)
-        if len(raw) > _LARGEST:
+            size = os.fstat(opened.fileno()).st_size  # what is asked for is allocated, whatever the file has
+            raw = opened.read(min(size, _LARGEST))
+        if size > _LARGEST:
             raise ValueError("it is too large")
         found = json.loads(raw.decode())
         if not isinstance(found, dict):
