@@ -24,8 +24,8 @@ class Hub:
 
     Switches: status, the answers to the next requests for bytes (each used once); head_status, to all requests at the hub itself; broken:
     how many bytes come before a connection is closed, for each of the next requests; ranges: whether the server knows them; hanging: while
-    it is set no bytes come; versions: whether it tells commits and ETags; change: called with the number of each request for bytes;
-    generation: addresses of another one have expired.
+    it is set no bytes come; versions: whether it tells commits and ETags; commit: of the main branch's files, which a list of names knows
+    later; change: called with the number of each request for bytes; generation: addresses of another one have expired.
     """
 
     def __init__(self):
@@ -37,6 +37,7 @@ class Hub:
         self.head_status: tuple[int, dict[str, str]] | None = None
         self.broken: list[int] = []
         self.ranges = self.versions = True
+        self.commit = COMMIT
         self.hanging = threading.Event()
         self.released = threading.Event()
         self.hung = threading.Event()
@@ -101,7 +102,7 @@ class Hub:
         if content is None:
             return self.plain(handler, 404, b"", {"X-Error-Code": "EntryNotFound"})
         tag = f'"{hashlib.sha256(content).hexdigest()}"'
-        headers = {"Accept-Ranges": "bytes"} | ({"X-Repo-Commit": COMMIT, "ETag": tag} if self.versions else {})
+        headers = {"Accept-Ranges": "bytes"} | ({"X-Repo-Commit": self.commit, "ETag": tag} if self.versions else {})
         if name.endswith(".json"):
             found = re.fullmatch(r"bytes=(\d+)-(\d+)", handler.headers.get("Range") or "")
             if found and body:

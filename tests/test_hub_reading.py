@@ -158,6 +158,13 @@ def test_an_index_leads_to_files_of_its_repository(hub, model, tmp_path):
         assert caught.value.id == "source.json-damaged"
 
 
+def test_a_file_that_a_revision_does_not_have_leads_to_the_page_of_the_repository(hub, tmp_path):
+    with pytest.raises(EncoderError) as caught:
+        opened(tmp_path, "org/t5@main:none.safetensors")
+    assert caught.value.id == "hub.no-file"
+    assert f"{hub.endpoint}/org/t5," in caught.value.remedy
+
+
 @pytest.mark.parametrize("words", [FILE, "org/t5"])
 def test_a_server_that_does_not_tell_versions_apart_is_refused(hub, tmp_path, words):
     hub.versions = False
@@ -341,6 +348,27 @@ def test_what_is_to_be_kept_is_kept_and_then_read_from_the_disk(hub, model, tmp_
     (again,) = opened(tmp_path, offline=True).files
     assert again.path == file.path
     assert len(hub.requests) == before
+
+
+def test_a_folder_that_is_kept_is_of_one_commit(hub, model, tmp_path):
+    hub.repositories["org/two"] = in_shards(model, 1.0)
+    kept = source.find("Repository", facts(tmp_path), repository="org/two", keep=True)
+    files = open_weights(kept).files
+    assert {file.path.parent.name for file in files} == {COMMIT}
+    assert kept.remote.remote is False
+    assert all(file.path for file in opened(tmp_path, "org/two", offline=True).files)
+
+
+def test_a_branch_that_moves_on_while_it_is_kept(hub, model, tmp_path):
+    hub.repositories["org/two"] = in_shards(model, 1.0)
+    hub.commit = "f" * 40
+    with pytest.raises(EncoderError) as caught:
+        open_weights(source.find("Repository", facts(tmp_path), repository="org/two", keep=True))
+    assert caught.value.id == "hub.changed"
+
+
+def test_what_lies_side_by_side_is_one_block():
+    assert [(one.offset, one.size) for one in stream._blocks([(0, 5), (5, 7), (12, 0), (20, 4)])] == [(0, 12), (20, 4)]
 
 
 def test_a_disk_without_room_for_what_is_to_be_kept(hub, tmp_path, monkeypatch):
