@@ -164,7 +164,8 @@ def _load_and_draw(folder: str, choice: Any, px: int, mark: Any) -> dict[str, in
     pipeline: Any = StableDiffusion3Pipeline.from_pretrained(folder, torch_dtype=torch.float32, **without)
     if ours and choice is not choices.NONE:
         found = source.find("Model", source.Facts(folder))
-        swap.replace(pipeline, load(choice, found, detect_device("cpu", "cpu"), _sdnq_config), swap.tokenizer(pipeline, folder, found))
+        encoder = load(choice, found, detect_device("cpu", "cpu"), _sdnq_config)
+        swap.replace(pipeline, encoder, swap.tokenizer(pipeline, encoder, folder, found))
     modules = {name: getattr(pipeline, name) for name in PARTS}
     parts = {name: sum(t.numel() * t.element_size() for t in tensors(module)) if module else 0 for name, module in modules.items()}
     pipeline.set_progress_bar_config(disable=True)

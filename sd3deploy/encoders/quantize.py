@@ -29,7 +29,7 @@ from sd3deploy.encoders.storage import STORAGES, AsItLies, Storage, Taken, Wide
 from sd3deploy.encoders.stored import Decode, Weight
 from sd3deploy.encoders.weights import Weights, bytes_of, mapped, read_into, straight
 from sd3deploy.errors import EncoderError
-from sd3deploy.memory import exhausted
+from sd3deploy.memory import exhausted, heap
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["Stopped", "quantize"]
 
 _PIECE = 8 * 2**20  # bytes read at a time; on a GPU each takes 200 MB (four_bit.py)
+_TRIM = 64  # pieces after which free memory is given back: results lie between what was needed for a moment, and keep it resident
 _WORKERS = 8  # threads at most: from there on reading is slower
 _WORKERS_GPU = 2  # what takes time there is to start its kernels, which threads do one after the other
 _ROOM = 2**30  # bytes free on a GPU for quantizing there
@@ -208,7 +209,9 @@ def _run(
     with _alone(workers) as pool, stoppable(cancelled), ExitStack() as opened:
         files: dict[File, Any] = {file: opened.enter_context(file.open()) for file in {piece.weight.stored.file for piece in pieces}}
         try:
-            for piece in pieces:
+            for number, piece in enumerate(pieces, 1):
+                if number % _TRIM == 0:
+                    heap.trim()
                 if piece.weight.stored.file not in begun:
                     begun.add(piece.weight.stored.file)
                     _announce(files[piece.weight.stored.file], piece.weight.stored.file, pieces)
@@ -255,10 +258,10 @@ def _read(file: Any, piece: _Piece, buffer: torch.Tensor) -> None:
 
 
 def _split(name: str, weight: Weight, step: int, size: int) -> Iterator[_Piece]:
-    """Pieces of about `size` bytes: whole rows, in multiples of `step`. Of less than 8 bit, as many numbers: decoded they take as much."""
+    """Pieces of about `size` bytes: whole rows, in multiples of `step`. Of less than 16 bit, as many numbers: decoded they take as much."""
     rows = weight.shape[0]
     width = weight.stored.size / rows  # of some forms the rows of one step together fill whole bytes
-    many = max(1, int(size // (max(width, math.prod(weight.shape[1:])) * step))) * step
+    many = max(1, int(size // (max(width, 2 * math.prod(weight.shape[1:])) * step))) * step
     for first in range(0, rows, many):
         count = min(many, rows - first)
         start, end = round(first * width), round((first + count) * width)
