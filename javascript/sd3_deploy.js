@@ -28,6 +28,7 @@
       server = answer.server;
       sessionStorage.setItem('sd3-server', server);
     }
+    sd3.showLoad(answer);
     for (const event of answer.events) {
       seen = event.seq;
       if (answer.now - event.time < RECENT_S) sd3.toast(event);
@@ -38,7 +39,6 @@
     if (news || answer.run !== lastRun) sd3.follow(true);
     lastRun = answer.run;
     for (const el of document.querySelectorAll('button.sd3-cancel')) el.hidden = !(answer.verifying || answer.installing || answer.loading);
-    sd3.showLoad(answer);
     await work('verify', answer.verifying);
     await work('install', answer.installing);
     return answer.active;

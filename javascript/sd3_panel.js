@@ -73,7 +73,8 @@
 
   // An encoder is being loaded: in the settings too, where it was chosen.
   sd3.showLoad = ({ busy, loading, progress }) => {
-    const job = { state: busy || loading ? 'running' : 'none', text: [busy, progress && progress.text].filter(Boolean).join(' ') };
+    sd3.underWay(loading && busy ? busy : '', progress ? progress.text : '', progress ? progress.fraction : null);
+    const job = { state: busy || loading ? 'running' : 'none', text: progress ? progress.text : busy };
     show('load', progress ? { ...job, fraction: progress.fraction } : job, () => [], '.sd3-work, .sd3-loading');
   };
 

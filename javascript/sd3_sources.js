@@ -2,7 +2,8 @@
 
 (() => {
   const sd3 = window.sd3deploy = window.sd3deploy || {};
-  const GAP_MS = 500; // while somebody types: a local file is opened, and a repository asked over the network
+  const GAP_MS = 500; // while somebody types: files on the server's disk are opened
+  const PAUSE_MS = 1500; // nobody types any more: a repository is asked over the network
   const FIELDS = { encoder: 'text_encoder', weights: 'weights', file: 'weights_file', repository: 'weights_repository', keep: 'weights_keep' };
 
   const value = (key) => {
@@ -18,10 +19,13 @@
   const row = (one) => {
     const el = sd3.element('li', `sd3-source sd3-${one.id ? 'failed' : one.complete ? 'ok' : 'unknown'}`);
     if (one.chosen) el.setAttribute('aria-current', 'true');
-    el.append(sd3.element('b', '', one.kind), sd3.element('span', '', one.name), sd3.element('p', '', one.text));
+    el.append(sd3.element('b', '', one.kind), sd3.element('span', '', one.name), sd3.element('p', '', one.pending ? sd3.text('page.sources.looking') : one.text));
     for (const text of [one.cost, one.chosen ? one.remedy : ''].filter(Boolean)) el.append(sd3.element('p', 'sd3-remedy', text));
     return el;
   };
+
+  const look = (now, ask) => sd3.post('sources', { ...now, ask })
+    .catch((error) => (error.status === 422 ? null : Promise.reject(error))); // half a word
 
   const show = (rows) => {
     const list = sd3.element('ul');
@@ -45,9 +49,13 @@
           el.setAttribute('aria-busy', 'true');
           if (!el.firstChild) el.textContent = sd3.text('page.sources.looking');
         }
-        const rows = await sd3.post('sources', now).catch((error) => (error.status === 422 ? null : Promise.reject(error))); // half a word
+        const rows = await look(now, false);
         if (rows) for (const el of places) sd3.fill(el, rows, show);
-        await new Promise((done) => { setTimeout(done, GAP_MS); });
+        const pending = rows && rows.some((one) => one.pending);
+        await new Promise((done) => { setTimeout(done, pending ? PAUSE_MS : GAP_MS); });
+        if (!pending || JSON.stringify(question()) !== asked) continue;
+        const all = await look(now, true);
+        if (all && JSON.stringify(question()) === asked) for (const el of places) sd3.fill(el, all, show);
       }
     } catch (error) {
       asked = ''; // the next key asks again

@@ -73,6 +73,7 @@
   // An event of the server, as `GET events` has it.
   sd3.toast = (event) => {
     if (event.severity !== 'error' && quieted().includes(event.id)) return;
+    if (under && event.severity === 'info' && event.message === under.dataset.title) return; // is said there
     const all = area();
     for (const box of all.querySelectorAll('.sd3-toast')) {
       if (same(event)({ id: box.dataset.id, message: box.dataset.message })) box.remove(); // the same again, of the next image
@@ -82,6 +83,34 @@
     all.append(box);
     if (HIDE_MS[event.severity]) hideLater(box, HIDE_MS[event.severity]);
     else keep([...open().filter((other) => !same(event)(other)), event]);
+  };
+
+  // Work under way that can be ended: it stays as long as that lasts, whatever part of the page is looked at. "" ends it.
+  let under = null;
+  let put = ''; // away by the user, until something else is under way
+  sd3.underWay = (title, text, fraction) => {
+    if (title !== put) put = '';
+    if (!title || put) {
+      if (under) under.remove();
+      under = null;
+      return;
+    }
+    if (!under) {
+      under = sd3.element('div', 'sd3-toast sd3-info sd3-under-way');
+      under.setAttribute('aria-live', 'off'); // each second has other numbers
+      const close = sd3.button('sd3-dismiss', '×', () => { put = under.dataset.title; sd3.underWay(put); });
+      close.setAttribute('aria-label', sd3.text('page.dismiss'));
+      const buttons = sd3.element('div', 'sd3-buttons');
+      buttons.append(sd3.button('sd3-action sd3-end', sd3.text('page.cancel'), () => sd3.act('cancel')));
+      under.append(sd3.element('p'), close, sd3.element('progress'), buttons);
+    }
+    under.dataset.title = title;
+    const words = [title, text].filter(Boolean).join(' ');
+    const bar = under.querySelector('progress');
+    if (under.firstChild.textContent !== words) under.firstChild.textContent = words;
+    if (typeof fraction === 'number') bar.value = fraction; else bar.removeAttribute('value');
+    bar.setAttribute('aria-label', words);
+    if (!under.isConnected) area().append(under);
   };
 
   // What the page itself has to say about something that was pressed.

@@ -51,10 +51,12 @@ class Events:
         """Record and announce the sentence `id`."""
         return self.add(severity, id, messages.text(id, **values), messages.remedy(id, **values))
 
-    def fail(self, error: Exception, severity: Severity = "error") -> Event:
-        """Record and announce an error; one that is not of our tree is shown as unexpected, with its type."""
+    def fail(self, error: Exception, severity: Severity = "error", kept: str = "") -> Event:
+        """Record and announce an error; one that is not of our tree is shown as unexpected, with its type. kept: a sentence on what is in
+        use instead, behind one of ours.
+        """
         if isinstance(error, Sd3Error):
-            return self.add(severity, error.id, error.message, error.remedy)
+            return self.add(severity, error.id, f"{error.message} {kept}".rstrip(), error.remedy)
         if found := self.explain(error):
             return self.found(found, severity)
         return self.tell(severity, "unexpected", error=f"{type(error).__name__}: {error}")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 import transformers
@@ -126,3 +128,31 @@ def test_kinds():
     assert source.kind_of(" model ") == "Model"
     with pytest.raises(SettingError, match="Shared repository"):
         source.kind_of(3)
+
+
+# What people paste
+
+
+@pytest.mark.parametrize("form", ["{}", " {} ", '"{}"', "'{}'", "“{}”", "„{}“", "file://{}"])
+def test_a_path_as_people_paste_it(tmp_path, form):
+    t5.make(tmp_path / "a folder")
+    file = tmp_path / "a folder" / "t5.safetensors"
+    words = str(file).replace(" ", "%20") if "file:" in form else str(file)
+    assert source.find("Local file", source.Facts(""), form.format(words)).file == file
+
+
+@pytest.mark.parametrize(
+    ("words", "id"),
+    [
+        ("owner/name:t5.safetensors", "source.file-repository"),
+        ("https://huggingface.co/owner/name", "source.file-repository"),
+        ("owner/name", "source.file-missing"),
+        ("t5.safetensors", "source.file-missing"),
+    ],
+)
+def test_what_is_no_file_is_told_apart(words, id):
+    with pytest.raises(EncoderError) as caught:
+        source.find("Local file", source.Facts(""), words)
+    assert caught.value.id == id
+    if words == "t5.safetensors":
+        assert os.path.abspath(words) in str(caught.value)  # where it was looked for

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import pytest
 from safetensors.torch import load_file
@@ -72,6 +73,30 @@ def test_a_file_says_what_it_is_and_what_it_costs(model, state, tmp_path):
         assert words in offer.outlook.cost
 
 
+@pytest.mark.parametrize("choice", [one.id for one in choices.CHOICES if one.quantized])
+def test_what_will_be_kept_is_told_to_the_byte(model, tmp_path, choice):
+    from sd3deploy.encoders.quantize import quantize
+    from sd3deploy.encoders.recipe import Recipe
+    from sd3deploy.encoders.weights import open_weights
+
+    place = source.find("Local file", source.Facts(""), str(model / "t5.safetensors"))
+    made = quantize(open_weights(place), Recipe(choices.find(choice), CPU.compute_dtype), CPU)
+    offer = found(model, tmp_path, file=model / "t5.safetensors", choice=choice)["Local file"].outlook
+    assert abs(offer.kept - made.size) < 0.02 * made.size
+
+
+def test_packages_that_will_be_installed_are_named(model, state, tmp_path, monkeypatch):
+    from sd3deploy import deps
+
+    file = gguf_files.write(tmp_path / "t5.gguf", state, "Q8_0")
+    there = found(model, tmp_path, file=file)["Local file"].outlook
+    assert "Packages" not in there.cost
+    check = deps.check
+    monkeypatch.setattr(deps, "check", lambda needed: [replace(one, state=deps.State.MISSING) for one in check(needed)])
+    cost = found(model, tmp_path, file=file)["Local file"].outlook.cost
+    assert "gguf" in cost.partition("Packages are installed for it: ")[2]
+
+
 def test_what_is_kept_already_is_read_from_there(model, tmp_path):
     cache = Cache(tmp_path / "cache")
     place = source.find("Local file", source.Facts(""), str(model / "t5.safetensors"))
@@ -86,6 +111,9 @@ def test_what_is_kept_already_is_read_from_there(model, tmp_path):
 def test_the_network_is_asked_for_the_chosen_one_alone(hub, model, tmp_path):
     offer = found(model, tmp_path, file=model / "t5.safetensors")["Repository"]
     assert (offer.name, offer.outlook, offer.problem) == (FILE, None, None)
+    host = Host(model, None)
+    wanted = Wanted(choices.find("fp8"), "Repository", repository=FILE)
+    assert {one.kind: one.outlook is None for one in offers(host, wanted, ask=False)}["Repository"]
     assert hub.requests == []
     offer = found(model, tmp_path, "Repository")["Repository"].outlook
     size = (model / "t5.safetensors").stat().st_size
@@ -139,6 +167,11 @@ def test_what_can_not_be_used_says_why(hub, model, tmp_path, kind, values, id):
     assert offer.problem.remedy
 
 
+def test_a_row_that_names_nothing_is_no_error_unless_it_is_chosen(model, tmp_path):
+    rows = found(model, tmp_path, "Automatic", repository="")
+    assert all(rows[kind].problem is None and rows[kind].outlook is None for kind in ("Local file", "Repository"))
+
+
 def test_a_file_that_lacks_a_part_is_not_complete(model, state, tmp_path):
     tensors = {name: forms.raw(tensor) for name, tensor in state.items() if "block.2.layer.1" not in name}
     file = forms.save(tmp_path / "t5.safetensors", tensors, t5.MARKED)
@@ -164,7 +197,8 @@ def test_nothing_is_kept_without_a_cache_or_beyond_its_limit(model, tmp_path):
 @pytest.mark.parametrize("choice", ["default", "none"])
 def test_who_wants_no_t5_of_ours_pays_nothing(model, tmp_path, choice):
     offer = found(model, tmp_path, file=model / "t5.safetensors", choice=choice)["Local file"].outlook
-    assert (offer.cost, offer.read, offer.kept) == ("", 0, 0)
+    assert (offer.read, offer.kept) == (0, 0)
+    assert "reads none of it" in offer.cost
 
 
 def test_looking_needs_an_answer_of_the_network_only_where_it_may_ask(model, hub, tmp_path):

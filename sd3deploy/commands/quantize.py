@@ -40,9 +40,8 @@ _SUBFOLDER = "text_encoder_3"
 def add(subparsers: Any) -> None:
     """Describe the command to argparse."""
     parser = subparsers.add_parser("quantize", help="make a quantized T5 ahead of time", description=__doc__)
-    parser.add_argument(
-        "src", metavar="SRC", help="a model folder, the folder of its T5, a .safetensors file with T5, or a repository: owner/name:file"
-    )
+    sources = "a model folder, the folder of its T5, a file with T5 (.safetensors, .gguf, …), or a repository: owner/name:file"
+    parser.add_argument("src", metavar="SRC", help=sources)
     names = ", ".join(choice.id for choice in choices.CHOICES if choice.quantized)
     parser.add_argument("--encoder", default="fp4", metavar="CHOICE", help=f"one of: {names} (default: fp4)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="a folder that is new or empty, in place of the stored ones of SD.Next")
@@ -70,13 +69,15 @@ def run(options: argparse.Namespace) -> int:
         logging.disable(logging.NOTSET)
     if options.json:
         made = entry.manifest
+        told = {"source": weights.name, "form": weights.form, "quantized_before": None if weights.exact else weights.form}
         facts = {"sha256": made.sha256, "settings": made.settings, "versions": made.versions} if made else {}
-        print(
-            json.dumps({"encoder": choice.name, "folder": str(entry.folder), "bytes": entry.bytes, "new": new, **facts}, ensure_ascii=False)
-        )
+        told |= {"encoder": choice.name, "folder": str(entry.folder), "bytes": entry.bytes, "new": new}
+        print(json.dumps(told | facts, ensure_ascii=False))
     else:
         size, full = units.size(entry.bytes), units.size(weights.size)
         print(messages.text("quantize.made" if new else "quantize.there", name=choice.name, size=size, full=full, folder=entry.folder))
+        if not weights.exact:
+            print(messages.text("encoder.quantized-before", form=weights.form))
     return 0
 
 
@@ -139,7 +140,10 @@ def _choice(options: argparse.Namespace) -> choices.Choice:
 
 def _source(words: str) -> source.Source:
     """Raises EncoderError where there is none of what it may be. What lies on this disk goes before a repository of that name."""
+    words = words.strip().strip("\"'")
     path = Path(words).expanduser()
+    if not words:
+        raise EncoderError("source.file-unset")
     if not path.exists() and (spec := _spec(words)):
         from huggingface_hub import constants
 

@@ -7,6 +7,7 @@ The host is reached through `Host` alone; nothing here knows the webui.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -260,15 +261,22 @@ class Deployment:
         for one in verdict.failed:
             self.events.tell("warning", "refresh.unusable", name=one.name, reason=one.reason)
 
+    def _in_use(self) -> str:
+        """What is in the model instead of what was wanted, as a sentence; "" where that is nothing, or can not be told."""
+        with contextlib.suppress(Exception):
+            pipeline = self.host.pipeline()
+            if swap.is_sd3(pipeline):
+                return messages.text("encoder.kept", name=self.placed(pipeline).choice.name)
+        return ""
+
     def _tell_failed(self, error: Exception) -> None:
         """An error, or that somebody has cancelled it: then with what is in use instead."""
         if not _was_cancelled(error):
-            self.events.fail(error)
+            self.events.fail(error, kept=self._in_use())
             return
-        pipeline = self.host.pipeline()
         text = str(error)
-        if isinstance(error, Stopped) and swap.is_sd3(pipeline):
-            text += " " + messages.text("encoder.kept", name=self.placed(pipeline).choice.name)
+        if isinstance(error, Stopped):
+            text = f"{text} {self._in_use()}".rstrip()
         self.events.add("info", getattr(error, "id", "encoder.cancelled"), text, "")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -104,21 +105,24 @@ class Making:
         return groups
 
     def _groups(self, wanted: Wanted, under: Undertaking) -> tuple[str, ...]:
-        """Those of the choice, and those that a local file or a repository needs to be read. What is wrong with that is said when it is
-        read.
+        """Those of the choice, and those that a local file or a repository needs to be read. Raises EncoderError for one that can not be:
+        nothing is installed for it.
         """
         choice = wanted.choice
         if choice in (NONE, HOST_DEFAULT):
             return choice.groups
-        try:
-            found = self._find(wanted)
-            if wanted.weights != "Local file" and found.remote is None:
-                return choice.groups
-            with encoder_stopping.stoppable(under.cancelled):
-                weights = open_weights(found)
-        except (EncoderError, OSError):
-            under.check(choice)
+        found = self._find(wanted)
+        if wanted.weights != "Local file" and found.remote is None:
             return choice.groups
+        looking = under.doing("encoder.looking", source=found.name) if found.remote else contextlib.nullcontext()
+        try:
+            with looking, encoder_stopping.stoppable(under.cancelled):
+                weights = open_weights(found)
+        except (EncoderError, OSError, Stopped) as error:
+            under.check(choice)
+            if isinstance(error, OSError):
+                raise EncoderError("encoder.unreadable", source=found.name, error=error) from error
+            raise
         return tuple(dict.fromkeys((*choice.groups, *weights.groups)))
 
     def _find(self, wanted: Wanted) -> source.Source:

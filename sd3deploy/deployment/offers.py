@@ -26,21 +26,27 @@ class Offer:
     problem: EncoderError | None = None
 
 
-def offers(host: Host, wanted: Wanted) -> list[Offer]:
-    """One for each kind of source. The network is asked for the chosen one alone, and waited for. Called with no lock held."""
-    return [_offer(host, kind, wanted) for kind in source.KINDS]
+def offers(host: Host, wanted: Wanted, ask: bool = True) -> list[Offer]:
+    """One for each kind of source. ask: whether the network is asked for the chosen one, and waited for; for others it never is. Called
+    with no lock held.
+    """
+    return [_offer(host, kind, wanted, ask) for kind in source.KINDS]
 
 
-def _offer(host: Host, kind: str, wanted: Wanted) -> Offer:
+def _offer(host: Host, kind: str, wanted: Wanted, ask: bool) -> Offer:
     facts, chosen, name = host.facts(), kind == wanted.weights, ""
+    asked = chosen and ask
+    named = {"Local file": wanted.file, "Repository": wanted.repository}.get(kind, kind)
+    if not chosen and not named.strip():
+        return Offer(kind, chosen)
     try:
         if not facts.model and kind in ("Automatic", "Model"):
             raise EncoderError("source.no-model")
         found = source.find(kind, facts, wanted.file, wanted.repository, wanted.keep)
         name = found.name
-        return Offer(kind, chosen, name, look(found, facts, wanted.choice, host.device(), host.cache(), chosen, wanted.keep))
+        return Offer(kind, chosen, name, look(found, facts, wanted.choice, host.device(), host.cache(), asked, wanted.keep))
     except EncoderError as error:
-        unasked = error.id == "hub.offline" and not chosen and not source.offline(facts)
+        unasked = error.id == "hub.offline" and not asked and not source.offline(facts)
         return Offer(kind, chosen, name, problem=None if unasked else error)
     except OSError as error:
         return Offer(kind, chosen, name, problem=EncoderError("encoder.unreadable", source=name, error=error))

@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sd3deploy import messages, units
+from sd3deploy import deps, messages, units
 from sd3deploy.device import Device
 from sd3deploy.encoders import identity
 from sd3deploy.encoders.cache import Cache
@@ -17,6 +17,7 @@ from sd3deploy.encoders.recipe import Recipe
 from sd3deploy.encoders.source import Facts, Source
 from sd3deploy.encoders.weights import Weights, open_weights
 from sd3deploy.errors import EncoderError
+from sd3deploy.memory.t5_shape import T5Shape
 
 __all__ = ["Outlook", "look"]
 
@@ -50,12 +51,12 @@ def look(found: Source, facts: Facts, choice: Choice, device: Device, cache: Cac
     what = messages.text("sources.what", kind=kind, form=weights.form, size=units.size(weights.size))
     what = " ".join((what, *map(messages.text, weights.notes)))
     if not choice.bytes:  # none, or the host's own
-        return Outlook(what, "")
+        return Outlook(what, messages.text("sources.unread", name=choice.name))
     recipe = Recipe(choice, device.compute_dtype)
     cache = cache if choice.quantized and choice.stored != "sdnq" else None
     if cache and (entry := cache.entry(weights, recipe)):
         return Outlook(what, messages.text("sources.cached", size=units.size(entry.bytes)), entry.bytes, cached=True)
-    kept, words = _kept(weights, choice, cache)
+    kept, words = _kept(weights, choice, device.compute_dtype, cache)
     cost = []
     if weights.size > remote:
         cost.append(messages.text("sources.read", size=units.size(weights.size - remote)))
@@ -66,7 +67,10 @@ def look(found: Source, facts: Facts, choice: Choice, device: Device, cache: Cac
     cost += words
     if remote and not stored and not kept:
         cost.append(messages.text("sources.each-time"))
-    if not weights.exact and choice.quantized and weights.form != f"bitsandbytes {choice.stored.upper()}":
+    needed = deps.requirements(tuple(dict.fromkeys((*choice.groups, *weights.groups))))
+    if missing := [one.requirement.name for one in deps.check(needed) if one.state is not deps.State.OK]:
+        cost.append(messages.text("sources.installs", names=", ".join(missing)))
+    if not weights.exact and weights.form != f"bitsandbytes {choice.stored.upper()}":
         cost.append(messages.text("sources.twice", form=weights.form))
     return Outlook(what, " ".join(cost), weights.size - remote, remote, remote if stored else 0, kept)
 
@@ -87,11 +91,18 @@ def _open(found: Source, facts: Facts, ask: bool, keep: bool) -> tuple[Weights, 
         return open_weights(Source(found.name, remote=Repository(spec, facts.caches, offline, whole=False))), True
 
 
-def _kept(weights: Weights, choice: Choice, cache: Cache | None) -> tuple[int, list[str]]:
+def _shape(weights: Weights) -> T5Shape:
+    """From the shapes of the weights, which have passed for a T5."""
+    known = identity.config_of({name: weight.shape for name, weight in weights.tensors.items()})
+    names = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
+    return T5Shape(**{name: known[name] for name in names}, buckets=known["relative_attention_num_buckets"])
+
+
+def _kept(weights: Weights, choice: Choice, compute: str, cache: Cache | None) -> tuple[int, list[str]]:
     """Bytes that will be written to the cache, about, and the sentence on that."""
     if cache is None:
         return 0, [messages.text("sources.not-kept")] if choice.quantized else []
-    size = min(choice.bytes or 0, weights.size)
+    size = _shape(weights).bytes(choice, compute)
     if size > cache.limit:
         return 0, [messages.text("sources.over-limit", size=units.size(size), limit=units.size(cache.limit))]
     if without := _without_room(str(cache.folder), size):

@@ -5,10 +5,13 @@ network.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from sd3deploy import messages
 from sd3deploy.encoders.hub import Repository, Spec
@@ -19,6 +22,7 @@ __all__ = ["KINDS", "Facts", "Source", "find", "kind_of", "offline"]
 
 KINDS = ("Automatic", "Model", "Shared repository", "Local file", "Repository")
 _SUBFOLDER = "text_encoder_3"
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(?:@[\w.-]+)?:\S+|https?://\S+", re.ASCII)  # owner/name:file, or the address of a page
 
 
 @dataclass(frozen=True)
@@ -133,9 +137,14 @@ def _cache_of(facts: Facts, repository: str, subfolder: str | None) -> str | Non
 def _local_file(name: str) -> Source:
     if not isinstance(name, str) or not name.strip():
         raise EncoderError("source.file-unset")
-    file = Path(os.path.expanduser(name.strip().strip("\"'")))
+    words = name.strip().strip("\"'“”‘’„")
+    file = Path(os.path.expanduser(url2pathname(urlsplit(words).path) if words.lower().startswith("file://") else words))
     if "\0" in name or not (os.path.isfile(file) or os.path.isdir(file)):
-        raise EncoderError("source.file-link" if os.path.islink(file) else "source.file-missing", file=file)
+        if "\0" not in name and os.path.islink(file):
+            raise EncoderError("source.file-link", file=file)
+        if _REPOSITORY.fullmatch(words):
+            raise EncoderError("source.file-repository", name=words)
+        raise EncoderError("source.file-missing", file=file if "\0" in name else os.path.abspath(file))
     if file.is_dir():
         return Source(file.name, str(file))
     return _inside(file)

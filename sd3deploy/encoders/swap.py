@@ -11,6 +11,7 @@ from sd3deploy.errors import EncoderError
 
 __all__ = ["holders", "is_sd3", "kept_by", "plain", "replace", "tokenizer"]
 
+A_CALL = "a call"
 _PLACE = "text_encoder_3"
 
 
@@ -86,7 +87,7 @@ def kept_by(module: Any) -> list[str]:
             if _attributes(other) is one:
                 owners[type(other).__name__] = None
     containers.pop("cell", None)  # of the functions that transformers puts around its own forward
-    return list(owners) or list(containers) or ["a call"]
+    return list(owners) or list(containers) or [A_CALL]
 
 
 def tokenizer(pipeline: Any, encoder: Any, model: str, source: Source, shipped: str = "") -> Any:

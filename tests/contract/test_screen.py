@@ -163,7 +163,7 @@ def test_the_settings_say_what_a_source_is_before_it_is_applied(host):
     assert until(lambda: rows.count() == 5), host.text("#setting_sd3_sources")
     assert "small T5 for tests, " in rows.nth(0).inner_text()
     assert ", complete." in rows.nth(0).inner_text()
-    assert "no file is named" in rows.nth(3).inner_text()
+    assert "None is named" in rows.nth(3).inner_text()
     box = host.page.locator("#setting_sd3_weights_file :is(input, textarea)").first
     box.fill("/nowhere/t5.safetensors")
     assert until(lambda: "is not there" in rows.nth(3).inner_text()), rows.nth(3).inner_text()
@@ -188,11 +188,14 @@ def test_a_load_shows_how_far_it_is_and_a_button_ends_it(host, place):
         host.page.evaluate("window.sd3deploy.wake()")
         assert until(lambda: bar.count() and 0 < float(bar.get_attribute("value") or 0) < 1), host.text(".sd3-loading")
         assert " of " in bar.locator("xpath=following-sibling::p").inner_text()
+        assert "Loading T5 FP8…" in host.text(".sd3-under-way")
+        assert until(lambda: " of " in host.text(".sd3-under-way"))
         host.shot(f"load-{place.split()[-1]}")
         button.click()
         assert change.result(HANG) == {"sd3_text_encoder": False}
     host.toast("Loading T5 FP8 was cancelled.", "Host default is still in use.")
     assert until(lambda: bar.count() == 0 and not button.is_visible())
+    assert host.page.locator(".sd3-under-way").count() == 0
     assert host.host.get("/sdapi/v1/sd3/status")["encoder"] == "Host default"
 
 

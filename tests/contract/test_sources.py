@@ -11,6 +11,7 @@ from sd3deploy import tiny_sd3
 from tests import forms, gguf_files
 from tests.contract.conftest import AUTH, start
 from tests.hub_server import Hub
+from tests.waiting import until
 
 REPOSITORY = "owner/t5"
 
@@ -57,6 +58,26 @@ def host(hub, tmp_path_factory):
     started = start(folder, "data", auth=AUTH, HF_ENDPOINT=hub.endpoint, HF_HUB_OFFLINE="0")
     yield started
     started.stop()
+
+
+def test_a_source_that_is_changed_is_loaded_when_it_is_applied(host, files):
+    gguf, told = files["GGUF"]
+    whole, _ = files["folder with .bin"]
+    host.set(sd3_weights="Local file", sd3_weights_file=str(gguf))
+    assert host.set(sd3_text_encoder="T5 FP8") == {"sd3_text_encoder": True}, host.log()[-2000:]
+    status = host.get("/sdapi/v1/sd3/status")
+    assert f"from {status['quantized_before']}" == told
+    assert "had been quantized before (Q8_0)" in status["line"]
+    host.set(sd3_weights_file=str(whole))
+    assert until(lambda: host.get("/sdapi/v1/sd3/status")["quantized_before"] is None), host.log()[-2000:]
+    assert host.get("/sdapi/v1/sd3/status")["encoder"] == "T5 FP8"
+    host.set(sd3_weights_file="/nowhere/t5.gguf")
+    assert until(lambda: host.get("/sdapi/v1/sd3/status")["last_error"])
+    error = host.get("/sdapi/v1/sd3/status")["last_error"]
+    assert error["id"] == "source.file-missing"
+    assert error["message"].endswith("T5 FP8 is still in use.")
+    host.set(sd3_weights_file=str(whole))
+    host.set(sd3_text_encoder="Host default")
 
 
 def words(host):

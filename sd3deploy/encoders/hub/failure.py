@@ -78,7 +78,8 @@ def words(error: BaseException | str) -> str:
     """The first line of what an error says, without the secrets that an address may have in it."""
     from sd3deploy.redact import Redactor
 
-    text = str(error).strip() or type(error).__name__
+    status = status_of(error) if isinstance(error, BaseException) else None
+    text = f"HTTP {status}" if status else str(error).strip() or type(error).__name__
     return Redactor(paths=False)(text.splitlines()[0][:1000])[:200].rstrip(".")
 
 

@@ -40,7 +40,7 @@ class Spec:
         if not found or ".." in path.split("/") or "\\" in path or not path.isprintable() or "--" in found[1] or ".." in found[1]:
             from sd3deploy.redact import Redactor
 
-            value = Redactor(paths=False)(repr(text)[:1000])[:100]  # a token that was pasted into the wrong field
+            value = "“" + Redactor(paths=False)(str(text)[:1000])[:100] + "”"  # a token that was pasted into the wrong field
             raise EncoderError("hub.spec", value=value, example=DEFAULT)
         return cls(found[1], path, found[2])
 

@@ -87,6 +87,7 @@ class Source(BaseModel, extra="allow"):
     id: str = Field("", description="Stable name of what is wrong.", examples=[""])
     cost: str = Field("", description="What happens when it is chosen.", examples=["9.5 GB are fetched, and none of that is stored."])
     cached: bool = Field(False, description="Whether an encoder of it is kept already.", examples=[False])
+    pending: bool = Field(False, description="Whether the network would have to be asked about it.", examples=[False])
     read: int = Field(0, description="Bytes from this disk.", examples=[0])
     fetched: int = Field(0, description="Bytes over the network.", examples=[9_524_621_312])
     stored: int = Field(0, description="Bytes of that which stay on the disk.", examples=[0])

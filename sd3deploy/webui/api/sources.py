@@ -28,6 +28,7 @@ class Asked(Question):
     weights: str | None = Field(None, description="Kind of source.", examples=["Local file"])
     file: str | None = Field(None, description="For the kind “Local file”.", examples=["/models/t5xxl_fp16.safetensors"])
     repository: str | None = Field(None, description="For the kinds “Repository” and “Automatic”.", examples=["owner/name:file"])
+    ask: bool = Field(True, description="Whether the network is asked for the chosen source, and waited for.", examples=[True])
     keep: bool | None = Field(None, description="Whether what is read of a repository is stored.", examples=[False])
 
 
@@ -53,7 +54,7 @@ def routes(services: Services) -> list[Route]:
             str(set_as(asked.repository, "sd3_weights_repository") or ""),
             set_as(asked.keep, "sd3_weights_keep") is True,
         )
-        return [_row(_hide(offer) if hidden and offer.kind == "Local file" else offer) for offer in offers(host, wanted)]
+        return [_row(_hide(offer) if hidden and offer.kind == "Local file" else offer) for offer in offers(host, wanted, asked.ask)]
 
     return [Route("POST", "sources", sources, "What each source of T5's weights is, and what it costs", list[Source])]
 
@@ -64,7 +65,7 @@ def _row(offer: Offer) -> dict[str, Any]:
     if problem is not None:
         row |= {"text": problem.message, "remedy": problem.remedy, "id": problem.id}
     elif found is None:
-        row |= {"text": messages.text("sources.unasked", name=offer.name)}
+        row |= {"text": messages.text("sources.unasked" if offer.name else "sources.unnamed"), "pending": offer.chosen}
     else:
         row |= {"text": found.what, "cost": found.cost, "cached": found.cached}
         row |= {"read": found.read, "fetched": found.fetched, "stored": found.stored, "kept": found.kept}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ from modules import shared
 
 from sd3deploy import guards, messages
 from sd3deploy.deployment import Deployment
+from sd3deploy.deployment.later import Later
 from sd3deploy.device import Device
 from sd3deploy.encoders import choices, source
 from sd3deploy.encoders.cache import DEFAULT_LIMIT
@@ -66,6 +68,17 @@ def register(deployment: Deployment, forecast: Forecast, features: Features) -> 
 
         return changed
 
+    def again() -> None:
+        """The source was changed: the encoder of the new one is loaded when all settings are applied, and told as any other."""
+        if not features.ended:
+            with contextlib.suppress(Exception):  # `change` has told it
+                deployment.change(forecast.allow)
+
+    later = Later(again)
+
+    def moved() -> None:
+        later.ask()
+
     @refusing
     def modes() -> None:
         for name in guards.GUARDS:
@@ -82,9 +95,9 @@ def register(deployment: Deployment, forecast: Forecast, features: Features) -> 
     option("sd3_auto_install", True, gr.Checkbox)
     option("sd3_memory", DEFAULT_MODE, gr.Radio, {"choices": list(MODES)}, modes)
     option("sd3_memory_retry", False, gr.Checkbox)
-    option("sd3_weights", source.KINDS[0], gr.Dropdown, lambda: {"choices": list(source.KINDS)})
-    option("sd3_weights_file", "", gr.Textbox)
-    option("sd3_weights_repository", spec.DEFAULT, gr.Textbox)
+    option("sd3_weights", source.KINDS[0], gr.Dropdown, lambda: {"choices": list(source.KINDS)}, checked.shield(moved))
+    option("sd3_weights_file", "", gr.Textbox, None, checked.shield(moved))
+    option("sd3_weights_repository", spec.DEFAULT, gr.Textbox, None, checked.shield(moved))
     option("sd3_weights_keep", False, gr.Checkbox)
     option("sd3_sources", SOURCES, gr.HTML)
     option("sd3_cache", True, gr.Checkbox, None, cache)
