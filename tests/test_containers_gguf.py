@@ -278,7 +278,7 @@ def test_a_tokenizer_is_passed_over(state, tmp_path):
 
 
 def test_what_reading_them_needs_is_installed_with_what_the_choice_needs(small, model, tmp_path):
-    """The groups of pyproject.toml; of a file that can not be read those of the choice, and the reading says what is wrong."""
+    """The groups of pyproject.toml."""
 
     class Host:
         def facts(self):
@@ -292,7 +292,8 @@ def test_what_reading_them_needs_is_installed_with_what_the_choice_needs(small, 
     assert groups("nf4", small) == ("bitsandbytes", "gguf")
     assert groups("bf16", small) == ("gguf",)
     assert groups("nf4", model / "t5.safetensors") == ("bitsandbytes",)
-    assert groups("nf4", tmp_path / "none") == ("bitsandbytes",)
+    with pytest.raises(EncoderError):  # nothing is installed for what can not be read
+        groups("nf4", tmp_path / "none")
     assert groups("none", small) == groups("default", small) == ()
     assert groups("bf16", small, "Automatic") == ()
     assert {"gguf"} <= set(deps.groups())

@@ -111,6 +111,8 @@ class Making:
         choice = wanted.choice
         if choice in (NONE, HOST_DEFAULT):
             return choice.groups
+        if wanted.weights not in ("Local file", "Repository") and not self._host.facts().model:
+            return choice.groups  # it will be the source of whatever model is loaded
         found = self._find(wanted)
         if wanted.weights != "Local file" and found.remote is None:
             return choice.groups
