@@ -127,7 +127,7 @@ class Handover:
         try:
             for pause in (*_PAUSES, 0.0):
                 self._free()
-                kept = next((swap.kept_by(module) for one in self._modules if (module := one()) is not None), [])
+                kept = self._holders()
                 if kept != [swap.A_CALL] or not pause:
                     return kept
                 time.sleep(pause)  # such as a request that asks for its size
@@ -135,6 +135,10 @@ class Handover:
         except Exception as error:
             self._failed(error)
             return []
+
+    def _holders(self) -> list[str]:
+        """The kinds of what holds the old one. In a function of its own: a name here would hold it, too."""
+        return next((swap.kept_by(module) for one in self._modules if (module := one()) is not None), [])
 
     def _take(self) -> None:
         swap.replace(self._pipeline, None)
