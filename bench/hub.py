@@ -134,9 +134,14 @@ def serve(file: str, speed: float) -> None:
             pass
 
         def do_HEAD(self) -> None:
-            self._head(200, 0, size)
+            self._head(200 if self._known() else 404, 0, size if self._known() else 0)
+
+        def _known(self) -> bool:
+            return self.path.endswith("/t5.safetensors")  # huggingface_hub asks for other things, too
 
         def do_GET(self) -> None:
+            if not self._known():
+                return self._head(404, 0, 0)
             found = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range") or "")
             start, end = (int(found[1]), min(int(found[2]) + 1, size)) if found else (0, size)
             self._head(206 if found else 200, start, end)
