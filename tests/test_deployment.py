@@ -1075,3 +1075,16 @@ def test_what_the_hosts_own_loader_has_brought_is_left_when_it_was_cancelled_mea
     with pytest.raises(Stopped):
         choose(deployment, "Host default")
     assert loaded.pipe.text_encoder_3 is encoder
+
+
+def test_of_several_that_are_under_way_the_progress_of_the_one_that_reads_is_shown():
+    from sd3deploy.deployment.undertaking import Progress, Undertakings
+
+    all_of_them = Undertakings(Events())
+    assert all_of_them.progress is None
+    with all_of_them.begin() as first, first.doing("encoder.loading", name="T5 FP8"):
+        first.progress = Progress(1, 2)
+        with all_of_them.begin() as second, second.doing("encoder.waiting", name="T5 FP8"):
+            assert all_of_them.latest is second
+            assert all_of_them.progress == Progress(1, 2)
+    assert all_of_them.progress is None

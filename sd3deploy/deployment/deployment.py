@@ -167,8 +167,7 @@ class Deployment:
     @property
     def progress(self) -> Progress | None:
         """How far an encoder has been read. Never waits for a lock."""
-        latest = self._under_way.latest
-        return latest.progress if latest else None
+        return self._under_way.progress
 
     def cancel(self) -> bool:
         """End what is under way soon, with everything as it was before. Returns at once whether there was anything. Called from any thread,

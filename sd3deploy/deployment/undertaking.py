@@ -119,6 +119,11 @@ class Undertakings:
         """The one that began last and has something to say about itself."""
         return next((one for one in reversed([*self._running]) if one.phase), None)
 
+    @property
+    def progress(self) -> Progress | None:
+        """How far the encoder is that is being read, though others may wait for it; None where none is."""
+        return next((one.progress for one in reversed([*self._running]) if one.progress), None)
+
     def __bool__(self) -> bool:
         return bool(self._running)
 
