@@ -23,8 +23,8 @@ class Choice:
     bytes: resident size of T5-XXL's encoder with bfloat16 as compute type, None where the host decides; measured
     by bench/encoders.py on full shapes. error: of its output, relative to float32, with random weights on the same shapes, mean
     of three prompts; it ranks the choices and promises nothing about pictures. groups: the optional dependencies of
-    pyproject.toml that it needs. stored, stored_wo: how linear layers and the second halves of the feed-forwards are stored, as storage.py
-    names it; "" where that is not ours.
+    pyproject.toml that it needs. stored, stored_wo, stored_embedding: how linear layers, the second halves of the feed-forwards and
+    the embedding are stored, as storage.py names it; "" where that is not ours.
     backends: the stacks on which it runs. capability: the least CUDA compute capability.
     """
 
@@ -39,6 +39,7 @@ class Choice:
     capability: tuple[int, int] | None = None
     fp8: bool = False
     bf16: bool = False
+    stored_embedding: str = "wide"
 
     @property
     def quantized(self) -> bool:
