@@ -45,6 +45,7 @@ class Row:
 
 
 ROWS = (
+    *(Row(choice) for choice in ("q4", "q5", "q6", "q8")),
     *(Row(choice, scale) for choice in ("fp4", "nf4") for scale in ("absmax", "best")),
     Row("nf4-int8", "best"),
     *(Row(choice) for choice in ("uint4", "fp8", "int8", "bf16")),
@@ -235,6 +236,8 @@ def _dequantized(module: Any) -> Any:
     """The weight that a layer of any kind computes with."""
     import torch
 
+    from sd3deploy.encoders.grouped import grouped, rotate
+
     weight = module.weight
     if getattr(weight, "quant_state", None) is not None:
         from bitsandbytes.functional import dequantize_4bit
@@ -243,6 +246,9 @@ def _dequantized(module: Any) -> Any:
     if weight.dtype is torch.int8 and hasattr(weight, "SCB"):  # bitsandbytes' own layer; its scale is the largest of the row
         scale = weight.SCB if weight.SCB is not None else module.state.SCB
         return weight.data.float() * scale.float()[:, None] / 127
+    if hasattr(module, "kind"):  # of grouped.py
+        form = grouped(module.kind)
+        return rotate(form.unpack(weight, module.in_features, torch.float32), form.padded(module.in_features))[:, : module.in_features]
     if hasattr(module, "sdnq_dequantizer"):
         return copy.deepcopy(module).dequantize().weight
     return weight.float() * module.scale.float() if hasattr(module, "scale") else weight

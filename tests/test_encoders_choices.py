@@ -24,7 +24,7 @@ def test_what_runs_where():
     assert suitable(CPU) == suitable(AMPERE) == everything
     assert suitable(TURING) == [id for id in everything if id != "bf16"]
     assert suitable(PASCAL) == [id for id in everything if id not in ("bf16", "int8")]
-    assert suitable(ZLUDA) == ["default", "none", "uint4", "fp8"]
+    assert suitable(ZLUDA) == ["default", "none", "q4", "q5", "q6", "q8", "uint4", "fp8"]
     assert suitable(Device("mps", "mps", "Apple GPU", fp8=False)) == [id for id in everything if id != "fp8"]
 
 

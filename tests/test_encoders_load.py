@@ -21,7 +21,8 @@ CPU = Device("cpu", "cpu", "CPU")
 HALF = replace(CPU, bf16=False)  # a device such as Turing, on which float16 is the only 16-bit type
 LOADABLE = choices.CHOICES[2:]
 # Floors of the cosine against float32, from runs with several seeds: every one is far above what a broken layer leaves (near 0).
-FLOOR = {"fp4": 0.93, "nf4": 0.95, "nf4-int8": 0.96, "uint4": 0.95, "fp8": 0.995, "int8": 0.999, "bf16": 0.9995}
+FLOOR = {"q4": 0.97, "q5": 0.993, "q6": 0.998, "q8": 0.9995}
+FLOOR |= {"fp4": 0.93, "nf4": 0.95, "nf4-int8": 0.96, "uint4": 0.95, "fp8": 0.995, "int8": 0.999, "bf16": 0.9995}
 
 
 @pytest.fixture(autouse=True)

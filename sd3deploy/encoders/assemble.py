@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from sd3deploy.encoders.recipe import Recipe
+from sd3deploy.encoders.recipe import EMBEDDING, Recipe
 from sd3deploy.encoders.storage import BITSANDBYTES, STORAGES
 from sd3deploy.encoders.t5 import feed_forwards, t5_encoder_class
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from sd3deploy.encoders.encoded import Encoded
 
-__all__ = ["assemble", "linears", "quantization_config", "shapes"]
+__all__ = ["assemble", "layers", "quantization_config", "shapes"]
 
 
 def assemble(encoded: Encoded, device: str = "cpu") -> transformers.T5EncoderModel:
@@ -26,7 +26,7 @@ def assemble(encoded: Encoded, device: str = "cpu") -> transformers.T5EncoderMod
     recipe = encoded.recipe
     encoder = _skeleton(recipe, encoded.config)
     parts: dict[str, dict[str, torch.Tensor]] = {}
-    ways = linears(encoder, recipe)
+    ways = layers(encoder, recipe)
     for name, tensor in encoded.tensors.items():
         layer, _, rest = name.partition(".weight")
         if layer not in ways and not rest:
@@ -43,10 +43,10 @@ def assemble(encoded: Encoded, device: str = "cpu") -> transformers.T5EncoderMod
     return encoder.eval().requires_grad_(False)
 
 
-def linears(encoder: torch.nn.Module, recipe: Recipe) -> dict[str, str]:
-    """Name of each linear layer → how it is stored."""
-    layers = [name for name, module in encoder.named_modules() if hasattr(module, "in_features")]
-    return {name: recipe.stored(name) for name in layers}
+def layers(encoder: torch.nn.Module, recipe: Recipe) -> dict[str, str]:
+    """Name of the embedding and of each linear layer → how it is stored."""
+    found = [EMBEDDING, *(name for name, module in encoder.named_modules() if hasattr(module, "in_features"))]
+    return {name: recipe.stored(name) for name in found}
 
 
 def shapes(config: Mapping[str, Any]) -> tuple[dict[str, tuple[int, ...]], torch.nn.Module]:
@@ -86,7 +86,7 @@ def _skeleton(recipe: Recipe, config: Mapping[str, Any]) -> Any:
     cls = transformers.T5EncoderModel if recipe.stored_wo == "wide" else t5_encoder_class()
     with _empty():
         encoder = cls(_t5_config(config))
-        for name, way in linears(encoder, recipe).items():
+        for name, way in layers(encoder, recipe).items():
             linear: Any = encoder.get_submodule(name)
             layer: Any = STORAGES[way].layer(linear, recipe.compute, way)
             if way in BITSANDBYTES:

@@ -22,9 +22,10 @@ class Choice:
     id: stable, in settings files' place of `name` on the command line. name: what the settings store and the screen shows.
     bytes: resident size of T5-XXL's encoder with bfloat16 as compute type, None where the host decides; measured
     by bench/encoders.py on full shapes. error: of its output, relative to float32, with random weights on the same shapes, mean
-    of three prompts; it ranks the choices and promises nothing about pictures. groups: the optional dependencies of
-    pyproject.toml that it needs. stored, stored_wo: how linear layers and the second halves of the feed-forwards are stored, as storage.py
-    names it; "" where that is not ours.
+    of three prompts; it ranks the choices and promises nothing about pictures. None where it has not been measured on those shapes: such
+    a choice is not recommended, for errors on other shapes do not compare. groups: the optional dependencies of
+    pyproject.toml that it needs. stored, stored_wo, stored_embedding: how linear layers, the second halves of the feed-forwards and
+    the embedding are stored, as storage.py names it; "" where that is not ours.
     backends: the stacks on which it runs. capability: the least CUDA compute capability.
     """
 
@@ -39,6 +40,7 @@ class Choice:
     capability: tuple[int, int] | None = None
     fp8: bool = False
     bf16: bool = False
+    stored_embedding: str = "wide"
 
     @property
     def quantized(self) -> bool:
@@ -60,6 +62,10 @@ NONE = Choice("none", "None (CLIP only)", 0, backends=_EVERYWHERE)
 CHOICES = (
     HOST_DEFAULT,
     NONE,
+    Choice("q4", "T5 Q4", 2_748_898_304, stored="q4", stored_wo="q4", stored_embedding="q8", backends=_EVERYWHERE),
+    Choice("q5", "T5 Q5", 3_327_712_256, stored="q5", stored_wo="q5", stored_embedding="q8", backends=_EVERYWHERE),
+    Choice("q6", "T5 Q6", 3_906_526_208, stored="q6", stored_wo="q6", stored_embedding="q8", backends=_EVERYWHERE),
+    Choice("q8", "T5 Q8", 4_919_450_624, stored="q8", stored_wo="q8", stored_embedding="q8", backends=_EVERYWHERE),
     # SM60 for 4 bit, SM75 for INT8: the hardware table of bitsandbytes 0.50.
     Choice("fp4", "T5 FP4", 2_652_519_584, 0.500, "fp4", "fp4", ("bitsandbytes",), _BITSANDBYTES, (6, 0)),
     Choice("nf4", "T5 NF4", 2_652_519_584, 0.378, "nf4", "nf4", ("bitsandbytes",), _BITSANDBYTES, (6, 0)),

@@ -31,7 +31,8 @@ def measure(encoder: torch.nn.Module) -> Measure:
     modules: list[Any] = list(encoder.modules())
     linears = [module for module in modules if hasattr(module, "in_features") and hasattr(module, "weight")]
     outputs = [module.wo for module in feed_forwards(encoder)]
-    embeddings = {id(module.weight): module.weight.numel() for module in modules if type(module).__name__ == "Embedding"}
+    tables = [module for module in modules if hasattr(module, "num_embeddings")]
+    embeddings = {id(module.weight): module.num_embeddings * module.embedding_dim for module in tables}
     norms = sum(module.weight.numel() for module in modules if type(module).__name__.endswith("Norm"))
     weights = sum(embeddings.values()) + norms + sum(module.in_features * module.out_features for module in linears)
     return Measure(

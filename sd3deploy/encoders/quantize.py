@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sd3deploy.device import Device
-from sd3deploy.encoders.assemble import linears, quantization_config, shapes
+from sd3deploy.encoders.assemble import layers, quantization_config, shapes
 from sd3deploy.encoders.encoded import Encoded
 from sd3deploy.encoders.files import File, Foreseeing
 from sd3deploy.encoders.finite import NotFinite
@@ -100,7 +100,7 @@ def _quantize(
         config["quantization_config"] = known.to_dict()
     needed, skeleton = shapes(weights.config)
     stored_as = {name: _whole(weights, name, shape) for name, shape in needed.items()}
-    ways = linears(skeleton, recipe)
+    ways = layers(skeleton, recipe)
     finished = journal.take() if journal else {}
     found: dict[str, torch.Tensor] = {key: tensor for tensors in finished.values() for key, tensor in tensors.items()}
     targets, pieces, as_they_lie = {}, [], []

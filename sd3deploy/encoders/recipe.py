@@ -7,8 +7,9 @@ from typing import Any
 
 from sd3deploy.encoders.choices import Choice
 
-__all__ = ["SCALES", "Recipe"]
+__all__ = ["EMBEDDING", "SCALES", "Recipe"]
 
+EMBEDDING = "shared"  # its name in transformers' T5EncoderModel
 SCALES = ("best", "absmax")
 
 
@@ -29,10 +30,12 @@ class Recipe:
         return "wide" if self.stock else self.choice.stored_wo
 
     def stored(self, layer: str) -> str:
-        """How the linear layer of that name is stored."""
-        return self.stored_wo if layer.endswith(".wo") else self.choice.stored
+        """How the layer of that name is stored: the embedding, or a linear one."""
+        return self.choice.stored_embedding if layer == EMBEDDING else self.stored_wo if layer.endswith(".wo") else self.choice.stored
 
     def settings(self) -> dict[str, Any]:
         """As JSON-able values."""
         kinds = {"linear": self.choice.stored, "wo": self.stored_wo}
+        if self.choice.stored_embedding != "wide":
+            kinds["embedding"] = self.choice.stored_embedding
         return {"choice": self.choice.id, **kinds, "compute": self.compute, "scale": self.scale}

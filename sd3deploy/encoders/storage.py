@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sd3deploy.encoders.finite import require_finite
 from sd3deploy.encoders.four_bit import BLOCK, four_bit
-from sd3deploy.encoders.t5 import scaled_linear
+from sd3deploy.encoders.grouped import WIDTHS, grouped
+from sd3deploy.encoders.t5 import grouped_embedding, grouped_linear, scaled_linear
 
 if TYPE_CHECKING:
     import torch
@@ -45,8 +46,10 @@ class Storage(Protocol):
         ...
 
     @staticmethod
-    def layer(linear: torch.nn.Linear, compute: str, kind: str) -> torch.nn.Module:
-        """The module that takes the place of `linear`, which has no bias. It is called on the meta device: no memory is taken."""
+    def layer(linear: Any, compute: str, kind: str) -> torch.nn.Module:
+        """The module that takes the place of `linear`, which has no bias; of Grouped also of an embedding. It is called on the meta device:
+        no memory is taken.
+        """
         ...
 
     @staticmethod
@@ -285,11 +288,40 @@ class Rows:
         module.weight, module.scale = tensors["weight"], tensors["scale"]
 
 
+class Grouped:
+    """4, 5, 6 or 8 bits with a scale and a middle for each group along a row; ours (grouped.py)."""
+
+    computes = True
+
+    def __init__(self, name: str, shape: tuple[int, ...], recipe: Recipe, kind: str) -> None:
+        import torch
+
+        self.step, self._name, self._form = 1, name, grouped(kind)
+        self._all = torch.empty(shape[0], self._form.width(shape[1]), dtype=torch.uint8)
+
+    def add(self, first: int, rows: torch.Tensor) -> None:
+        self._all[first : first + len(rows)].copy_(self._form.pack(rows))
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return {self._name: self._all}
+
+    @staticmethod
+    def layer(linear: Any, compute: str, kind: str) -> torch.nn.Module:
+        if hasattr(linear, "in_features"):
+            return grouped_linear()(linear.in_features, linear.out_features, kind)
+        return grouped_embedding()(linear.num_embeddings, linear.embedding_dim, kind, compute)
+
+    @staticmethod
+    def put(module: Any, tensors: Mapping[str, torch.Tensor]) -> None:
+        Wide.put(module, tensors)
+
+
 STORAGES: Mapping[str, type[Storage]] = {
     "fp4": FourBitStorage,
     "nf4": FourBitStorage,
     "int8": Int8,
     "int8-rows": Rows,
     "fp8-rows": Rows,
+    **dict.fromkeys(WIDTHS, Grouped),
     "wide": Wide,
 }

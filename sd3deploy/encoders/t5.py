@@ -1,4 +1,4 @@
-"""The T5 encoder class that can be quantized whole, and the two modules that it needs.
+"""The T5 encoder class that can be quantized whole, and the modules that it needs.
 
 transformers keeps the second half of each feed-forward (`wo`, a fifth of T5-XXL) out of every quantization, and its
 feed-forward casts the activations to the type of wo's weight: with 4-bit codes stored as uint8 that turns the output into
@@ -10,11 +10,13 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from sd3deploy.encoders.grouped import grouped, rotate
+
 if TYPE_CHECKING:
     import torch
     import transformers
 
-__all__ = ["feed_forwards", "scaled_linear", "t5_encoder_class"]
+__all__ = ["feed_forwards", "grouped_embedding", "grouped_linear", "scaled_linear", "t5_encoder_class"]
 
 
 @lru_cache
@@ -85,3 +87,75 @@ def scaled_linear() -> type[torch.nn.Module]:
             return super()._apply(keep_type, recurse)
 
     return ScaledLinear
+
+
+@lru_cache
+def grouped_linear() -> type[torch.nn.Module]:
+    """A linear layer stored as grouped.py has it, computed in the type of its input; unpacked anew for each call, and for it alone.
+
+    Its one parameter is bytes, which no `.to(dtype)` changes, and which accelerate's hooks move as they move every parameter.
+    """
+    import torch
+
+    class GroupedLinear(torch.nn.Module):
+        def __init__(self, in_features: int, out_features: int, kind: str) -> None:
+            super().__init__()
+            self.in_features, self.out_features, self.kind = in_features, out_features, kind
+            self.weight = _stored(out_features, in_features, kind)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            form, dtype = grouped(self.kind), _computed(x)
+            rotated = rotate(x.to(dtype), form.padded(self.in_features))
+            return torch.nn.functional.linear(rotated, form.unpack(self.weight, self.in_features, dtype)).to(x.dtype)
+
+        def extra_repr(self) -> str:
+            return f"{self.in_features}, {self.out_features}, {self.kind}"
+
+    return GroupedLinear
+
+
+@lru_cache
+def grouped_embedding() -> type[torch.nn.Module]:
+    """An embedding stored as grouped.py has it, which gives `compute`, the name of a type."""
+    import torch
+
+    class GroupedEmbedding(torch.nn.Module):
+        def __init__(self, num_embeddings: int, embedding_dim: int, kind: str, compute: str) -> None:
+            super().__init__()
+            self.num_embeddings, self.embedding_dim, self.kind, self.compute = num_embeddings, embedding_dim, kind, compute
+            self.weight = _stored(num_embeddings, embedding_dim, kind)
+
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            form = grouped(self.kind)
+            wide = form.unpack(self.weight[tokens.reshape(-1)], self.embedding_dim, torch.float32)
+            turned = rotate(wide, wide.shape[-1])[:, : self.embedding_dim]  # a second turn is the way back
+            return turned.to(getattr(torch, self.compute)).reshape(*tokens.shape, self.embedding_dim)
+
+        def extra_repr(self) -> str:
+            return f"{self.num_embeddings}, {self.embedding_dim}, {self.kind}"
+
+    return GroupedEmbedding
+
+
+def _stored(rows: int, columns: int, kind: str) -> torch.nn.Parameter:
+    import torch
+
+    return torch.nn.Parameter(torch.empty(rows, grouped(kind).width(columns), dtype=torch.uint8), requires_grad=False)
+
+
+def _computed(x: torch.Tensor) -> torch.dtype:
+    """The type to compute in. A CPU that has no bfloat16 emulates it: a layer of T5-XXL takes 3.4 times as long as in float32."""
+    import torch
+
+    return torch.float32 if x.dtype is torch.bfloat16 and x.device.type == "cpu" and not _bfloat16_in_hardware() else x.dtype
+
+
+@lru_cache
+def _bfloat16_in_hardware() -> bool:
+    """Whether the CPU multiplies it, as far as torch's library for that knows."""
+    import torch
+
+    try:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    except (AttributeError, RuntimeError):  # a torch without that library
+        return False

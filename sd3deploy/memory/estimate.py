@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sd3deploy.encoders.choices import HOST_DEFAULT, NONE, Choice
+from sd3deploy.encoders.grouped import UNPACKED, WIDTHS
 from sd3deploy.memory.sizes import Weights
 from sd3deploy.memory.t5_shape import DTYPES
 
@@ -182,7 +183,15 @@ def _leaf(setup: Setup, parts: Mapping[str, int], name: str) -> int:
 def _temporary(setup: Setup) -> int:
     """A weight of T5 as it is made wide again for one product: the largest linear layer."""
     shape = setup.weights.t5
-    return shape.d_ff * shape.d_model * DTYPES[setup.compute] if shape and setup.encoder.stored not in ("", "wide") else 0
+    if shape is None or setup.encoder.stored in ("", "wide"):
+        return 0
+    numbers = shape.d_ff * shape.d_model
+    if setup.encoder.stored not in WIDTHS:
+        return numbers * DTYPES[setup.compute]
+    if setup.kind == "cpu":  # which may have no bfloat16
+        return numbers * DTYPES["float32"]
+    wide = DTYPES["float32" if setup.compute == "float16" else setup.compute]  # `wo` leaves float16's range
+    return numbers * wide + 5 * min(numbers, UNPACKED)  # codes and what is not rounded yet, for a piece
 
 
 def _load(setup: Setup, _: Constants) -> float:

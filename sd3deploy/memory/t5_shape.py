@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from sd3deploy.encoders.choices import NONE, Choice
+from sd3deploy.encoders.grouped import WIDTHS, grouped
 
 __all__ = ["DTYPES", "T5_XXL", "T5Shape"]
 
@@ -37,14 +39,19 @@ class T5Shape:
         return self.d_model, self.d_ff
 
     @property
+    def embedding(self) -> tuple[int, int]:
+        """(rows, columns) of the embedding, once: it is tied."""
+        return self.vocab_size, self.d_model
+
+    @property
     def rest(self) -> int:
-        """How many numbers lie outside of linear layers: the embedding (once, it is tied), the position bias, the norms."""
-        return self.vocab_size * self.d_model + self.buckets * self.num_heads + self.d_model * (2 * self.num_layers + 1)
+        """How many numbers lie outside of linear layers and the embedding: the position bias, the norms."""
+        return self.buckets * self.num_heads + self.d_model * (2 * self.num_layers + 1)
 
     @property
     def numbers(self) -> int:
         """How many parameters there are. T5-XXL: 4.762 billion."""
-        return self.rest + self.num_layers * sum(rows * columns for rows, columns in [*self.linears, self.wo])
+        return self.rest + math.prod(self.embedding) + self.num_layers * sum(map(math.prod, [*self.linears, self.wo]))
 
     def bytes(self, choice: Choice, compute: str = "bfloat16") -> int:
         """Resident bytes of a choice, with `compute` as the type of what is not quantized. Exact: tests compare real modules."""
@@ -52,12 +59,15 @@ class T5Shape:
             return 0
         wide = DTYPES[compute]
         wo_wide = 4 if compute == "float16" else wide  # T5 keeps `wo` in float32 where it would overflow (_keep_in_fp32_modules)
-        linear, second = _STORED.get(choice.stored), _STORED.get(choice.stored_wo)
-        size = self.rest * wide
-        for rows, columns in self.linears:
-            size += self.num_layers * (linear(rows, columns) if linear else rows * columns * wide)
-        rows, columns = self.wo
-        return size + self.num_layers * (second(rows, columns) if second else rows * columns * wo_wide)
+        size = self.rest * wide + _size(choice.stored_embedding, self.embedding, wide)
+        size += self.num_layers * sum(_size(choice.stored, sides, wide) for sides in self.linears)
+        return size + self.num_layers * _size(choice.stored_wo, self.wo, wo_wide)
+
+
+def _size(stored: str, sides: tuple[int, int], wide: int) -> int:
+    """Bytes of a layer. wide: of a number that is not quantized."""
+    found = _STORED.get(stored)
+    return found(*sides) if found else math.prod(sides) * wide
 
 
 def _four_bit(rows: int, columns: int) -> int:
@@ -85,6 +95,10 @@ def _uint4(rows: int, columns: int) -> int:
     return -(-rows * columns // 2) + 2 * 4 * rows * groups
 
 
+def _grouped(kind: str) -> Callable[[int, int], int]:
+    return lambda rows, columns: rows * grouped(kind).width(columns)
+
+
 _STORED: Mapping[str, Callable[[int, int], int]] = {
     "fp4": _four_bit,
     "nf4": _four_bit,
@@ -92,6 +106,7 @@ _STORED: Mapping[str, Callable[[int, int], int]] = {
     "fp8-rows": _eight_bit,
     "int8-rows": _eight_bit,
     "int8": _eight_bit,
+    **{kind: _grouped(kind) for kind in WIDTHS},
 }
 
 T5_XXL = T5Shape()

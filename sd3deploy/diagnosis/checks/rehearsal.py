@@ -231,12 +231,12 @@ def _able(wanted: Choice, place: Device, context: Context) -> Choice:
     """The choice itself; where the device or a missing package does not let it run, the one with the smallest error that runs."""
     if _runs(wanted, place, context):
         return wanted
-    others = sorted((one for one in choices.CHOICES if one.error is not None), key=lambda one: (one.bytes or 0) > 5e9)
+    others = sorted((one for one in choices.CHOICES if one.bytes), key=lambda one: (one.bytes or 0) > 5e9)
     return next((one for one in others if _runs(one, place, context)), NONE)
 
 
 def _runs(choice: Choice, place: Device, context: Context) -> bool:
-    if choice.error is None or choices.unsuitable(choice, place):
+    if not choice.bytes or choices.unsuitable(choice, place):
         return False
     if choice.id == "uint4" and not context.installed.version("sdnq"):
         return False
