@@ -64,7 +64,7 @@ class Making:
             return encoder, None
         device = self._host.device()
         choices.require(wanted.choice, device)
-        found = self._find(wanted)
+        found = self.source(wanted)
         groups = self.install(wanted, under)
         self._prove(wanted.choice, groups, device, under)
         under.check(wanted.choice)
@@ -111,7 +111,7 @@ class Making:
         if choice in (NONE, HOST_DEFAULT):
             return choice.groups
         try:
-            found = self._find(wanted)
+            found = self.source(wanted)
             if wanted.weights != "Local file" and found.remote is None:
                 return choice.groups
             with encoder_stopping.stoppable(under.cancelled):
@@ -121,7 +121,8 @@ class Making:
             return choice.groups
         return tuple(dict.fromkeys((*choice.groups, *weights.groups)))
 
-    def _find(self, wanted: Wanted) -> source.Source:
+    def source(self, wanted: Wanted) -> source.Source:
+        """Where the weights come from. Raises EncoderError where that is nowhere."""
         return source.find(wanted.weights, self._host.facts(), wanted.file, wanted.repository, wanted.keep)
 
     def _prove(self, choice: Choice, groups: tuple[str, ...], device: Device, under: Undertaking) -> None:
