@@ -25,7 +25,7 @@ def parts(weights: Weights) -> Iterator[Weights]:
     tensors = weights.tensors
     config = {**weights.config, "num_layers": 0}
     yield replace(weights, config=config, tensors={name: tensors[name] for name in ("shared.weight", _NORM)}, read=())
-    config = {**weights.config, "num_layers": 1, "vocab_size": 0}
+    config = {**weights.config, "num_layers": 1, "vocab_size": 0, "pad_token_id": None, "eos_token_id": None}
     always = {name: tensors[name] for name in (identity.BIAS, _NORM)}  # a whole one hands the bias of block 0 on to the others
     for number in range(weights.config["num_layers"]):
         prefix = f"encoder.block.{number}."
