@@ -216,7 +216,7 @@ def test_recommend_goes_by_what_was_measured_on_that_model(capsys, host, tmp_pat
     kept.add({ours[0].id: {"a": Measured(0.25, 0.9, 1.0)}})
     found = answer()
     assert (found["choice"], found["basis"]) == (ours[0].name, messages.text("memory.by-measured", count=1))
-    assert list(found["considered"])[0] == ours[0].id
+    assert next(iter(found["considered"])) == ours[0].id
     main(words)
     assert capsys.readouterr().out.rstrip().endswith(messages.text("memory.by-measured", count=1))
     other = ["recommend", "--vram", "24", "--model", "sd3-medium", *host, "--json"]
