@@ -9,6 +9,7 @@ import argparse
 import json
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from sd3deploy.commands.quantize import devices, find_source, interruptible, req
 from sd3deploy.device import Device
 from sd3deploy.diagnosis.checks import files
 from sd3deploy.encoders import choices
+from sd3deploy.encoders.cache import Cache
 from sd3deploy.encoders.choices import CHOICES, Choice
 from sd3deploy.encoders.need import shape_of
 from sd3deploy.encoders.source import Source
@@ -61,13 +63,14 @@ def run(options: argparse.Namespace) -> int:
             raise SettingError("quality.unwritable", file=file)
     named = _named(options.encoders)
     found = find_source(options.src) if options.src else _first(options)
+    beside = _cache(options)
     require_packages(())
     logging.disable(logging.WARNING)  # as quantize
     try:
         with progress.shown() as bar, interruptible() as stopped, stoppable(stopped):
-            result = _measured(options, named, found, texts, bar, stopped)
+            result = _measured(options, named, found, texts, beside, bar, stopped)
     except (Stopped, KeyboardInterrupt):
-        print(messages.text("quality.stopped"), file=sys.stderr)
+        print(messages.text("quality.stopped" if beside else "quality.stopped-lost"), file=sys.stderr)
         return 1
     except OSError as error:
         raise EncoderError("encoder.unreadable", source=found.name, error=error) from error
@@ -81,7 +84,15 @@ def run(options: argparse.Namespace) -> int:
     return 0 if result.rows else 2
 
 
-def _measured(options: argparse.Namespace, named: list[Choice], found: Source, texts: list[str], bar: progress.Bar, stopped: Any) -> Result:
+def _measured(
+    options: argparse.Namespace,
+    named: list[Choice],
+    found: Source,
+    texts: list[str],
+    beside: Cache | None,
+    bar: progress.Bar,
+    stopped: Callable[[], bool],
+) -> Result:
     _, device = devices(options.device)
     weights = open_weights(found)
     require_packages(weights.groups)
@@ -90,7 +101,7 @@ def _measured(options: argparse.Namespace, named: list[Choice], found: Source, t
     asked = prompts.tokenized(texts, prompts.tokenizer(_places(options, found), weights.config["vocab_size"]))
     able, left_out = _able(named, device)
     fingerprint = weights.fingerprint()
-    kept = Kept(_cache(options), fingerprint, device)
+    kept = Kept(beside, fingerprint, device)
 
     def went_on(fraction: float, done: int, all: int, name: str) -> None:
         bar.fill(fraction, messages.text("quality.running", done=done, all=all, name=name))
@@ -154,7 +165,7 @@ def _places(options: argparse.Namespace, found: Source) -> list[Path]:
     return [*own, *(place.parent for place in own), *([root / "configs" / "sd3"] if root else [])]
 
 
-def _cache(options: argparse.Namespace) -> Any:
+def _cache(options: argparse.Namespace) -> Cache | None:
     """Beside which encoders what is measured is kept; None, which is said, where no folder is known."""
     try:
         return cache.opened(options, options.folder, lambda id, values: None)
