@@ -21,7 +21,7 @@ from sd3deploy.errors import HostError
 __all__ = ["Folders", "add_options", "commit", "elsewhere", "folders"]
 
 _OURS = Path(__file__).parents[1]
-_COMMANDS = ("bundle", "doctor", "quantize", "verify")  # those that look at an SD.Next
+_COMMANDS = ("bundle", "doctor", "quality", "quantize", "verify")  # those that look at an SD.Next
 _MARK = "SD3DEPLOY_INSIDE"  # set for a process that was handed over to: it hands over no further
 _MODELS = ("diffusers_dir", "ckpt_dir", "hfcache_dir")  # settings of the host that name folders with models
 

@@ -167,7 +167,8 @@ def test_a_model_at_a_path(capsys):
 def test_16_gb_get_a_t5_with_reasons(capsys):
     code, out = run(capsys, "recommend --vram 16")
     assert code == 0
-    first, _, *reasons = out.splitlines()
+    first, _, *reasons, _, basis = out.splitlines()
+    assert "random weights" in basis
     taken = find(first.removeprefix("Take ").removesuffix("."))
     assert taken.error <= find("fp4").error
     best_first = ["bf16", "int8", "fp8", "nf4-int8", "uint4", "nf4", "fp4", "none"]

@@ -42,7 +42,7 @@ def test_every_sentence_is_used():
     used = strings() | {f"rule.{rule.id}" for rule in (*RULES, UNKNOWN)}
     used |= {f"checks.rule.{id}" for id in SEEN} | {f"checks.{step.id}.title" for step in STEPS}
     # ids made of a row's id, an action, a key, the name of a part
-    composed = ("action.", "encoder.", "feature.", "guard.", "panel.", "setting.sd3_", "size.side.")
+    composed = ("action.", "encoder.", "feature.", "guard.", "panel.", "quality.column.", "setting.sd3_", "size.side.")
     composed += tuple(f"memory.{kind}." for kind in ("verdict", "short", "where", "phase", "part", "change", "plot"))
     unused = [id for id in messages.catalogue("en") if bare(id) not in used and id not in used and not id.startswith(composed)]
     assert unused == []
@@ -107,7 +107,7 @@ def test_texts_of_the_page_that_are_said_again_in_another_language_are_told_apar
         for second in messages.languages():
             found: dict[str, str] = {}
             for id in messages.catalogue("en"):
-                if id.startswith(("panel.", "setting.sd3_", "encoder.", "action.")) and bare(id) == id:
+                if id.startswith(("panel.", "quality.column.", "setting.sd3_", "encoder.", "action.")) and bare(id) == id:
                     before, after = messages.catalogue(first)[id], messages.catalogue(second)[id]
                     assert found.setdefault(before, after) == after, id
 

@@ -26,7 +26,8 @@ WORDS = {language: path.read_text(encoding="utf-8") for language, path in README
 CODE = [ROOT / "extension.py", *ROOT.glob("sd3deploy/**/*.py")]
 
 # Families of sentences whose number grows and whose remedy says all: one row for each of them.
-FAMILIES = {"advice.*", "bundle.*", "checks.*", "foreign.*", "form.*", "gguf.*", "hub.*", "identity.*", "log.*", "pickle.*", "rule.*"}
+FAMILIES = {"advice.*", "bundle.*", "checks.*", "foreign.*", "form.*", "gguf.*", "hub.*", "identity.*", "log.*", "pickle.*"}
+FAMILIES |= {"quality.*", "rule.*"}
 
 SAYS = {"en": "It says", "zh": "提示"}  # the head of the tables of messages
 

@@ -31,6 +31,10 @@ class Bar:
         """The line for so many bytes."""
         self._write(counted(title, done, total)[: shutil.get_terminal_size().columns - 1])
 
+    def fill(self, fraction: float, text: str) -> None:
+        """The line for a part, 0 to 1, of whatever it is."""
+        self._write(f"{_drawn(fraction)} {text}"[: shutil.get_terminal_size().columns - 1])
+
     def clear(self) -> None:
         """Make room for something that stays."""
         self._write("")
@@ -53,11 +57,14 @@ def shown() -> Iterator[Bar]:
 
 def line(at: Progress) -> str:
     """The bar, the number of the step, and what it is at."""
-    done = round(_WIDTH * (at.number - 1 + at.fraction) / at.total)
-    return f"[{'#' * done}{'.' * (_WIDTH - done)}] {at.number}/{at.total} {at.title} {at.text}".rstrip()
+    return f"{_drawn((at.number - 1 + at.fraction) / at.total)} {at.number}/{at.total} {at.title} {at.text}".rstrip()
 
 
 def counted(title: str, done: int, total: int) -> str:
     """The bar for bytes, and what they are read or written for."""
-    filled = round(_WIDTH * min(1.0, done / max(1, total)))
-    return f"[{'#' * filled}{'.' * (_WIDTH - filled)}] {units.size(done)} / {units.size(total)} {title}"
+    return f"{_drawn(min(1.0, done / max(1, total)))} {units.size(done)} / {units.size(total)} {title}"
+
+
+def _drawn(fraction: float) -> str:
+    filled = round(_WIDTH * fraction)
+    return f"[{'#' * filled}{'.' * (_WIDTH - filled)}]"

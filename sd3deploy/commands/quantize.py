@@ -31,7 +31,7 @@ from sd3deploy.errors import DependencyError, EncoderError, SettingError
 if TYPE_CHECKING:
     from sd3deploy.encoders.weights import Weights
 
-__all__ = ["add", "run"]
+__all__ = ["add", "devices", "find_source", "interruptible", "require_packages", "run"]
 
 
 _SUBFOLDER = "text_encoder_3"
@@ -55,12 +55,12 @@ def add(subparsers: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Make it. Raises SettingError for words that mean nothing, EncoderError for a source without T5 or a place without room."""
     choice = _choice(options)
-    found = _source(options.src)
+    found = find_source(options.src)
     kept = None if options.out else cache.opened(options, None, lambda id, values: print(messages.text(id, **values), file=sys.stderr))
-    _require(choice.groups)
+    require_packages(choice.groups)
     logging.disable(logging.WARNING)  # what the libraries remark is none of what is asked here
     try:
-        with progress.shown() as bar, _stoppable() as stopped:
+        with progress.shown() as bar, interruptible() as stopped:
             weights, entry, new = _make(options, choice, found, kept, bar, stopped)
     except (Stopped, KeyboardInterrupt):
         print(messages.text("quantize.stopped"), file=sys.stderr)
@@ -90,13 +90,13 @@ def _make(
     stopped: Callable[[], bool],
 ) -> tuple[Weights, Entry, bool]:
     """The source, what was made of it, and whether that is new."""
-    target, place = _devices(options.device)
+    target, place = devices(options.device)
     choices.require(choice, target)
     recipe = Recipe(choice, target.compute_dtype, stock=options.stock)
     try:
         with stoppable(stopped):
             weights = open_weights(found)
-            _require(weights.groups)
+            require_packages(weights.groups)
             before = weights.fingerprint()
         if kept and (there := kept.entry(weights, recipe)):
             return weights, there, False
@@ -138,7 +138,7 @@ def _choice(options: argparse.Namespace) -> choices.Choice:
     return choice
 
 
-def _source(words: str) -> source.Source:
+def find_source(words: str) -> source.Source:
     """Raises EncoderError where there is none of what it may be. What lies on this disk goes before a repository of that name."""
     words = words.strip().strip("\"'")
     path = Path(words).expanduser()
@@ -176,7 +176,7 @@ def _snapshot(path: Path) -> Path:
     return current if current in found else max(found, key=lambda one: one.stat().st_mtime, default=path)
 
 
-def _require(groups: tuple[str, ...]) -> None:
+def require_packages(groups: tuple[str, ...]) -> None:
     """Raises DependencyError for packages that are missing or broken."""
     missing = [name for name in ("torch", "transformers", "safetensors") if importlib.util.find_spec(name) is None]
     if groups:
@@ -186,7 +186,7 @@ def _require(groups: tuple[str, ...]) -> None:
         raise DependencyError("quantize.packages", names=", ".join(missing), executable=sys.executable)
 
 
-def _devices(name: str) -> tuple[device.Device, device.Device]:
+def devices(name: str) -> tuple[device.Device, device.Device]:
     """The one that it is for, and the one to quantize on: what is made on the CPU is for the GPU all the same."""
     import torch
 
@@ -202,7 +202,7 @@ def _devices(name: str) -> tuple[device.Device, device.Device]:
 
 
 @contextmanager
-def _stoppable() -> Iterator[Callable[[], bool]]:
+def interruptible() -> Iterator[Callable[[], bool]]:
     """Ctrl-C is noted, and asked for between two pieces; pressed again it ends at once."""
     pressed = threading.Event()
     if threading.current_thread() is not threading.main_thread():

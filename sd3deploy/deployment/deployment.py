@@ -27,6 +27,7 @@ from sd3deploy.deps import stopping
 from sd3deploy.encoders import choices, swap
 from sd3deploy.encoders.choices import HOST_DEFAULT, Choice
 from sd3deploy.encoders.quantize import Stopped
+from sd3deploy.encoders.source import Source
 from sd3deploy.events import Events
 from sd3deploy.refresh import Verdict
 
@@ -63,6 +64,10 @@ class Deployment:
     def placed(self, pipeline: Any) -> Wanted:
         """What is in the pipeline now, read off the pipeline itself."""
         return self._placed.read(pipeline)
+
+    def source(self) -> Source:
+        """Where the settings take T5's weights from, whichever encoder is chosen. Raises Sd3Error where that is nowhere."""
+        return self._making.source(self._settings.wanted(choices.find("bf16")))
 
     # The ways in
 

@@ -65,7 +65,7 @@ class Making:
             return encoder, None
         device = self._host.device()
         choices.require(wanted.choice, device)
-        found = self._find(wanted)
+        found = self.source(wanted)
         groups = self.install(wanted, under)
         self._prove(wanted.choice, groups, device, under)
         under.check(wanted.choice)
@@ -113,7 +113,7 @@ class Making:
             return choice.groups
         if wanted.weights not in ("Local file", "Repository") and not self._host.facts().model:
             return choice.groups  # it will be the source of whatever model is loaded
-        found = self._find(wanted)
+        found = self.source(wanted)
         if wanted.weights != "Local file" and found.remote is None:
             return choice.groups
         looking = under.doing("encoder.looking", source=found.name) if found.remote else contextlib.nullcontext()
@@ -127,7 +127,8 @@ class Making:
             raise
         return tuple(dict.fromkeys((*choice.groups, *weights.groups)))
 
-    def _find(self, wanted: Wanted) -> source.Source:
+    def source(self, wanted: Wanted) -> source.Source:
+        """Where the weights come from. Raises EncoderError where that is nowhere."""
         return source.find(wanted.weights, self._host.facts(), wanted.file, wanted.repository, wanted.keep)
 
     def _prove(self, choice: Choice, groups: tuple[str, ...], device: Device, under: Undertaking) -> None:

@@ -48,6 +48,11 @@ class Choice:
         return self.stored not in ("", "sdnq", "wide")
 
     @property
+    def measurable(self) -> bool:
+        """Whether this extension makes it, so that its errors can be measured on the weights of the user."""
+        return self.quantized or self.stored == "wide"
+
+    @property
     def sentence(self) -> str:
         """What to expect of it, in one sentence."""
         return messages.text(f"encoder.{self.id}")

@@ -12,7 +12,7 @@ from sd3deploy.encoders.source import Source
 from sd3deploy.encoders.weights import open_weights
 from sd3deploy.memory.t5_shape import T5Shape
 
-__all__ = ["placed", "shape", "while_read", "wide"]
+__all__ = ["placed", "shape", "shape_of", "while_read", "wide"]
 
 
 def while_read(choice: Choice, found: Source, device: Device, cache: Cache | None, old: Any) -> int:
@@ -39,7 +39,11 @@ def wide(old: Any) -> int:
 
 def shape(encoder: Any) -> T5Shape:
     """The shapes of a T5 encoder, from its configuration."""
-    known = encoder.config
+    return shape_of(encoder.config)
+
+
+def shape_of(known: Any) -> T5Shape:
+    """The same, from transformers' T5Config."""
     names = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
     buckets, gated = known.relative_attention_num_buckets, known.is_gated_act
     return T5Shape(**{name: getattr(known, name) for name in names}, buckets=buckets, gated=gated)

@@ -99,7 +99,7 @@ def _quantize(
     if (known := quantization_config(recipe)) is not None:
         config["quantization_config"] = known.to_dict()
     needed, skeleton = shapes(weights.config)
-    stored_as = {name: _whole(weights, name, shape) for name, shape in needed.items()}
+    stored_as = {name: _whole(weights, name, shape) for name, shape in needed.items() if 0 not in shape}  # a part of T5 has no embedding
     ways = layers(skeleton, recipe)
     finished = journal.take() if journal else {}
     found: dict[str, torch.Tensor] = {key: tensor for tensors in finished.values() for key, tensor in tensors.items()}

@@ -11,6 +11,7 @@ from typing import Any
 
 from sd3deploy.encoders.choices import HOST_DEFAULT, NONE, Choice
 from sd3deploy.encoders.grouped import UNPACKED, WIDTHS
+from sd3deploy.memory.errors import Errors
 from sd3deploy.memory.sizes import Weights
 from sd3deploy.memory.t5_shape import DTYPES
 
@@ -62,7 +63,7 @@ class Setup:
     guided: a guidance scale above 1 doubles the batch. tiling: the VAE decodes in tiles. wide_vae: it decodes in float32.
     watermark: bytes, and never: parts, that balanced offload leaves on the device; ceiling: bytes of one part that it puts there at
     most, the rest of it is streamed; 0: no limit. factors: phase → what a real run on this
-    machine has shown the activations to be, relative to the estimate.
+    machine has shown the activations to be, relative to the estimate. errors: of the choices on these weights, where they were measured.
     """
 
     weights: Weights
@@ -81,6 +82,7 @@ class Setup:
     never: tuple[str, ...] = ()
     ceiling: int = 0
     factors: Mapping[str, float] = field(default_factory=dict)
+    errors: Errors = field(default_factory=Errors)
 
     @property
     def pixels(self) -> int:

@@ -144,7 +144,7 @@ def _apply(setup: Setup, fields: Mapping[str, Any]) -> Setup:
 def _steps(setup: Setup, suitable: list[Choice]) -> list[list[dict[str, Any]]]:
     """For each kind of change its possible values, from the least to the strongest."""
     size = estimate(setup).parts.get("text_encoder_3", 0)
-    encoders = [choice for choice in _by_error(suitable) if _t5(setup, choice) < size]
+    encoders = [choice for choice in setup.errors.order(suitable) if _t5(setup, choice) < size]
     modes = [mode for mode in ("balanced", "model", "sequential") if mode != setup.offload and setup.offload != "sequential"]
     return [
         [{"encoder": choice.name} for choice in encoders],
@@ -169,20 +169,16 @@ def _t5(setup: Setup, choice: Choice) -> int:
     return setup.weights.t5.bytes(choice, setup.compute) if setup.weights.t5 else 0
 
 
-def _by_error(suitable: Iterable[Choice]) -> list[Choice]:
-    """The choices with a T5 that is ours, best first."""
-    return sorted((choice for choice in suitable if choice.error is not None), key=lambda choice: choice.error or 0)
-
-
 @dataclass(frozen=True)
 class Advice:
     """Which T5 to take. choice: None when not even CLIP alone fits. considered: each choice with its verdict, best fidelity first.
-    change: what would make it run at all, where nothing fits.
+    change: what would make it run at all, where nothing fits. basis: by which errors the choices are in that order, as a sentence.
     """
 
     choice: Choice | None
     considered: tuple[tuple[Choice, Verdict], ...]
     change: Change | None = None
+    basis: str = ""
 
     @property
     def reasons(self) -> list[str]:
@@ -191,23 +187,24 @@ class Advice:
 
 
 def recommend(setup: Setup, capacity: Capacity, suitable: Iterable[Choice] = CHOICES) -> Advice:
-    """Among the choices that fit the one with the smallest output error; one that is tight only where none fits."""
+    """Among the choices that fit the one with the smallest output error, by `setup.errors`; one that is tight only where none fits."""
     suitable = list(suitable)
     considered = tuple(
-        (choice, judge(estimate(_apply(setup, {"encoder": choice.name})), capacity)) for choice in [*_by_error(suitable), NONE]
+        (choice, judge(estimate(_apply(setup, {"encoder": choice.name})), capacity)) for choice in [*setup.errors.order(suitable), NONE]
     )
     with_t5, (_, without) = considered[:-1], considered[-1]
+    basis = setup.errors.sentence(choice for choice, _ in with_t5)
     for answer in ("fits", "tight"):
         for choice, verdict in with_t5:
             if verdict.answer == answer:
-                return Advice(choice, considered)
+                return Advice(choice, considered, basis=basis)
     if with_t5 and with_t5[-1][1].answer == "unknown":
-        return Advice(min((choice for choice, _ in with_t5), key=lambda choice: _t5(setup, choice)), considered)
+        return Advice(min((choice for choice, _ in with_t5), key=lambda choice: _t5(setup, choice)), considered, basis=basis)
     if without.answer != "no":
-        return Advice(NONE, considered)
+        return Advice(NONE, considered, basis=basis)
     change = cheapest(_apply(setup, {"encoder": NONE.name}), capacity, suitable)
     if change is None:
-        return Advice(None, considered)
+        return Advice(None, considered, basis=basis)
     best = recommend(change.setup, capacity, suitable).choice or NONE  # with the change there may be room for a T5 again
     fields = {} if best is setup.encoder else {"encoder": best.name}
-    return Advice(None, considered, _fitting(setup, fields | dict(change.fields), capacity))
+    return Advice(None, considered, _fitting(setup, fields | dict(change.fields), capacity), basis)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -186,6 +187,36 @@ def test_the_recommendation_is_applied_by_one_request(host):
     assert host.get("/sdapi/v1/sd3/status")["encoder"] == "T5 BF16"
     assert "already" in host.post("/sdapi/v1/sd3/memory/apply")["done"]
     host.set(sd3_text_encoder="Host default")
+
+
+def test_the_recommendation_goes_by_what_was_measured_on_the_loaded_weights(host):
+    assert "random weights" in memory(host)["advice"]
+    file = host.run("""
+        from pathlib import Path
+        from modules import modeldata, paths, sd_models
+        from sd3deploy.device import Device
+        from sd3deploy.encoders import source
+        from sd3deploy.encoders.cache import Cache, folder_for
+        from sd3deploy.encoders.choices import CHOICES
+        from sd3deploy.encoders.weights import open_weights
+        from sd3deploy.quality.beside import Measured
+        from sd3deploy.quality.kept import Kept
+        place = str(sd_models.path_to_repo(modeldata.model_data.sd_model.sd_checkpoint_info))
+        weights = open_weights(source.find("Model", source.Facts(place)))
+        cache = Cache(folder_for(Path(paths.models_path)))
+        errors = {one.id: 0.1 if one.id == "fp8" else 0.5 for one in CHOICES if one.measurable}
+        found = {id: {"a": Measured(error, 0.9, 1.0), "b": Measured(error, 0.9, 1.0)} for id, error in errors.items()}
+        Kept(cache, weights.fingerprint(), Device("cpu", "cpu", "CPU")).add(found)
+        (file,) = cache.folder.glob("quality-*.json")
+        result = str(file)
+    """)
+    try:
+        found = memory(host)
+        assert found["recommendation"] == "T5 FP8"
+        assert found["advice"].endswith("measured on these weights with 2 prompts.")
+    finally:
+        Path(file).unlink()
+    assert memory(host)["recommendation"] == "T5 BF16"
 
 
 # While it runs

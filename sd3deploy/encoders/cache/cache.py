@@ -257,6 +257,19 @@ class Cache:
             results.append((entry, wrong is None))
         return results
 
+    def write_beside(self, name: str, data: bytes) -> None:
+        """Write a small file into the folder, whole or not at all; `clear` leaves it. Raises CacheError where that can not be."""
+        try:
+            self._require_own()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self._lock():  # whether it is ours or not: that it is there says whose folder this is
+                scratch = self.folder / f"{name}.part"
+                scratch.write_bytes(data)
+                os.replace(scratch, self.folder / name)
+        except (OSError, ValueError) as error:
+            detail = getattr(error, "strerror", None) or error
+            raise CacheError("cache.unwritable", folder=self.folder, detail=detail) from error
+
     # The steps
 
     def _require_own(self) -> None:

@@ -17,12 +17,14 @@ from sd3deploy.deployment import Deployment
 from sd3deploy.encoders import choices
 from sd3deploy.encoders.choices import CHOICES, HOST_DEFAULT, Choice
 from sd3deploy.encoders.swap import is_sd3
-from sd3deploy.errors import EncoderError, JobRefused, SettingError
+from sd3deploy.errors import EncoderError, JobRefused, Sd3Error, SettingError
 from sd3deploy.guards.number import number
 from sd3deploy.memory import verdict
 from sd3deploy.memory.capacity import Capacity
 from sd3deploy.memory.correction import Corrections
+from sd3deploy.memory.errors import Errors
 from sd3deploy.memory.estimate import Setup, estimate
+from sd3deploy.quality.kept import errors_of
 from sd3deploy.webui.host.adapter import SdNext
 from sd3deploy.webui.jobs import facts
 from sd3deploy.webui.jobs.guarding import refuse, refused
@@ -54,7 +56,16 @@ class Forecast:
         placed = self.deployment.placed(pipeline).choice if is_sd3(pipeline) else None
         if placed is None and not given.get("encoder"):
             given["encoder"] = choices.find(self.deployment.status()["wanted"])
+        given.setdefault("errors", self._errors())
         return memory_setup(self.host, placed, self.corrections.of(self.host.device().name), model, **given)
+
+    def _errors(self) -> Errors:
+        """What was measured on the weights that the settings mean."""
+        try:
+            cache, source = self.host.cache(), self.deployment.source()
+        except (Sd3Error, OSError):  # whoever loads them says what is wrong
+            return Errors()
+        return errors_of(cache, source) if cache else Errors()
 
     def setup_of(self, p: Any) -> Setup | None:
         """Return the setup of a job whose size, encoder and settings are final, by what stands in `p` now."""
@@ -254,5 +265,5 @@ def _short(one: verdict.Verdict, recommended: bool) -> str:
 def _advice(advice: verdict.Advice) -> str:
     """Which T5 to take here, as a sentence."""
     if advice.choice:
-        return messages.text("memory.recommended", name=advice.choice.name)
+        return f"{messages.text('memory.recommended', name=advice.choice.name)} {advice.basis}"
     return advice.change.sentence if advice.change else messages.text("memory.nothing")

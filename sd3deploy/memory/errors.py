@@ -1,0 +1,39 @@
+"""Which choice is nearest to float32: by what was measured on the very weights, else by the table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from sd3deploy import messages
+from sd3deploy.encoders.choices import Choice
+
+__all__ = ["Errors"]
+
+
+@dataclass(frozen=True)
+class Errors:
+    """measured: id of a choice → mean relative error of its output on the weights that are meant. prompts: with which each of them was
+    measured. Empty where nothing was.
+    """
+
+    measured: Mapping[str, float] = field(default_factory=dict)
+    prompts: int = 0
+
+    def cover(self, choices: Iterable[Choice]) -> bool:
+        """Whether they can take the place of the table for all these: measured errors of some can not be compared with the table's of
+        others.
+        """
+        wanted = {choice.id for choice in choices if choice.measurable}
+        return bool(wanted) and wanted <= self.measured.keys()
+
+    def order(self, choices: Iterable[Choice]) -> list[Choice]:
+        """Those with a T5 of known error, the best first. What can not be measured comes after what was."""
+        ours = [choice for choice in choices if choice.error is not None]
+        if not self.cover(ours):
+            return sorted(ours, key=lambda choice: choice.error or 0)
+        return sorted(ours, key=lambda choice: (choice.id not in self.measured, self.measured.get(choice.id, choice.error)))
+
+    def sentence(self, choices: Iterable[Choice]) -> str:
+        """By what they are put in order."""
+        return messages.text("memory.by-measured", count=self.prompts) if self.cover(choices) else messages.text("memory.by-table")

@@ -1,0 +1,83 @@
+"""The prompts to measure with, and the tokens that Stable Diffusion 3 makes of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sd3deploy.errors import EncoderError, SettingError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["LENGTH", "OWN", "Prompt", "read", "tokenized", "tokenizer"]
+
+OWN = Path(__file__).with_name("prompts.txt")
+LENGTH = 256  # tokens, to which each prompt is cut or padded: max_sequence_length of diffusers' StableDiffusion3Pipeline
+_MOST = 2**20  # bytes of a file with prompts
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """text: as it stands in the file. ids: LENGTH token ids. tokens: how many of them are no padding."""
+
+    text: str
+    ids: tuple[int, ...]
+    tokens: int
+
+    @property
+    def key(self) -> str:
+        """Hexadecimal, of its tokens: what is kept on disk tells nobody what was written."""
+        return hashlib.sha256(" ".join(map(str, self.ids)).encode()).hexdigest()[:16]
+
+    def tensor(self, device: str) -> torch.Tensor:
+        """The ids [1, LENGTH]."""
+        import torch
+
+        return torch.tensor([self.ids], device=device)
+
+
+def read(file: Path = OWN) -> list[str]:
+    """One prompt a line, each once; an empty line is the empty prompt. Raises SettingError for a file that holds no such thing."""
+    try:
+        with open(file, "rb") as content:
+            data = content.read(_MOST + 1)
+        text = data.decode("utf-8-sig").replace("\r\n", "\n").removesuffix("\n")
+    except (OSError, ValueError) as error:  # UnicodeDecodeError is a ValueError, as is a name with a zero in it
+        raise SettingError("quality.prompts-unreadable", file=file, error=error) from error
+    if len(data) > _MOST:
+        raise SettingError("quality.prompts-large", file=file, most=_MOST // 2**20)
+    if not text.strip():
+        raise SettingError("quality.prompts-none", file=file)
+    return list(dict.fromkeys(text.split("\n")))
+
+
+def tokenizer(places: Iterable[Path], vocabulary: int) -> Any:
+    """The T5 tokenizer of the first place that has one whose tokens the encoder knows: a folder with it, or with a folder tokenizer_3.
+    Raises EncoderError where none has.
+    """
+    import transformers
+
+    for place in places:
+        for folder in (place / "tokenizer_3", place):
+            if not any((folder / name).is_file() for name in ("tokenizer.json", "spiece.model")):
+                continue
+            try:
+                found = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+            except (OSError, ValueError):  # as swap.tokenizer
+                continue
+            if len(found) <= vocabulary:
+                return found
+    raise EncoderError("quality.no-tokenizer")
+
+
+def tokenized(texts: Iterable[str], tokenizer: Any) -> list[Prompt]:
+    """As diffusers' pipeline: cut or padded to LENGTH, and the padding is seen. Those that are the same tokens come once."""
+    found: dict[tuple[int, ...], Prompt] = {}
+    for text in texts:
+        made = tokenizer(text, padding="max_length", max_length=LENGTH, truncation=True)
+        found.setdefault(tuple(made["input_ids"]), Prompt(text, tuple(made["input_ids"]), sum(made["attention_mask"])))
+    return list(found.values())
