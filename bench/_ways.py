@@ -14,7 +14,7 @@ from typing import Any
 from bench import _weights
 from bench._memory import Peak, read_through
 
-__all__ = ["WAYS", "Job", "device", "done", "quantized_copy", "sdnq_config", "source"]
+__all__ = ["WAYS", "Job", "device", "done", "quantized_copy", "source"]
 
 CACHE_LIMIT = 10**12  # bytes, never reached
 PAGE = 4096
@@ -42,13 +42,6 @@ def device() -> Any:
     if kind == "cpu":
         os.environ.setdefault("SDNQ_USE_TORCH_COMPILE", "0")  # as the host does, or the import of sdnq compiles a kernel
     return detect_device(kind, kind)
-
-
-def sdnq_config() -> Any:
-    """The host's own quantizer at UINT4, with its other settings as they come."""
-    from sdnq import SDNQConfig
-
-    return SDNQConfig(weights_dtype="uint4")
 
 
 def source(folder: str) -> Any:
@@ -140,7 +133,7 @@ def _ours(job: Job, found: dict[str, Any]) -> Any:
     from sd3deploy.encoders.cache import Cache
 
     cache = Cache(Path(job.cache), CACHE_LIMIT) if job.cache else None
-    read = load.read(choices.find(job.choice), source(job.folder), device(), sdnq_config, cache=cache)
+    read = load.read(choices.find(job.choice), source(job.folder), device(), cache=cache)
     found["cached"] = read.cached
     encoder = read.place()
     where = device().torch
@@ -159,7 +152,11 @@ def _transformers_bnb(job: Job, _found: dict[str, Any]) -> Any:
 
 
 def _sdnq(job: Job, _found: dict[str, Any]) -> Any:
-    return _from_pretrained(job, quantization_config=sdnq_config()).to(device().torch)
+    """The host's own quantizer, with its other settings as they come; the choice is a type of its, rotated or not: "uint4 Hadamard"."""
+    from sdnq import SDNQConfig
+
+    dtype, _, rotated = job.choice.partition(" ")
+    return _from_pretrained(job, quantization_config=SDNQConfig(dtype, use_hadamard=bool(rotated))).to(device().torch)
 
 
 def _plain(job: Job, _found: dict[str, Any]) -> Any:

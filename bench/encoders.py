@@ -1,9 +1,10 @@
 """Encoders: each choice's bytes, its errors of weights and output, its encode and load times, on T5-XXL's shapes with random weights.
 
 Two kinds of weights: with outlier channels as trained models have them, and heavy-tailed (Student's t, five degrees of freedom). FP4 and
-NF4 are measured with both scales of blocks: "absmax" is bitsandbytes' own, bit for bit, "best" is ours. Full shapes take half an hour on
-a CPU, and the second kind has 6 of 24 blocks there; `--small` is a T5 of a thousandth of the size. Each row has a process of its own
-(`--small`: one process for all). Errors are relative to float32 of the same weights, over all blocks, for three prompts of 256 tokens.
+NF4 are measured with both scales of blocks: "absmax" is bitsandbytes' own, bit for bit, "best" is ours. Beside them, in the same run: what
+SD.Next's own quantizer (SDNQ) and transformers with bitsandbytes make of the same weights. Full shapes take half an hour on a CPU, and the
+second kind has 6 of 24 blocks there; `--small` is a T5 of a thousandth of the size. Each row has a process of its own (`--small`: one
+process for all). Errors are relative to float32 of the same weights, over all blocks, for three prompts of 256 tokens.
 """
 
 from __future__ import annotations
@@ -22,33 +23,39 @@ from typing import Any
 
 from bench._memory import Peak
 from bench._process import answer
-from bench._ways import device, sdnq_config, source
+from bench._ways import WAYS, Job, device, source
 from bench._weights import FULL, KINDS, SMALL, make, orderly, prompts, streamed, weights
 
 __all__ = ["FULL", "ROWS", "Row", "judged", "make", "run"]
 
 BLOCKS = 2  # of an encoder, when its latency is measured: all of them take the same time
 COST = 1.5  # of quantizing with the best scale, as a ratio to absmax
+RECOMMENDED = ("q4", "q5", "q6", "q8", "bf16")
+SDNQ_SHARE = 0.75  # of SDNQ's bytes, which leave `wo` in 16 bit
 
 
 @dataclass(frozen=True)
 class Row:
-    """choice: id of an encoder. scale: how blocks in 4 bit are scaled; "" where there are none or not our own."""
+    """choice: id of an encoder. scale: how blocks in 4 bit are scaled; "" where there are none or not our own. way: of those of others,
+    by which it is made; then the choice is one of its.
+    """
 
     choice: str
     scale: str = ""
+    way: str = ""
 
     @property
     def name(self) -> str:
         """For the table."""
-        return f"{self.choice} {self.scale}".strip()
+        return " ".join(filter(None, (self.way, self.choice, self.scale)))
 
 
 ROWS = (
-    *(Row(choice) for choice in ("q4", "q5", "q6", "q8")),
+    *(Row(choice) for choice in RECOMMENDED),
     *(Row(choice, scale) for choice in ("fp4", "nf4") for scale in ("absmax", "best")),
-    Row("nf4-int8", "best"),
-    *(Row(choice) for choice in ("uint4", "fp8", "int8", "bf16")),
+    *(Row(choice) for choice in ("int8", "fp8")),
+    *(Row(choice, way="SDNQ") for choice in ("uint4", "uint4 Hadamard")),
+    Row("nf4", way="transformers + bitsandbytes"),
 )
 
 
@@ -152,34 +159,33 @@ def _loaded(folder: Path, row: Row) -> tuple[Any, float]:
     """The encoder, ready on its device, and the seconds from the source to there."""
     import torch
 
-    from sd3deploy.encoders import choices
-    from sd3deploy.encoders.load import load
-
-    on, choice = device(), choices.find(row.choice)
-    place = source(str(folder))
+    on = device()
     for tiny in (True, False):  # first a tiny one: what is imported at the first use belongs to no load
         with tempfile.TemporaryDirectory(prefix="sd3deploy-bench-") as other:
             if tiny:
                 make(Path(other), SMALL)
             started = time.perf_counter()
-            here = source(other) if tiny else place
-            encoder: Any = _quantized(here, row, on) if row.scale else load(choice, here, on, sdnq_config)
-            encoder = encoder.to(on.torch).eval()
+            encoder = _made(other if tiny else str(folder), row).to(on.torch).eval()
             if on.torch != "cpu":
                 torch.cuda.synchronize()
             seconds = time.perf_counter() - started
     return encoder, round(seconds, 2)
 
 
-def _quantized(place: Any, row: Row, on: Any) -> Any:
+def _made(folder: str, row: Row) -> Any:
     from sd3deploy.encoders import choices
     from sd3deploy.encoders.assemble import assemble
+    from sd3deploy.encoders.load import load
     from sd3deploy.encoders.quantize import quantize
     from sd3deploy.encoders.recipe import Recipe
     from sd3deploy.encoders.weights import open_weights
 
-    recipe = Recipe(choices.find(row.choice), on.compute_dtype, row.scale)
-    return assemble(quantize(open_weights(place), recipe, on), on.torch)
+    if row.way:
+        return WAYS[row.way](Job(row.way, row.choice, folder), {})
+    on, choice, place = device(), choices.find(row.choice), source(folder)
+    if not row.scale:
+        return load(choice, place, on)
+    return assemble(quantize(open_weights(place), Recipe(choice, on.compute_dtype, row.scale), on), on.torch)
 
 
 def _encode(encoder: Any, tokens: Any) -> Any:
@@ -263,7 +269,7 @@ def _table(found: dict[str, Any]) -> dict[str, str]:
     return {
         row.choice: f"{rows[row.name]['bytes']:_}, {rows[row.name]['output_error']:.3f}"
         for row in ROWS
-        if row.scale != "absmax" and row.name in rows
+        if row.scale != "absmax" and not row.way and row.name in rows
     }
 
 
@@ -288,16 +294,26 @@ def judged(result: dict[str, Any]) -> dict[str, Any]:
             ratio = result["cost_of_the_best_scale"][choice]["ratio"]
             lines[f"{choice}_best_scale_costs"] = {"ratio": ratio, "wanted_at_most": COST, "met": ratio <= COST}
     for kind, rows in result["rows"].items():
-        if "nf4-int8 best" in rows and "uint4" in rows:
-            ours, sdnq = rows["nf4-int8 best"], rows["uint4"]
+        if "q5" in rows and "SDNQ uint4" in rows:
+            ours, sdnq = rows["q5"], rows["SDNQ uint4"]
             share = ours["bytes"] / sdnq["bytes"]
-            lines[f"nf4-int8_vs_sdnq_{kind}"] = {
+            lines[f"q5_vs_sdnq_{kind}"] = {
                 "errors": (ours["output_error"], sdnq["output_error"]),
                 "bytes_ratio": round(share, 3),
-                "wanted_at_most": 0.75,
-                "met": ours["output_error"] < sdnq["output_error"] and share <= 0.75,
+                "wanted_at_most": SDNQ_SHARE,
+                "met": ours["output_error"] < sdnq["output_error"] and share <= SDNQ_SHARE,
             }
+        if recommended := [choice for choice in RECOMMENDED if choice in rows]:
+            beaten = {choice: by for choice in recommended if (by := _better(rows, choice))}
+            lines[f"recommended_on_the_pareto_front_{kind}"] = {"choices": recommended, "beaten": beaten, "met": not beaten}
     return lines
+
+
+def _better(rows: dict[str, Any], choice: str) -> list[str]:
+    """The rows that take no more bytes with no more error, and less of one of them."""
+    own = rows[choice]["bytes"], rows[choice]["output_error"]
+    others = {name: (row["bytes"], row["output_error"]) for name, row in rows.items()}
+    return [name for name, other in others.items() if other != own and other[0] <= own[0] and other[1] <= own[1]]
 
 
 def main(arguments: Iterable[str]) -> None:

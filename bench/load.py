@@ -29,6 +29,7 @@ __all__ = ["judged", "run"]
 FOUR_BIT = ("fp4", "nf4")
 FROM_CACHE = ("ours, from the cache", "load_file", "raw read", "raw read, thrown away")
 RESIDENT = 2.70e9  # bytes
+SDNQ_SHARE = 0.75  # of SDNQ's bytes, which leave `wo` in 16 bit
 SOURCE_PEAK, CACHE_PEAK = 600e6, 300e6  # bytes above what is resident
 
 
@@ -55,7 +56,7 @@ def _from_source(folder: str, place: Path, children: Children, four_bit: Sequenc
         *(Job("transformers + bitsandbytes", choice, folder) for choice in four_bit),
         *(Job("ours", choice, folder) for choice in four_bit),
         *(Job("ours, written behind", choice, folder, str(place / choice)) for choice in four_bit),
-        Job("ours", "nf4-int8", folder),
+        Job("ours", "q5", folder),
         Job("SDNQ", "uint4", folder),
         Job("from_pretrained", "bf16", folder),
         Job("ours", "bf16", folder),
@@ -65,7 +66,7 @@ def _from_source(folder: str, place: Path, children: Children, four_bit: Sequenc
     found: dict[str, list[dict[str, Any]]] = {}
     for turn in range(times):
         for job in jobs:
-            if turn == 0 or (job.way not in once and job.choice in (*four_bit, "uint4")):
+            if turn == 0 or (job.way not in once and job.choice in (*four_bit, "q5", "uint4")):
                 _memory.read_through(files)
                 found.setdefault(f"{job.way} {job.choice}", []).append(children.do(job))
     return {name: medians(rows) for name, rows in found.items()}
@@ -141,6 +142,7 @@ def judged(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
     lines = {
         "from_cache_vs_transformers_bnb": _least(source[f"transformers + bitsandbytes {first}"]["s"] / cached, 50),
         "from_cache_vs_sdnq": _least(sdnq / cached, 10),
+        "q5_resident_vs_sdnq": _most(source["ours q5"]["bytes"] / source["SDNQ uint4"]["bytes"], SDNQ_SHARE),
     }
     for name, rows in (("warm", warm), ("cold", cold)):
         usable, touched = rows[ours]["s"], rows[ours]["touched_s"]

@@ -21,7 +21,7 @@ from bench.calibrate import Sampler, child
 __all__ = ["SCALES", "Scale", "error", "make", "picture", "run"]
 
 ROOT = Path(__file__).resolve().parent.parent
-CHOICES = ("fp4", "nf4", "uint4", "fp8", "int8", "bf16", "default", "none")
+CHOICES = ("none", "q4", "q5", "q6", "q8", "bf16", "fp4", "nf4", "int8", "fp8", "default")
 
 # Published peaks of SD3 medium in float16 at 1024 × 1024, 28 steps, guided, on an A100: torch's highest allocation in GiB
 # (huggingface.co/blog/sd3). Its other rows say how diffusers moves parts, which the host does in its own way.
@@ -164,7 +164,7 @@ def _load_and_draw(folder: str, choice: Any, px: int, mark: Any) -> dict[str, in
     pipeline: Any = StableDiffusion3Pipeline.from_pretrained(folder, torch_dtype=torch.float32, **without)
     if ours and choice is not choices.NONE:
         found = source.find("Model", source.Facts(folder))
-        encoder = load(choice, found, detect_device("cpu", "cpu"), _sdnq_config)
+        encoder = load(choice, found, detect_device("cpu", "cpu"))
         swap.replace(pipeline, encoder, swap.tokenizer(pipeline, encoder, folder, found))
     modules = {name: getattr(pipeline, name) for name in PARTS}
     parts = {name: sum(t.numel() * t.element_size() for t in tensors(module)) if module else 0 for name, module in modules.items()}
@@ -173,12 +173,6 @@ def _load_and_draw(folder: str, choice: Any, px: int, mark: Any) -> dict[str, in
     with watched(pipeline, mark, lambda error, phase: None):
         pipeline("a photo of a cat", height=px, width=px, num_inference_steps=2, guidance_scale=6.0)
     return parts
-
-
-def _sdnq_config() -> Any:
-    from sdnq import SDNQConfig
-
-    return SDNQConfig(weights_dtype="uint4")
 
 
 def compared(result: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from sd3deploy.commands.fixing import fix
 from sd3deploy.diagnosis import checks, logfile, matcher
 from sd3deploy.diagnosis.finding import Finding
 from sd3deploy.diagnosis.installed import Installed
-from sd3deploy.encoders.choices import HOST_DEFAULT, Choice, find
+from sd3deploy.encoders.choices import HOST_DEFAULT, Choice, find, successor
 from sd3deploy.errors import SettingError
 from sd3deploy.redact import Redactor
 from sd3deploy.report import Report
@@ -76,9 +76,10 @@ def examine(where: inside.Folders, log: Path | None = None, *, here: bool = True
 
 
 def _encoder(where: inside.Folders) -> Choice:
-    """As in the settings; a value there that means nothing is for the server to complain about."""
+    """As in the settings; a value there that means nothing, or nothing any more, is for the server to complain about."""
+    value = where.config.get("sd3_text_encoder") or HOST_DEFAULT.id
     try:
-        return find(where.config.get("sd3_text_encoder") or HOST_DEFAULT.id)
+        return successor(value) or find(value)
     except SettingError:
         return HOST_DEFAULT
 

@@ -32,7 +32,7 @@ from sd3deploy.quality.result import Result, Row
 
 __all__ = ["add", "run"]
 
-_OURS = [choice for choice in CHOICES if choice.measurable]
+_OURS = [choice for choice in CHOICES if choice.error is not None]
 
 
 def add(subparsers: Any) -> None:

@@ -160,7 +160,7 @@ class Making:
             report(done, total)
 
         try:
-            read = load.read(choice, found, device, self._host.sdnq_config, cache, progress=progress, cancelled=under.cancelled)
+            read = load.read(choice, found, device, cache, progress=progress, cancelled=under.cancelled)
         except Stopped:
             raise Stopped("encoder.cancelled", name=choice.name) from None
         finally:

@@ -47,12 +47,17 @@ class Settings:
         return Wanted(found, kind)
 
     def wanted_or_default(self, choice: object = None) -> Wanted:
-        """As `wanted`, but a value that means nothing is complained about once; what is stored, then the default, answer it."""
+        """As `wanted`, but a value that means nothing is complained about once; what took its place, else what is stored, then the default,
+        answer it.
+        """
         for candidate in (choice, None, HOST_DEFAULT):
             try:
                 return self.wanted(candidate)
             except SettingError as error:
-                self._complain(error)
+                new = choices.successor(self._option("sd3_text_encoder") if candidate is None else candidate)
+                self._complain(error, replaced=new is not None)
+                if new:
+                    return self.wanted(new)
         raise AssertionError("the default is a choice")
 
     def _text(self, key: str) -> str:
@@ -65,8 +70,8 @@ class Settings:
             self._complain(error)
             return source.KINDS[0]
 
-    def _complain(self, error: SettingError) -> None:
-        """Say it once for each value."""
+    def _complain(self, error: SettingError, *, replaced: bool = False) -> None:
+        """Say it once for each value. replaced: there is nothing that anybody has to do about it."""
         if str(error) not in self._complained:
             self._complained.add(str(error))
-            self._events.fail(error, "warning")
+            self._events.add("warning", error.id, error.message, "" if replaced else error.remedy)

@@ -12,7 +12,7 @@ from sd3deploy import messages
 from sd3deploy.device import Device
 from sd3deploy.errors import EncoderError, SettingError
 
-__all__ = ["CHOICES", "HOST_DEFAULT", "NONE", "Choice", "find", "label", "require", "unsuitable"]
+__all__ = ["CHOICES", "HOST_DEFAULT", "NONE", "Choice", "find", "label", "require", "successor", "suitable", "unsuitable"]
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,9 @@ class Choice:
     id: stable, in settings files' place of `name` on the command line. name: what the settings store and the screen shows.
     bytes: resident size of T5-XXL's encoder with bfloat16 as compute type, None where the host decides; measured
     by bench/encoders.py on full shapes. error: of its output, relative to float32, with random weights on the same shapes, mean
-    of three prompts; it ranks the choices and promises nothing about pictures. None where it has not been measured on those shapes: such
-    a choice is not recommended, for errors on other shapes do not compare. groups: the optional dependencies of
-    pyproject.toml that it needs. stored, stored_wo, stored_embedding: how linear layers, the second halves of the feed-forwards and
-    the embedding are stored, as storage.py names it; "" where that is not ours.
+    of three prompts; it ranks the choices and promises nothing about pictures. None where this extension makes no T5. groups: the
+    optional dependencies of pyproject.toml that it needs. stored, stored_wo, stored_embedding: how linear layers, the second halves of
+    the feed-forwards and the embedding are stored, as storage.py names it; "" where that is not ours.
     backends: the stacks on which it runs. capability: the least CUDA compute capability.
     """
 
@@ -45,12 +44,7 @@ class Choice:
     @property
     def quantized(self) -> bool:
         """Whether it is quantized by this extension, and so can be kept on disk."""
-        return self.stored not in ("", "sdnq", "wide")
-
-    @property
-    def measurable(self) -> bool:
-        """Whether this extension makes it, so that its errors can be measured on the weights of the user."""
-        return self.quantized or self.stored == "wide"
+        return self.stored not in ("", "wide")
 
     @property
     def sentence(self) -> str:
@@ -64,34 +58,43 @@ _BITSANDBYTES = frozenset({"cuda", "rocm", "ipex", "xpu", "mps", "cpu"})
 
 HOST_DEFAULT = Choice("default", "Host default", None, backends=_EVERYWHERE)
 NONE = Choice("none", "None (CLIP only)", 0, backends=_EVERYWHERE)
+# In the order in which they are listed: first what needs no package, then the others, and last what is not ours.
 CHOICES = (
-    HOST_DEFAULT,
     NONE,
-    Choice("q4", "T5 Q4", 2_748_898_304, stored="q4", stored_wo="q4", stored_embedding="q8", backends=_EVERYWHERE),
-    Choice("q5", "T5 Q5", 3_327_712_256, stored="q5", stored_wo="q5", stored_embedding="q8", backends=_EVERYWHERE),
-    Choice("q6", "T5 Q6", 3_906_526_208, stored="q6", stored_wo="q6", stored_embedding="q8", backends=_EVERYWHERE),
-    Choice("q8", "T5 Q8", 4_919_450_624, stored="q8", stored_wo="q8", stored_embedding="q8", backends=_EVERYWHERE),
+    Choice("q4", "T5 Q4", 2_748_898_304, 0.270, "q4", "q4", stored_embedding="q8", backends=_EVERYWHERE),
+    Choice("q5", "T5 Q5", 3_327_712_256, 0.148, "q5", "q5", stored_embedding="q8", backends=_EVERYWHERE),
+    Choice("q6", "T5 Q6", 3_906_526_208, 0.073, "q6", "q6", stored_embedding="q8", backends=_EVERYWHERE),
+    Choice("q8", "T5 Q8", 4_919_450_624, 0.031, "q8", "q8", stored_embedding="q8", backends=_EVERYWHERE),
+    Choice("bf16", "T5 BF16", 9_524_621_312, 0.018, "wide", "wide", backends=_EVERYWHERE, bf16=True),
     # SM60 for 4 bit, SM75 for INT8: the hardware table of bitsandbytes 0.50.
     Choice("fp4", "T5 FP4", 2_652_519_584, 0.500, "fp4", "fp4", ("bitsandbytes",), _BITSANDBYTES, (6, 0)),
     Choice("nf4", "T5 NF4", 2_652_519_584, 0.378, "nf4", "nf4", ("bitsandbytes",), _BITSANDBYTES, (6, 0)),
-    Choice("nf4-int8", "T5 NF4 + INT8", 3_140_228_672, 0.343, "nf4", "int8-rows", ("bitsandbytes",), _BITSANDBYTES, (6, 0)),
-    Choice("uint4", "T5 UINT4 (SDNQ)", 4_541_788_160, 0.347, "sdnq", "wide", backends=_EVERYWHERE),
-    Choice("fp8", "T5 FP8", 4_898_041_856, 0.116, "fp8-rows", "fp8-rows", backends=_EVERYWHERE - {"mps", "directml"}, fp8=True),
     Choice("int8", "T5 INT8", 5_904_281_600, 0.080, "int8", "wide", ("bitsandbytes",), _BITSANDBYTES, (7, 5)),
-    Choice("bf16", "T5 BF16", 9_524_621_312, 0.018, "wide", "wide", backends=_EVERYWHERE, bf16=True),
+    Choice("fp8", "T5 FP8", 4_898_041_856, 0.116, "fp8-rows", "fp8-rows", backends=_EVERYWHERE - {"mps", "directml"}, fp8=True),
+    HOST_DEFAULT,
 )
+# Names and ids of former choices → the id of the one that took its place: with less error, in about as many bytes or in fewer.
+_SUCCESSORS = {"t5 nf4 + int8": "q5", "nf4-int8": "q5", "t5 uint4 (sdnq)": "q4", "uint4": "q4"}
 
 
 def find(value: object) -> Choice:
-    """The choice with that name or id, in any case. Raises SettingError that suggests the nearest one."""
+    """The choice with that name or id, in any case. Raises SettingError that suggests the nearest one, or says what took its place."""
     if isinstance(value, Choice):
         return value
     names = {key.lower(): choice for choice in CHOICES for key in (choice.name, choice.id)}
     if isinstance(value, str) and value.strip().lower() in names:
         return names[value.strip().lower()]
+    if new := successor(value):
+        raise SettingError("setting.encoder-gone", value=repr(value)[:60], name=new.name)
     near = difflib.get_close_matches(value.lower(), names, 1, 0.6) if isinstance(value, str) else []
     nearest = names[near[0]] if near else HOST_DEFAULT
     raise SettingError("setting.encoder-unknown", value=repr(value)[:60], nearest=nearest.name)
+
+
+def successor(value: object) -> Choice | None:
+    """What took the place of a former choice, by the name or id of that, in any case; None for any other value."""
+    id = _SUCCESSORS.get(value.strip().lower()) if isinstance(value, str) else None
+    return find(id) if id else None
 
 
 def unsuitable(choice: Choice, device: Device) -> str | None:
@@ -108,15 +111,22 @@ def unsuitable(choice: Choice, device: Device) -> str | None:
     return None
 
 
+def suitable(device: Device) -> list[Choice]:
+    """Those that this device can run, in the order of the table."""
+    return [choice for choice in CHOICES if not unsuitable(choice, device)]
+
+
 def require(choice: Choice, device: Device) -> None:
     """Raise EncoderError with the reason and what to choose instead, when the device can not run the choice."""
     if reason := unsuitable(choice, device):
-        instead = [other.name for other in CHOICES[2:] if not unsuitable(other, device)]
+        instead = [other.name for other in suitable(device) if other.bytes]
         raise EncoderError("encoder.unsuitable", reason=reason, instead=", ".join(instead) or NONE.name)
 
 
 def label(choice: Choice, device: Device | None = None) -> str:
-    """The line in a list of choices: name, size, and why not where this device can not run it."""
+    """The line in a list of choices: name, size, what it needs, and why not where this device can not run it."""
     line = f"{choice.name} – {choice.bytes / 1e9:.1f} GB" if choice.bytes else choice.name
+    if choice.groups:
+        line += messages.text("encoder.needs", names=", ".join(choice.groups))
     reason = unsuitable(choice, device) if device else None
     return f"{line} ({reason})" if reason else line

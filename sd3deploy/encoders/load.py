@@ -13,13 +13,12 @@ from sd3deploy.device import Device
 from sd3deploy.encoders.assemble import assemble
 from sd3deploy.encoders.choices import Choice, require
 from sd3deploy.encoders.encoded import Encoded
-from sd3deploy.encoders.finite import NotFinite, require_finite
 from sd3deploy.encoders.mapped import Mapped
 from sd3deploy.encoders.quantize import quantize
 from sd3deploy.encoders.recipe import Recipe
 from sd3deploy.encoders.source import Source
 from sd3deploy.encoders.stopping import stoppable
-from sd3deploy.encoders.weights import Weights, mapped, open_weights
+from sd3deploy.encoders.weights import Weights, open_weights
 from sd3deploy.errors import EncoderError
 from sd3deploy.memory import exhausted
 
@@ -59,15 +58,14 @@ def read(
     choice: Choice,
     source: Source,
     device: Device,
-    sdnq_config: Callable[[], Any] | None = None,
     cache: Cache | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Read:
     """Read T5 from the cache, else from `source`, and quantize it as `choice` says; then it is written to the cache in the background.
 
-    sdnq_config: makes the configuration of the host's own quantizer. progress, cancelled: as for quantize. Raises Stopped, and EncoderError
-    with a remedy when the device can not run the choice, the weights can not be read, or do not fit into memory.
+    progress, cancelled: as for quantize. Raises Stopped, and EncoderError with a remedy when the device can not run the choice, the weights
+    can not be read, or do not fit into memory.
     """
     require(choice, device)
     _quiet()
@@ -75,9 +73,6 @@ def read(
         weights = open_weights(source)
         same = f"bitsandbytes {choice.stored.upper()}"  # which is taken as it is
         before_us = "" if weights.exact or weights.form == same else weights.form
-        if choice.id == "uint4":
-            made = _sdnq(choice, weights, device, sdnq_config)
-            return Read(choice, device, False, lambda: made, (), before_us, weights.notes)
         recipe = Recipe(choice, device.compute_dtype)
         place = device.torch if "bitsandbytes" in choice.groups else "cpu"
         cache = cache if choice.quantized else None
@@ -98,15 +93,9 @@ def read(
     return Read(choice, device, False, lambda: assemble(encoded, place), encoded.mapped, before_us, weights.notes)
 
 
-def load(
-    choice: Choice,
-    source: Source,
-    device: Device,
-    sdnq_config: Callable[[], Any] | None = None,
-    cache: Cache | None = None,
-) -> transformers.T5EncoderModel:
+def load(choice: Choice, source: Source, device: Device, cache: Cache | None = None) -> transformers.T5EncoderModel:
     """`read`, and put where it is computed."""
-    return read(choice, source, device, sdnq_config, cache).place()
+    return read(choice, source, device, cache).place()
 
 
 def writing() -> threading.Thread | None:
@@ -120,27 +109,6 @@ def _keep(cache: Cache, weights: Weights, recipe: Recipe, encoded: Encoded, befo
 
     _writing = threading.Thread(target=cache.keep, args=(weights, recipe, encoded, before, journal), name="sd3-cache", daemon=True)
     _writing.start()
-
-
-def _sdnq(choice: Choice, weights: Weights, device: Device, sdnq_config: Callable[[], Any] | None) -> Any:
-    """The host's own quantizer, by transformers' loader."""
-    import torch
-    import transformers
-
-    config = sdnq_config() if sdnq_config else None
-    if config is None:
-        raise EncoderError("encoder.no-sdnq", name=choice.name)
-    known, state = transformers.T5Config(**weights.config), mapped(weights)
-    for name, tensor in state.items():
-        try:
-            require_finite(tensor)
-        except NotFinite as error:
-            stored = weights.tensors[name].stored
-            raise EncoderError("encoder.not-finite", tensor=stored.key, file=stored.file.name) from error
-    encoder = transformers.T5EncoderModel.from_pretrained(
-        None, config=known, state_dict=state, dtype=getattr(torch, device.compute_dtype), quantization_config=config
-    )
-    return encoder.eval().requires_grad_(False)
 
 
 @contextmanager

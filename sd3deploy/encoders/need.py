@@ -17,7 +17,7 @@ __all__ = ["placed", "shape", "shape_of", "while_read", "wide"]
 
 def while_read(choice: Choice, found: Source, device: Device, cache: Cache | None, old: Any) -> int:
     """Bytes of RAM that a choice takes while it is read. What is computed on the CPU right where it lies in a file takes none."""
-    if device.torch == "cpu" and choice.stored != "sdnq":
+    if device.torch == "cpu":
         weights = open_weights(found)
         as_computed = all(one.stored.dtype == "BF16" and one.stored.file.path for one in weights.tensors.values())
         if choice.stored == "wide" and device.bf16 and as_computed:

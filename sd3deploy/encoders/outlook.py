@@ -53,7 +53,7 @@ def look(found: Source, facts: Facts, choice: Choice, device: Device, cache: Cac
     if not choice.bytes:  # none, or the host's own
         return Outlook(what, messages.text("sources.unread", name=choice.name))
     recipe = Recipe(choice, device.compute_dtype)
-    cache = cache if choice.quantized and choice.stored != "sdnq" else None
+    cache = cache if choice.quantized else None
     if cache and (entry := cache.entry(weights, recipe)):
         return Outlook(what, messages.text("sources.cached", size=units.size(entry.bytes)), entry.bytes, cached=True)
     kept, words = _kept(weights, choice, device.compute_dtype, cache)

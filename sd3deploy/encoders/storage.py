@@ -250,7 +250,7 @@ class Int8:
 
 
 class Rows:
-    """Eight bits, float or integer, with a float32 scale per row; ours (t5.scaled_linear)."""
+    """FP8 with a float32 scale per row; ours (t5.scaled_linear)."""
 
     computes = True
 
@@ -258,21 +258,18 @@ class Rows:
         import torch
 
         self.step, self._layer = 1, name.removesuffix("weight")
-        self._dtype = torch.int8 if kind == "int8-rows" else torch.float8_e4m3fn
-        self._largest = 127.0 if kind == "int8-rows" else torch.finfo(torch.float8_e4m3fn).max
-        self._codes, self._scales = torch.empty(shape, dtype=self._dtype), torch.empty(shape[0], 1)
+        self._codes, self._scales = torch.empty(shape, dtype=torch.float8_e4m3fn), torch.empty(shape[0], 1)
 
     def add(self, first: int, rows: torch.Tensor) -> None:
         import torch
 
+        largest = torch.finfo(self._codes.dtype).max
         many = max(1, _AT_ONCE // rows.shape[1]) if rows.device.type == "cpu" else len(rows)
         for start in range(0, len(rows), many):
             wide = rows[start : start + many].float()
-            scales = wide.abs().amax(1, keepdim=True).clamp_(min=torch.finfo(torch.float32).tiny).div_(self._largest)
-            codes = wide / scales
-            codes = codes if self._dtype.is_floating_point else codes.round_()
+            scales = wide.abs().amax(1, keepdim=True).clamp_(min=torch.finfo(torch.float32).tiny).div_(largest)
             part = slice(first + start, first + start + len(wide))
-            self._codes[part].copy_(codes)
+            self._codes[part].copy_(wide / scales)
             self._scales[part].copy_(scales)
 
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -320,7 +317,6 @@ STORAGES: Mapping[str, type[Storage]] = {
     "fp4": FourBitStorage,
     "nf4": FourBitStorage,
     "int8": Int8,
-    "int8-rows": Rows,
     "fp8-rows": Rows,
     **dict.fromkeys(WIDTHS, Grouped),
     "wide": Wide,

@@ -59,7 +59,7 @@ def feed_forwards(encoder: torch.nn.Module) -> list[Any]:
 
 @lru_cache
 def scaled_linear() -> type[torch.nn.Module]:
-    """A linear layer stored in 8 bit (float8_e4m3fn or int8) with one float32 scale per row, computed in the type of its input.
+    """A linear layer stored as float8_e4m3fn with one float32 scale per row, computed in the type of its input.
 
     The scale per row takes FP8's output error from 0.161 to 0.107 against a plain cast at the same bytes (bench/encoders.py).
     """

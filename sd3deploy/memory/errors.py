@@ -24,15 +24,15 @@ class Errors:
         """Whether they can take the place of the table for all these: measured errors of some can not be compared with the table's of
         others.
         """
-        wanted = {choice.id for choice in choices if choice.measurable}
+        wanted = {choice.id for choice in choices}
         return bool(wanted) and wanted <= self.measured.keys()
 
     def order(self, choices: Iterable[Choice]) -> list[Choice]:
-        """Those with a T5 of known error, the best first. What can not be measured comes after what was."""
-        ours = [choice for choice in choices if choice.error is not None]
-        if not self.cover(ours):
-            return sorted(ours, key=lambda choice: choice.error or 0)
-        return sorted(ours, key=lambda choice: (choice.id not in self.measured, self.measured.get(choice.id, choice.error)))
+        """Those with a T5 of known error, the best first."""
+        known = {choice: choice.error for choice in choices if choice.error is not None}
+        if self.cover(known):
+            known = {choice: self.measured[choice.id] for choice in known}
+        return sorted(known, key=lambda choice: known[choice])
 
     def sentence(self, choices: Iterable[Choice]) -> str:
         """By what they are put in order."""

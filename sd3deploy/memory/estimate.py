@@ -24,10 +24,8 @@ ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 _TEXT_TOKENS = 77 + 256  # of CLIP and of T5; without T5 the pipeline fills its place with zeros (diffusers, pipeline_stable_diffusion_3.py)
 _T5_TOKENS = 256
 
-# What is in RAM while T5 is quantized, beyond what is left: bytes of the pieces in which it is read (bench/RESULTS.md, load), and for SDNQ,
-# which reads it whole, a part of T5 in 16 bit.
+# What is in RAM while T5 is quantized, beyond what is left: bytes of the pieces in which it is read (bench/RESULTS.md, load).
 _PIECES = 160_000_000
-_SDNQ = 0.08
 
 
 @dataclass(frozen=True)
@@ -201,8 +199,6 @@ def _load(setup: Setup, _: Constants) -> float:
     shape = setup.weights.t5
     if shape is None or setup.encoder in (NONE, HOST_DEFAULT):
         return 0
-    if setup.encoder.stored == "sdnq":
-        return _SDNQ * 2 * shape.numbers
     return min(_PIECES, 2 * shape.numbers) if setup.encoder.quantized else 0
 
 

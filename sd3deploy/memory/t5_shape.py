@@ -80,19 +80,8 @@ def _four_bit(rows: int, columns: int) -> int:
 
 
 def _eight_bit(rows: int, columns: int) -> int:
-    """One byte for each number, one float32 scale for each row: bitsandbytes' INT8, and our FP8 and INT8."""
+    """One byte for each number, one float32 scale for each row: bitsandbytes' INT8, and our FP8."""
     return rows * columns + 4 * rows
-
-
-def _uint4(rows: int, columns: int) -> int:
-    """SDNQ: half a byte for each number, a float32 scale and zero point for each group of 64 (sdnq/quantizer.py, automatic groups)."""
-    groups = columns // 64
-    if columns % 64:  # then the next smaller number of groups that divides the row
-        groups -= 1
-        while groups > 1 and columns % groups:
-            groups -= 1
-    groups = max(1, groups)
-    return -(-rows * columns // 2) + 2 * 4 * rows * groups
 
 
 def _grouped(kind: str) -> Callable[[int, int], int]:
@@ -102,9 +91,7 @@ def _grouped(kind: str) -> Callable[[int, int], int]:
 _STORED: Mapping[str, Callable[[int, int], int]] = {
     "fp4": _four_bit,
     "nf4": _four_bit,
-    "sdnq": _uint4,
     "fp8-rows": _eight_bit,
-    "int8-rows": _eight_bit,
     "int8": _eight_bit,
     **{kind: _grouped(kind) for kind in WIDTHS},
 }

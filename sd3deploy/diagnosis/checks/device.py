@@ -57,7 +57,7 @@ def check(context: Context, say: Say) -> Outcome:
         **({} if facts.device is None else {"capability": facts.device.capability, "bf16": facts.device.bf16, "fp8": facts.device.fp8}),
         **({} if facts.capacity is None else {"total": facts.capacity.total, "usable": facts.capacity.usable}),
         **({} if facts.capacity is None else {"ram": facts.capacity.ram_total, "ram_usable": facts.capacity.ram_usable}),
-        "encoders": [one.id for one in choices.CHOICES[1:] if facts.device and not choices.unsuitable(one, facts.device)],
+        "encoders": [one.id for one in choices.suitable(facts.device) if one.bytes is not None] if facts.device else [],
         "bitsandbytes": context.installed.version("bitsandbytes"),
     }
     made = conclude(_sentence(facts), failed, warned, told)
@@ -112,7 +112,7 @@ def judge(facts: Facts, context: Context) -> tuple[list[Finding], list[Finding]]
     warned = [] if facts.driver else idle  # a processor with graphics of its own counts as a card of AMD too
     chosen = choices.find(context.encoder)
     if facts.device and (reason := choices.unsuitable(chosen, facts.device)):
-        instead = [other.name for other in choices.CHOICES[2:] if not choices.unsuitable(other, facts.device)]
+        instead = [other.name for other in choices.suitable(facts.device) if other.bytes]
         warned.append(seen("encoder-unsuitable", {"reason": reason, "instead": ", ".join(instead) or choices.NONE.name}))
     return failed, warned
 

@@ -90,7 +90,7 @@ def encoder(context: Context, say: Say) -> Outcome:
         return _refused(lack)
     say(0.2, chosen.name)
     place = source.find("Automatic", source.Facts(str(found.model), None, tuple(map(str, context.models)), offline=True))
-    made = load.load(chosen, place, found.device, _sdnq)
+    made = load.load(chosen, place, found.device)
     say(0.8, chosen.name)
     pipeline = context.held["pipeline"]
     swap.replace(pipeline, made, swap.tokenizer(pipeline, made, str(found.model), place))
@@ -228,26 +228,14 @@ def _arguments(context: Context) -> list[str]:
 
 
 def _able(wanted: Choice, place: Device, context: Context) -> Choice:
-    """The choice itself; where the device or a missing package does not let it run, the one with the smallest error that runs."""
-    if _runs(wanted, place, context):
-        return wanted
-    others = sorted((one for one in choices.CHOICES if one.bytes), key=lambda one: (one.bytes or 0) > 5e9)
-    return next((one for one in others if _runs(one, place, context)), NONE)
+    """The choice itself; where the device or a missing package does not let it run, the first of the table that runs."""
+    return next((one for one in (wanted, *choices.CHOICES) if _runs(one, place, context)), NONE)
 
 
 def _runs(choice: Choice, place: Device, context: Context) -> bool:
     if not choice.bytes or choices.unsuitable(choice, place):
         return False
-    if choice.id == "uint4" and not context.installed.version("sdnq"):
-        return False
     return all(context.installed.version(one.name) for one in requirements(choice.groups) if one.group)
-
-
-def _sdnq() -> Any:
-    """The host's own quantizer without the host."""
-    import sdnq
-
-    return sdnq.SDNQConfig(weights_dtype="uint4")
 
 
 def _lack(found: Plan, chosen: Choice) -> Finding | None:

@@ -49,7 +49,6 @@ def lack(model: Path, encoder: Choice, device: Device, capacity: Capacity, edge:
     judged = verdict.judge(estimate(setup), capacity)
     if judged.answer != "no":
         return None
-    suitable = [choice for choice in choices.CHOICES if not choices.unsuitable(choice, device)]
-    change = verdict.cheapest(setup, capacity, suitable)
+    change = verdict.cheapest(setup, capacity, choices.suitable(device))
     remedy = change.sentence if change else messages.text("memory.nothing")
     return seen("memory-too-small", {"verdict": judged.sentence, "encoder": encoder.name, "model": weights.name, "remedy": remedy})

@@ -154,12 +154,6 @@ class SdNext:
         folder = folder_for(Path(paths.models_path), str(self.option("sd3_cache_folder") or ""))
         return Cache(folder, limit_for(self.option("sd3_cache_limit")))
 
-    def sdnq_config(self) -> Any:
-        from modules import model_quant
-
-        make = getattr(model_quant, "create_sdnq_config", None)
-        return make(kwargs=None, allow=True, module="any", weights_dtype="uint4") if make else None
-
     def default_encoder(self) -> Any:
         """What the host itself would have loaded, by its own loader and its own settings."""
         if self.load_default is None or getattr(shared.opts, "model_sd3_disable_te5", False):

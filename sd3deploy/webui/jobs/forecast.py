@@ -15,7 +15,7 @@ from modules import paths
 from sd3deploy import messages
 from sd3deploy.deployment import Deployment
 from sd3deploy.encoders import choices
-from sd3deploy.encoders.choices import CHOICES, HOST_DEFAULT, Choice
+from sd3deploy.encoders.choices import HOST_DEFAULT, Choice
 from sd3deploy.encoders.swap import is_sd3
 from sd3deploy.errors import EncoderError, JobRefused, Sd3Error, SettingError
 from sd3deploy.guards.number import number
@@ -74,7 +74,7 @@ class Forecast:
 
     def suitable(self) -> list[Choice]:
         """Return the choices that this device can run."""
-        return [choice for choice in CHOICES if not choices.unsuitable(choice, self.host.device())]
+        return choices.suitable(self.host.device())
 
     def report(self, setup: Setup | None) -> dict[str, Any]:
         """Return all about memory as JSON-able values, in bytes. setup: None where there is no SD3 model."""

@@ -61,8 +61,7 @@ def hidden() -> list[Any]:
 def pasted(components: list[Any]) -> list[tuple[Any, Callable[[Mapping[str, Any]], Any]]]:
     """Return (component, function of the metadata) for the host's paste: it takes what the metadata says where that means something."""
     encoder, *modes = components
-    names = [choice.name for choice in choices.CHOICES]
-    fields = [(encoder, lambda found: _known(found.get("T5"), names))]
+    fields: list[tuple[Any, Callable[[Mapping[str, Any]], Any]]] = [(encoder, lambda found: _encoder(found.get("T5")))]
     for component, (name, values) in zip(modes, _MODES.items(), strict=True):
         fields.append((component, lambda found, name=name, values=values: _known(found.get(_key(name)), values)))
     return fields
@@ -84,6 +83,11 @@ def read_override(values: tuple[Any, ...], complain: Callable[[SettingError], ob
 
 def _key(name: str) -> str:
     return f"SD3 {name} check"
+
+
+def _encoder(name: Any) -> Any:
+    new = choices.successor(name)
+    return _known(new.name if new else name, [choice.name for choice in choices.CHOICES])
 
 
 def _known(value: Any, values: Any) -> Any:

@@ -120,13 +120,19 @@ def register(deployment: Deployment, forecast: Forecast, features: Features) -> 
 
 
 def mend(deployment: Deployment) -> None:
-    """Answer stored values that mean nothing with a sentence and the default: the host validates no extension's settings."""
+    """Answer stored values that mean nothing with a sentence and the default, and a former text encoder with the one that took its place:
+    the host validates no extension's settings.
+    """
     for key, check in _valid().items():
         if key not in shared.opts.data:
             continue
         try:
             shared.opts.data[key] = check(shared.opts.data[key])
         except SettingError as error:
+            if key == "sd3_text_encoder" and (new := choices.successor(shared.opts.data[key])):
+                shared.opts.data[key] = new.name
+                deployment.events.add("warning", error.id, error.message, "")  # nobody has to do anything about it
+                continue
             del shared.opts.data[key]
             deployment.events.fail(error, "warning")
 

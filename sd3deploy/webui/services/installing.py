@@ -12,7 +12,7 @@ from sd3deploy import deps, messages
 from sd3deploy.deployment import Deployment
 from sd3deploy.deployment.locks import both
 from sd3deploy.deps.stopping import Stopped, stoppable
-from sd3deploy.encoders.choices import CHOICES, Choice, unsuitable
+from sd3deploy.encoders.choices import Choice, suitable
 from sd3deploy.encoders.swap import is_sd3
 from sd3deploy.errors import DependencyError, RestartRequired, Sd3Error, SettingError
 from sd3deploy.installed import pins, versions
@@ -192,9 +192,7 @@ class Installing(Background[Installation]):
 
     def groups(self, groups: Iterable[str] | None) -> tuple[str, ...]:
         if groups is None:
-            device = self.host.device()
-            suitable = [choice for choice in CHOICES if not unsuitable(choice, device)]
-            return tuple(dict.fromkeys(group for choice in suitable for group in choice.groups))
+            return tuple(dict.fromkeys(group for choice in suitable(self.host.device()) for group in choice.groups))
         known = deps.groups()
         for group in (chosen := tuple(dict.fromkeys(groups))):
             if group not in known:
