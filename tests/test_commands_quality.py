@@ -60,7 +60,7 @@ def test_all_that_this_machine_can_run(run, model, tmp_path):
     code, out, err = run(model, "--json", tmp_path / "found.json", "--html", tmp_path / "found.html")
     assert (code, err) == (0, "")
     found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
-    assert set(found["choices"]) == {choice.id for choice in choices.CHOICES if choice.measurable}
+    assert set(found["choices"]) == {choice.id for choice in choices.CHOICES if choice.bytes}
     assert [prompt["text"] for prompt in found["prompts"]] == WORDS.removesuffix("\n").split("\n")
     assert (found["left_out"], found["length"], found["form"], found["device"]["compute"]) == ({}, 256, "FP32", "bfloat16")
     errors = [one["error"]["mean"] for one in found["choices"].values()]
@@ -210,7 +210,7 @@ def test_recommend_goes_by_what_was_measured_on_that_model(capsys, host, tmp_pat
     assert (answer()["choice"], answer()["basis"]) == ("T5 BF16", messages.text("memory.by-table"))
     weights = open_weights(source.find("Model", source.Facts(str(model))))
     kept = Kept(Cache(folder_for(tmp_path / "data" / "models")), weights.fingerprint(), Device("cpu", "cpu", "CPU"))
-    ours = [choice for choice in choices.CHOICES if choice.measurable]
+    ours = [choice for choice in choices.CHOICES if choice.bytes]
     kept.add({choice.id: {"a": Measured(0.5, 0.9, 1.0)} for choice in ours[1:]})
     assert answer()["basis"] == messages.text("memory.by-table")  # not of all
     kept.add({ours[0].id: {"a": Measured(0.25, 0.9, 1.0)}})

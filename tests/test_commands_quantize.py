@@ -146,7 +146,7 @@ def test_the_limit_of_that_host(run, model, tmp_path, host):
 @pytest.mark.parametrize(
     ("words", "id"),
     [
-        (["--encoder", "uint4", "--out", "OUT"], "quantize.not-ours"),
+        (["--encoder", "bf16", "--out", "OUT"], "quantize.not-ours"),
         (["--encoder", "none", "--out", "OUT"], "quantize.not-ours"),
         (["--encoder", "fp8", "--stock", "--out", "OUT"], "quantize.stock-never"),
         (["--encoder", "nf4", "--stock"], "quantize.stock-out"),
@@ -154,6 +154,7 @@ def test_the_limit_of_that_host(run, model, tmp_path, host):
         (["--out", "FULL"], "cache.out-taken"),
         (["--out", "FULL/file/below"], "cache.unwritable"),
         (["--encoder", "fp5", "--out", "OUT"], "setting.encoder-unknown"),
+        (["--encoder", "uint4", "--out", "OUT"], "setting.encoder-gone"),
         ([], "cache.no-place"),
     ],
 )

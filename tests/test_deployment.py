@@ -81,11 +81,6 @@ class Host:
     def capacity(self):
         return self.memory
 
-    def sdnq_config(self):
-        from sdnq import SDNQConfig
-
-        return SDNQConfig(weights_dtype="uint4")
-
     def default_encoder(self):
         import transformers
 

@@ -176,7 +176,7 @@ def test_a_file_that_is_cut_off_meanwhile_ends_no_process(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(
-    ("choice", "stock"), [("fp4", False), ("nf4", False), ("int8", False), ("fp4", True), ("nf4", True), ("nf4-int8", True), ("int8", True)]
+    ("choice", "stock"), [("fp4", False), ("nf4", False), ("int8", False), ("fp4", True), ("nf4", True), ("int8", True)]
 )
 def test_transformers_reads_the_folder(weights, made, tmp_path, choice, stock):
     recipe = Recipe(choices.find(choice), stock=stock)
@@ -678,13 +678,13 @@ def test_writing_that_is_ended(cache, weights, made, at):
 
 
 def test_what_was_not_used_for_longest_makes_room(cache, weights, made):
-    recipes = [Recipe(choices.find(id)) for id in ("fp4", "nf4", "nf4-int8", "fp8")]
+    recipes = [Recipe(choices.find(id)) for id in ("fp4", "nf4", "q5", "fp8")]
     entries = {}
     for age, recipe in enumerate(recipes[:3]):
         entries[recipe] = cache.store(weights, recipe, made(recipe))
         os.utime(entries[recipe].folder / MANIFEST, (0, 1000 + age))
     cache.find(weights, recipes[0])
-    assert [entry.choice for entry in cache.entries()] == ["fp4", "nf4-int8", "nf4"]
+    assert [entry.choice for entry in cache.entries()] == ["fp4", "q5", "nf4"]
     limited = replace(cache, limit=cache.bytes + 1000)
     limited.store(weights, recipes[3], made(recipes[3]))
     assert [entry.choice for entry in cache.entries()] == ["fp8", "fp4"]

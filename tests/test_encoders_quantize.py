@@ -306,7 +306,7 @@ def worst(encoded, folder):
     return max(found)
 
 
-@pytest.mark.parametrize("choice", ["fp4", "nf4", "nf4-int8", "int8"])
+@pytest.mark.parametrize("choice", ["fp4", "nf4", "int8"])
 def test_nobody_is_asked_whether_bitsandbytes_is_there(models, monkeypatch, choice):
     """What transformers, diffusers and accelerate answer may be from before it was installed; the encoder is the same."""
     encoded = make(opened(models["float16"]), choice)

@@ -81,7 +81,7 @@ def expected(model, choice="fp8"):
         return load.load(choices.find(choice), found, CPU)(t5.tokens())[0]
 
 
-@pytest.mark.parametrize("choice", ["fp8", "nf4", "nf4-int8", "int8"])
+@pytest.mark.parametrize("choice", ["fp8", "nf4", "q5", "int8"])
 def test_what_was_finished_is_not_fetched_again(hub, model, tmp_path, choice):
     cache = Cache(tmp_path / "cache")
     assert read(cache, choice, 0.7) is None

@@ -175,7 +175,7 @@ def test_in_sequential_mode_the_device_holds_a_tenth_of_a_part_and_no_more_than_
 
 
 def test_a_t5_by_bitsandbytes_stays_on_the_device_in_sequential_mode():
-    small, wide = (estimate(Setup(MEDIUM, find(name), offload="sequential")) for name in ("nf4", "uint4"))
+    small, wide = (estimate(Setup(MEDIUM, find(name), offload="sequential")) for name in ("nf4", "q4"))
     assert small.phases["denoise"].gpu - wide.phases["denoise"].gpu == small.parts["text_encoder_3"]
     assert small.phases["denoise"].ram == small.total - small.parts["text_encoder_3"]
     assert wide.phases["denoise"].ram == wide.total  # what comes to the device is a copy

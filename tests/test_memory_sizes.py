@@ -24,11 +24,10 @@ from sd3deploy.memory import sizes
 from sd3deploy.memory.sizes import MODELS, PARTS, Part
 from sd3deploy.memory.t5_shape import DTYPES, T5_XXL, T5Shape
 from tests import t5
-from tests.test_encoders_load import sdnq_config
 
 CPU = Device("cpu", "cpu", "CPU")
 HALF = replace(CPU, bf16=False)  # a device on which float16 is the only 16-bit type
-LOADABLE = choices.CHOICES[2:]
+LOADABLE = [choice for choice in choices.CHOICES if choice.bytes]
 # Every linear layer has the 16384 numbers below which SDNQ leaves one alone (minimum_allowed_numel), as all of T5-XXL's have by far.
 SHAPES = {
     "odd": T5Shape(64, 131, 131, 197, 1, 1),  # neither half a byte nor a block of 64 comes out even
@@ -75,11 +74,11 @@ def encoders(tmp_path_factory):
 @pytest.mark.parametrize("choice", LOADABLE, ids=lambda choice: choice.id)
 @pytest.mark.parametrize("name", SHAPES)
 def test_each_choice_takes_what_its_real_encoder_takes(encoders, name, choice, device):
-    if choices.unsuitable(choice, device) or (name, choice.id) == ("odd", "uint4"):  # SDNQ can not pack an odd number of halves
+    if choices.unsuitable(choice, device):
         with pytest.raises(choices.EncoderError):
-            load(choice, source.find("Model", source.Facts(str(encoders[name]))), device, sdnq_config)
+            load(choice, source.find("Model", source.Facts(str(encoders[name]))), device)
         return
-    encoder = load(choice, source.find("Model", source.Facts(str(encoders[name]))), device, sdnq_config)
+    encoder = load(choice, source.find("Model", source.Facts(str(encoders[name]))), device)
     assert SHAPES[name].bytes(choice, device.compute_dtype) == measure(encoder).bytes
 
 
@@ -90,7 +89,7 @@ def test_the_shape_of_a_folder_is_read_off_its_tensors(encoders, name):
     assert found.numbers == sum(tensor.numel() for tensor in transformers.T5EncoderModel(config(found)).parameters())
 
 
-@pytest.mark.parametrize("choice", choices.CHOICES[1:], ids=lambda choice: choice.id)
+@pytest.mark.parametrize("choice", [choices.NONE, *LOADABLE], ids=lambda choice: choice.id)
 def test_t5_xxl_takes_what_was_measured_on_full_shapes(choice):
     assert T5_XXL.bytes(choice) == choice.bytes
 

@@ -100,7 +100,7 @@ def test_16_gb_get_a_t5_for_sd3_medium_in_every_mode(mode):
 
 def test_other_cards_have_their_own_answers():
     found = {gib: error(advice(gib).choice) for gib in (6, 8, 12, 24, 48)}
-    assert 1 > found[6] > found[8] > found[12] > found[24] == found[48] == find("bf16").error
+    assert 1 > found[6] > found[8] >= found[12] > found[24] == found[48] == find("bf16").error
     large = {gib: error(advice(gib, LARGE, offload="none").choice) for gib in (12, 24, 48)}
     assert large[12] > 1 > large[24] > large[48] == find("bf16").error
 
@@ -126,23 +126,23 @@ def test_the_smallest_error_wins_among_those_that_fit(gib):
 
 
 def test_tight_is_taken_where_none_fits_and_only_there():
-    needs = {id: estimate(Setup(LARGE, find(id), offload="none")).gpu for id in ("nf4", "nf4-int8", "fp8", "int8")}
-    assert needs["nf4"] < needs["nf4-int8"] < needs["fp8"]
-    # So much that NF4 fits with some room, and what is larger without.
-    there = room(max(needs["nf4-int8"], int(needs["nf4"] / TIGHT) + 1))
+    needs = {id: estimate(Setup(LARGE, find(id), offload="none")).gpu for id in ("q4", "q5", "q6", "q8")}
+    assert needs["q4"] < needs["q5"] < needs["q6"]
+    # So much that Q4 fits with some room, and what is larger without.
+    there = room(max(needs["q5"], int(needs["q4"] / TIGHT) + 1))
     answers = {choice.id: verdict.answer for choice, verdict in recommend(Setup(LARGE, offload="none"), there).considered}
-    assert (answers["nf4"], answers["nf4-int8"]) == ("fits", "tight")
-    assert recommend(Setup(LARGE, offload="none"), there).choice.id == "nf4"
+    assert (answers["q4"], answers["q5"]) == ("fits", "tight")
+    assert recommend(Setup(LARGE, offload="none"), there).choice.id == "q4"
     # And so much that the best of those that are tight is taken.
-    there = room(needs["nf4-int8"])
-    assert recommend(Setup(LARGE, offload="none"), there).choice.id == "nf4-int8"
+    there = room(needs["q5"])
+    assert recommend(Setup(LARGE, offload="none"), there).choice.id == "q5"
     answers = {verdict.answer for choice, verdict in recommend(Setup(LARGE, offload="none"), there).considered if choice.error}
     assert answers == {"tight", "no"}
 
 
 def test_considered_are_all_choices_with_their_verdicts_best_first():
     found = advice(16)
-    assert [choice.id for choice, _ in found.considered] == ["bf16", "int8", "fp8", "nf4-int8", "uint4", "nf4", "fp4", "none"]
+    assert [choice.id for choice, _ in found.considered] == ["bf16", "q8", "q6", "int8", "fp8", "q5", "q4", "nf4", "fp4", "none"]
     for choice, verdict in found.considered:
         assert verdict == judge(estimate(on_card(16, encoder=choice)), card(16))
     assert [reason.split(":")[0] for reason in found.reasons] == [choice.name for choice, _ in found.considered]
@@ -151,8 +151,8 @@ def test_considered_are_all_choices_with_their_verdicts_best_first():
 def test_only_what_the_device_can_run_is_recommended():
     turing = Device("cuda:0", "cuda", "RTX 2060", (7, 5), bf16=False)
     suitable = [choice for choice in CHOICES if not choices.unsuitable(choice, turing)]
-    assert recommend(on_card(48), card(48), suitable).choice.id == "int8"
-    assert recommend(on_card(48), card(48), iter(suitable)).choice.id == "int8"
+    assert recommend(on_card(48), card(48), suitable).choice.id == "q8"
+    assert recommend(on_card(48), card(48), iter(suitable)).choice.id == "q8"
     assert recommend(on_card(48), card(48), [HOST_DEFAULT, NONE]).choice is NONE
 
 
@@ -162,12 +162,12 @@ def test_clip_alone_where_no_t5_fits():
     assert recommend(Setup(MEDIUM, offload="none"), replace(there, usable=there.usable - 1)).choice is None
 
 
-@pytest.mark.parametrize("encoder", [HOST_DEFAULT, find("nf4-int8"), NONE], ids=lambda choice: choice.id)
+@pytest.mark.parametrize("encoder", [HOST_DEFAULT, advice(6).choice, NONE], ids=lambda choice: choice.id)
 def test_where_nothing_fits_the_change_is_told_with_the_best_t5_that_it_makes_room_for(encoder):
     setup = on_card(6, offload="none", encoder=encoder)
     found = recommend(setup, card(6))
     assert found.choice is None
-    assert found.change.fields == ({} if encoder is find("nf4-int8") else {"encoder": advice(6).choice.name}) | {"offload": "balanced"}
+    assert found.change.fields == ({} if encoder is advice(6).choice else {"encoder": advice(6).choice.name}) | {"offload": "balanced"}
     assert found.change.setup == replace(setup, offload="balanced", encoder=advice(6).choice)
     assert judge(estimate(found.change.setup), card(6)).answer == "fits"
 
@@ -177,21 +177,28 @@ def test_where_nothing_helps_there_is_no_change():
     assert (found.choice, found.change) == (None, None)
 
 
-def test_a_device_that_tells_nothing_gets_the_smallest():
-    found = recommend(Setup(MEDIUM), Capacity("unknown"))
-    assert find("fp4").bytes == found.choice.bytes
-    zluda = [choice for choice in CHOICES if not choices.unsuitable(choice, Device("cuda:0", "zluda", "RX 6600", (8, 0), bf16=False))]
-    assert recommend(Setup(MEDIUM), Capacity("unknown"), zluda).choice.id == "uint4"
+def test_a_device_that_tells_nothing_gets_the_smallest_that_needs_no_package():
+    assert recommend(Setup(MEDIUM), Capacity("unknown")).choice.id == "q4"
+    assert recommend(Setup(MEDIUM), Capacity("unknown"), [find("nf4"), find("int8")]).choice.id == "nf4"
+
+
+@pytest.mark.parametrize("mode", OFFLOADS)
+@pytest.mark.parametrize("model", MODELS)
+def test_no_card_is_told_to_take_what_needs_a_package(model, mode):
+    for gib in CARDS:
+        found = advice(gib, MODELS[model], offload=mode)
+        taken = found.choice or (find(found.change.fields["encoder"]) if "encoder" in found.change.fields else NONE)
+        assert taken.groups == ()
 
 
 def test_what_was_measured_of_another_t5_does_not_count():
     loaded = replace(MEDIUM, measured={"text_encoder_3": find("bf16").bytes, "vae": 12345})
     setup = Setup(loaded, find("bf16"), offload="none")
-    there = just(Setup(MEDIUM, find("int8"), offload="none"))
+    there = just(Setup(MEDIUM, find("q8"), offload="none"))
     answers = {choice.id: verdict.answer for choice, verdict in recommend(setup, there).considered}
-    assert (answers["bf16"], answers["int8"]) == ("no", "tight")
+    assert (answers["bf16"], answers["q8"]) == ("no", "tight")
     made = estimate(cheapest(setup, there).setup)
-    assert (made.parts["text_encoder_3"], made.parts["vae"]) == (find("int8").bytes, 12345)
+    assert (made.parts["text_encoder_3"], made.parts["vae"]) == (find("q8").bytes, 12345)
 
 
 # cheapest
@@ -208,10 +215,10 @@ def changed(setup, there, **more):
 
 def test_another_encoder_comes_first_and_the_best_of_them():
     setup = Setup(MEDIUM, find("bf16"), offload="none")
-    assert changed(setup, just(replace(setup, encoder=find("int8")))).fields == {"encoder": "T5 INT8"}
+    assert changed(setup, just(replace(setup, encoder=find("q8")))).fields == {"encoder": "T5 Q8"}
     assert changed(setup, just(replace(setup, encoder=find("fp4")))).fields == {"encoder": "T5 NF4"}  # as small, and better
     assert changed(setup, just(replace(setup, encoder=find("fp4"))), suitable=[find("fp4")]).fields == {"encoder": "T5 FP4"}
-    assert changed(setup, just(replace(setup, encoder=find("int8")))).setup == replace(setup, encoder=find("int8"))
+    assert changed(setup, just(replace(setup, encoder=find("q8")))).setup == replace(setup, encoder=find("q8"))
 
 
 def test_then_a_stronger_offload_and_the_weakest_of_them():
@@ -369,7 +376,7 @@ def test_unified_memory_is_one():
 def test_what_moves_through_unified_memory_is_there_once():
     """While it is loaded; 24 GiB are enough for all of SD3 medium."""
     there = Capacity("mps", "Apple GPU", total=18 * GIB, usable=18 * GIB, ram_total=24 * GIB, ram_usable=20 * GIB, unified=True)
-    asked = Setup(MODELS["sd3-medium"], CHOICES[-1], offload="none")
+    asked = Setup(MODELS["sd3-medium"], find("bf16"), offload="none")
     assert judge(estimate(asked), there).phase == "decode"
     assert judge(estimate(asked), there).answer == "tight"
 

@@ -128,7 +128,7 @@ def test_the_network_is_asked_for_the_chosen_one_alone(hub, model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("choice", "keep", "each"), [("bf16", False, True), ("uint4", False, True), ("fp8", False, False), ("bf16", True, False)]
+    ("choice", "keep", "each"), [("bf16", False, True), ("fp8", False, False), ("bf16", True, False)]
 )
 def test_what_is_fetched_at_each_load_is_said(hub, model, tmp_path, choice, keep, each):
     offer = found(model, tmp_path, "Repository", choice=choice, keep=keep)["Repository"].outlook

@@ -28,7 +28,7 @@ from sd3deploy.quality.kept import Kept, errors_of
 from tests import t5
 
 CPU = Device("cpu", "cpu", "CPU")
-OURS = [choice for choice in CHOICES if choice.measurable]
+OURS = [choice for choice in CHOICES if choice.bytes]
 TEXTS = ["a photo of a cat", "", "the red sign that says hello " * 60, "42", "def f(x): return x"]
 
 
@@ -226,8 +226,7 @@ def test_what_was_measured_takes_the_place_of_the_table_as_a_whole_or_not_at_all
     assert [choice.error for choice in table] == sorted(choice.error for choice in CHOICES if choice.error is not None)
     upside_down = {choice.id: 1 - choice.error for choice in OURS}
     found = Errors(upside_down, 3)
-    assert [choice.id for choice in found.order(CHOICES) if choice.measurable] == sorted(upside_down, key=upside_down.get)
-    assert all(choice.measurable for choice in found.order(CHOICES)[: len(OURS)])
+    assert [choice.id for choice in found.order(CHOICES)] == sorted(upside_down, key=upside_down.get)
     some = Errors({"nf4": 0.001}, 3)
     assert some.order(CHOICES) == table
     assert some.order([find("nf4"), find("none")]) == [find("nf4")]

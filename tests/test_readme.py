@@ -150,7 +150,7 @@ def test_the_buttons_and_parts_of_the_panel_are_called_as_on_the_page(language):
 
 @both
 def test_the_text_encoders_have_the_sizes_and_errors_of_the_code(language):
-    rows = {row[0]: row for row in table(language, "T5 UINT4 (SDNQ)")}
+    rows = {row[0]: row for row in table(language, "T5 Q4")}
     assert list(rows) == [choice.name for choice in CHOICES]
     for choice in CHOICES:
         _, size, exact, error, _, needs = rows[choice.name]

@@ -24,7 +24,7 @@ class Errors:
         """Whether they can take the place of the table for all these: measured errors of some can not be compared with the table's of
         others.
         """
-        wanted = {choice.id for choice in choices}
+        wanted = {choice.id for choice in choices if choice.error is not None}
         return bool(wanted) and wanted <= self.measured.keys()
 
     def order(self, choices: Iterable[Choice]) -> list[Choice]:

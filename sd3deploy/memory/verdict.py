@@ -187,7 +187,9 @@ class Advice:
 
 
 def recommend(setup: Setup, capacity: Capacity, suitable: Iterable[Choice] = CHOICES) -> Advice:
-    """Among the choices that fit the one with the smallest output error, by `setup.errors`; one that is tight only where none fits."""
+    """Among the choices that fit the one with the smallest output error, by `setup.errors`; one that is tight only where none fits. Where
+    the memory is not known, the smallest one that needs no package.
+    """
     suitable = list(suitable)
     considered = tuple(
         (choice, judge(estimate(_apply(setup, {"encoder": choice.name})), capacity)) for choice in [*setup.errors.order(suitable), NONE]
@@ -199,7 +201,8 @@ def recommend(setup: Setup, capacity: Capacity, suitable: Iterable[Choice] = CHO
             if verdict.answer == answer:
                 return Advice(choice, considered, basis=basis)
     if with_t5 and with_t5[-1][1].answer == "unknown":
-        return Advice(min((choice for choice, _ in with_t5), key=lambda choice: _t5(setup, choice)), considered, basis=basis)
+        smallest = min((choice for choice, _ in with_t5), key=lambda choice: (bool(choice.groups), _t5(setup, choice)))
+        return Advice(smallest, considered, basis=basis)
     if without.answer != "no":
         return Advice(NONE, considered, basis=basis)
     change = cheapest(_apply(setup, {"encoder": NONE.name}), capacity, suitable)

@@ -54,10 +54,6 @@ def test_the_device(adapter):
     assert adapter("d = sdnext.device(); result = [d.torch, d.backend, d.bf16]") == ["cpu", "cpu", True]
 
 
-def test_its_own_quantizer(adapter):
-    assert adapter("result = type(sdnext.sdnq_config()).__name__") == "SDNQConfig"
-
-
 def test_a_job_shows_its_progress(adapter):
     code = """
 from modules import shared

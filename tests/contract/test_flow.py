@@ -144,7 +144,10 @@ def test_the_events_tell_what_happened(host):
     assert "id=encoder.ready-smaller" in host.log()
 
 
-@pytest.mark.parametrize("name", ["None (CLIP only)", "T5 BF16", "T5 INT8", "T5 FP8", "T5 UINT4 (SDNQ)", "Host default", "T5 NF4"])
+OTHERS = ["None (CLIP only)", "T5 Q4", "T5 Q5", "T5 Q6", "T5 Q8", "T5 BF16", "T5 INT8", "T5 FP8", "Host default", "T5 NF4"]
+
+
+@pytest.mark.parametrize("name", OTHERS)
 def test_every_other_choice_through_the_api(host, pid, name):
     assert host.set(sd3_text_encoder=name) == {"sd3_text_encoder": True}
     now = status(host)

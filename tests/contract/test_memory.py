@@ -82,7 +82,7 @@ def test_the_answer_about_memory_is_complete_and_its_parts_add_up(host):
     assert found["verdict"]["answer"] == "fits"
     assert set(found["phases"]) == {"load", "encode", "denoise", "decode"}
     assert found["recommendation"] == "T5 BF16"
-    assert set(found["choices"]) == {"bf16", "int8", "fp8", "uint4", "nf4-int8", "nf4", "fp4", "none"}
+    assert set(found["choices"]) == {"bf16", "q8", "q6", "int8", "fp8", "q5", "q4", "nf4", "fp4", "none"}
     assert found["capacity"]["ram_usable"] <= found["capacity"]["ram_total"]
     smaller = memory(host, width=512, height=512)
     assert smaller["phases"]["decode"]["activation"] < found["phases"]["decode"]["activation"]
@@ -204,7 +204,7 @@ def test_the_recommendation_goes_by_what_was_measured_on_the_loaded_weights(host
         place = str(sd_models.path_to_repo(modeldata.model_data.sd_model.sd_checkpoint_info))
         weights = open_weights(source.find("Model", source.Facts(place)))
         cache = Cache(folder_for(Path(paths.models_path)))
-        errors = {one.id: 0.1 if one.id == "fp8" else 0.5 for one in CHOICES if one.measurable}
+        errors = {one.id: 0.1 if one.id == "fp8" else 0.5 for one in CHOICES if one.bytes}
         found = {id: {"a": Measured(error, 0.9, 1.0), "b": Measured(error, 0.9, 1.0)} for id, error in errors.items()}
         Kept(cache, weights.fingerprint(), Device("cpu", "cpu", "CPU")).add(found)
         (file,) = cache.folder.glob("quality-*.json")

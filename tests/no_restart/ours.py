@@ -23,7 +23,7 @@ def main(model: Path, requirement: str) -> None:
     process.fails(lambda: load.load(choices.find("nf4"), found, device), "bitsandbytes")
     process.pip(requirement)
     finders.invalidate()
-    for choice in ("fp4", "nf4", "nf4-int8", "int8"):
+    for choice in ("fp4", "nf4", "int8"):
         encoder = load.load(choices.find(choice), found, device)
         with torch.no_grad():
             assert torch.isfinite(encoder(torch.tensor([[5, 6, 1]])).last_hidden_state).all()
