@@ -377,6 +377,19 @@ def test_a_stored_value_that_means_nothing_is_said_once_and_answered_with_the_de
     assert deployment.status()["wanted"] == "Host default"
 
 
+@pytest.mark.parametrize(("value", "id"), [("T5 NF4 + INT8", "q5"), ("NF4-int8", "q5"), ("T5 UINT4 (SDNQ)", "q4"), ("uint4", "q4")])
+def test_a_former_choice_is_answered_with_what_took_its_place_and_one_sentence(loaded, deployment, value, id):
+    new = choices.find(id)
+    loaded.options["sd3_text_encoder"] = value
+    assert deployment.reconcile() == deployment.reconcile() == deployment.reconcile(value) == Wanted(new)
+    assert deployment.status()["wanted"] == deployment.status()["encoder"] == new.name
+    (told,) = [event for event in deployment.events.since(0) if event.id == "setting.encoder-gone"]
+    assert (told.severity, told.remedy) == ("warning", "")
+    assert told.message.endswith(f"{new.name} has taken its place.")
+    with pytest.raises(SettingError, match=f"Choose {new.name}"):  # whoever sets it now is told
+        deployment.change()
+
+
 def test_a_missing_tokenizer_is_read_from_the_model(loaded, deployment):
     choose(deployment, "None (CLIP only)")
     loaded.pipe.tokenizer_3 = None

@@ -379,6 +379,8 @@ def test_a_body_that_is_no_json(host):
         ("GET", "check", {"encoder": "t6"}, None, "setting.encoder-unknown", "comes nearest"),
         ("GET", "memory", {"offload": "sideways"}, None, "memory.offload-unknown", "balanced"),
         ("POST", "encoder", {}, {"encoder": "T5 FP44"}, "setting.encoder-unknown", "“T5 FP4” comes nearest"),
+        ("POST", "encoder", {}, {"encoder": "uint4"}, "setting.encoder-gone", "T5 Q4"),
+        ("GET", "memory", {"encoder": "T5 NF4 + INT8"}, None, "setting.encoder-gone", "T5 Q5"),
         ("POST", "install", {}, {"groups": ["torch"]}, "install.unknown-group", "bitsandbytes"),
         ("POST", "install", {}, {"groups": ["bitsandbytes; rm"], "dry_run": True}, "install.unknown-group", "bitsandbytes"),
         ("POST", "verify", {}, {"model": "/nowhere"}, "verify.no-model", "model_index.json"),

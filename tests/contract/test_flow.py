@@ -57,9 +57,9 @@ def written(host, **options):
     assert until(stored), f"{options} were not written"
 
 
-def happened(host):
-    """The ids of all events but those of the cache, which is written whenever it is."""
-    ids = [event["id"] for event in host.get("/sdapi/v1/sd3/events", params={"since": 0})["events"]]
+def happened(host, since=0):
+    """The ids of all events after that number but those of the cache, which is written whenever it is."""
+    ids = [event["id"] for event in host.get("/sdapi/v1/sd3/events", params={"since": since})["events"]]
     return [id for id in ids if not id.startswith("cache.")]
 
 
@@ -178,7 +178,7 @@ def last(host, severity):
 
 
 def test_quantized_encoders_are_kept_among_the_models_and_come_from_there_the_next_time(host):
-    assert stored(host) == {"fp4", "nf4", "int8", "fp8"}  # all that were chosen so far, and can be
+    assert stored(host) == {"q4", "q5", "q6", "q8", "fp4", "nf4", "int8", "fp8"}  # all that were chosen so far, and can be
     for name in ("T5 FP4", "T5 NF4"):
         host.set(sd3_text_encoder=name)
         assert "Loaded from the cache in" in last(host, "success")["message"]
@@ -277,6 +277,42 @@ def test_the_panel_choice_holds_for_its_job(host):
     assert "T5: T5 NF4" in picture(host)[1]
 
 
+def gone(host):
+    """What was told about former text encoders: (message, remedy)."""
+    events = host.get("/sdapi/v1/sd3/events", params={"since": 0})["events"]
+    return [(event["message"], event["remedy"]) for event in events if event["id"] == "setting.encoder-gone"]
+
+
+def test_a_job_with_a_former_text_encoder_gets_what_took_its_place_and_one_sentence_says_so(host):
+    assert "T5: T5 Q4" in picture(host, override_settings={"sd3_text_encoder": "T5 UINT4 (SDNQ)"})[1]
+    assert "T5: T5 Q4" in picture(host, alwayson_scripts={"SD3 Deploy": {"args": ["T5 UINT4 (SDNQ)"]}})[1]
+    assert gone(host) == [("'T5 UINT4 (SDNQ)' is no longer a text encoder choice: T5 Q4 has taken its place.", "")]
+    assert "T5: T5 NF4" in picture(host)[1]
+
+
+def test_a_former_text_encoder_that_is_stored_becomes_what_took_its_place(host):
+    told = gone(host)
+    stored = host.run("""
+        import gc
+        from modules import shared
+        from sd3deploy.deployment import Deployment
+        from sd3deploy.webui.page.settings import mend
+        shared.opts.data["sd3_text_encoder"] = "T5 NF4 + INT8"
+        mend(next(one for one in gc.get_objects() if type(one) is Deployment))
+        result = shared.opts.data["sd3_text_encoder"]
+        shared.opts.data["sd3_text_encoder"] = "T5 NF4"
+    """)
+    assert stored == "T5 Q5"
+    assert gone(host) == [*told, ("'T5 NF4 + INT8' is no longer a text encoder choice: T5 Q5 has taken its place.", "")]
+
+
+def test_a_former_text_encoder_that_is_set_is_refused_with_what_took_its_place(host):
+    assert host.set(sd3_text_encoder="T5 NF4 + INT8") == {"sd3_text_encoder": False}
+    now = status(host)
+    assert (now["encoder"], now["wanted"]) == ("T5 NF4", "T5 NF4")
+    assert "T5 Q5" in now["last_error"]["remedy"]
+
+
 @pytest.mark.parametrize("value", ["T5 FP5", 17, None, ["T5 FP4"], ""])
 def test_a_value_that_means_nothing_is_refused_with_a_remedy(host, value):
     assert host.set(sd3_text_encoder=value) == {"sd3_text_encoder": False}
@@ -314,10 +350,10 @@ def test_a_model_that_is_loaded_again_gets_its_encoder_at_once(host, pid):
     host.post("/sdapi/v1/unload-checkpoint", {})
     assert status(host)["encoder"] is None
     assert host.set(sd3_text_encoder="T5 FP4") == {"sd3_text_encoder": True}
-    seen = len(happened(host))
+    seen = host.get("/sdapi/v1/sd3/events", params={"since": 0})["events"][-1]["seq"]
     assert happened(host)[-1] == "encoder.later"
     assert "T5: T5 FP4" in picture(host)[1]
-    assert happened(host)[seen:] == ["encoder.loading", "encoder.ready-smaller"]  # once: at load, not full size first
+    assert happened(host, seen) == ["encoder.loading", "encoder.ready-smaller"]  # once: at load, not full size first
     assert status(host)["pid"] == pid
 
 
