@@ -64,9 +64,7 @@ def done(job: Job) -> dict[str, Any]:
     the process until all of that, in bytes, with and without mapped files; on a GPU also gpu_peak, of what is allocated there.
     """
     import torch
-    import transformers
 
-    transformers.utils.logging.disable_progress_bar()
     on = device()
     cuda = on.torch != "cpu"
     with tempfile.TemporaryDirectory(prefix="sd3deploy-bench-") as folder:
@@ -167,6 +165,7 @@ def _from_pretrained(job: Job, **arguments: Any) -> Any:
     import torch
     import transformers
 
+    transformers.utils.logging.disable_progress_bar()
     return transformers.T5EncoderModel.from_pretrained(job.folder, subfolder="text_encoder_3", dtype=torch.bfloat16, **arguments)
 
 

@@ -41,9 +41,8 @@ def loaded():
 
 @pytest.mark.xdist_group("bench-load")
 def test_load_measures_ours_and_the_others_from_the_source_and_from_the_cache(loaded):
-    assert {"transformers + bitsandbytes fp4", "ours fp4", "ours, written behind fp4", "SDNQ uint4", "from_pretrained bf16"} <= set(
-        loaded["from_source"]
-    )
+    others = {"transformers + bitsandbytes fp4", "SDNQ uint4", "from_pretrained bf16"}
+    assert others | {"ours fp4", "ours, written behind fp4", "ours q5"} <= set(loaded["from_source"])
     for row in loaded["from_source"].values():
         assert {"processes", "s", "bytes", "peak", "peak_above_resident", "peak_anonymous_above_resident"} <= set(row)
         assert row["s"] > 0
@@ -59,6 +58,7 @@ def test_load_measures_ours_and_the_others_from_the_source_and_from_the_cache(lo
 @pytest.mark.xdist_group("bench-load")
 def test_load_says_of_each_promise_whether_it_is_kept(loaded):
     assert loaded["wanted"]["fp4_resident"]["met"] is True
+    assert loaded["wanted"]["q5_resident_vs_sdnq"]["met"] is True
     cached = loaded["from_cache"]["warm"][load.FROM_CACHE[0]]
     assert all(isinstance(line["met"], bool) for line in loaded["wanted"].values())
     sdnq = loaded["from_source"]["SDNQ uint4"]["s"]
@@ -91,6 +91,30 @@ def test_encoders_measures_errors_latency_and_bytes_of_both_scales():
     assert set(found["wanted"]) == {"nf4_best_scale_is_better_everywhere", "nf4_best_scale_costs"}
     assert found["choices"]["nf4"].startswith(f"{measured['nf4 best']['bytes']:_}, 0.")
     json.dumps(found)
+
+
+def test_encoders_measures_those_of_others_beside_ours():
+    others = [row for row in encoders.ROWS if row.way]
+    found = encoders.run(small=True, rows=[encoders.Row("q5"), *others], kinds=("outliers",), times=1)
+    measured = found["rows"]["outliers"]
+    assert list(measured) == ["q5", "SDNQ uint4", "SDNQ uint4 Hadamard", "transformers + bitsandbytes nf4"]
+    assert [row["wo_quantized"] for row in measured.values()] == [True, False, False, False]
+    assert measured["q5"]["weight_error"] < measured["SDNQ uint4 Hadamard"]["weight_error"] < measured["SDNQ uint4"]["weight_error"] < 0.12
+    assert {name: line["met"] for name, line in found["wanted"].items()} == {
+        "q5_vs_sdnq_outliers": True,
+        "recommended_on_the_pareto_front_outliers": True,
+    }
+    assert list(found["choices"]) == ["q5"]
+
+
+@pytest.mark.parametrize(
+    ("other", "beaten"),
+    [((9, 0.2), True), ((10, 0.1), True), ((10, 0.2), False), ((9, 0.21), False), ((11, 0.1), False), ((9, 0.1), True)],
+)
+def test_what_another_beats_at_no_more_bytes_is_not_on_the_front(other, beaten):
+    rows = {name: {"bytes": size, "output_error": error} for name, (size, error) in {"q4": (10, 0.2), "SDNQ": other}.items()}
+    line = encoders.judged({"rows": {"outliers": rows}, "cost_of_the_best_scale": {}})["recommended_on_the_pareto_front_outliers"]
+    assert (line["beaten"], line["met"]) == ({"q4": ["SDNQ"]} if beaten else {}, not beaten)
 
 
 def test_a_scale_that_is_worse_in_one_case_is_not_better_everywhere():
