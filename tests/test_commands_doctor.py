@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from sd3deploy import inside
+from sd3deploy.commands import doctor
 from sd3deploy.diagnosis import logfile
 
 ROOT = Path(__file__).parent.parent
@@ -76,6 +77,12 @@ def test_what_can_not_be_looked_at_is_said_with_a_remedy(arguments):
     assert "no/such" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("value", "id"), [("T5 FP4", "fp4"), ("T5 UINT4 (SDNQ)", "q4"), ("T5 FP5", "default"), (None, "default")])
+def test_the_text_encoder_is_that_of_the_settings_or_what_took_its_place(tmp_path, value, id):
+    (tmp_path / "config.json").write_text(json.dumps({"sd3_text_encoder": value}))
+    assert doctor._encoder(inside.Folders(tmp_path, tmp_path)).id == id
 
 
 # Places

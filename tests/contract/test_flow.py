@@ -306,6 +306,14 @@ def test_a_former_text_encoder_that_is_stored_becomes_what_took_its_place(host):
     assert gone(host) == [*told, ("'T5 NF4 + INT8' is no longer a text encoder choice: T5 Q5 has taken its place.", "")]
 
 
+@pytest.mark.parametrize(
+    ("said", "taken"), [("T5 UINT4 (SDNQ)", "T5 Q4"), ("T5 NF4 + INT8", "T5 Q5"), ("T5 FP4", "T5 FP4"), ("T5 FP5", None)]
+)
+def test_the_text_of_a_picture_with_a_former_text_encoder_brings_back_what_took_its_place(host, said, taken):
+    code = "from sd3deploy.webui.jobs.override import pasted; result = dict(pasted(list('eabc')))['e']({'T5': %r})"
+    assert (host.run(code % said) or {}).get("value") == taken
+
+
 def test_a_former_text_encoder_that_is_set_is_refused_with_what_took_its_place(host):
     assert host.set(sd3_text_encoder="T5 NF4 + INT8") == {"sd3_text_encoder": False}
     now = status(host)
