@@ -227,17 +227,6 @@ def test_a_layer_computes_in_the_type_of_its_input_twice_the_same(kind, dtype):
     assert (out.float() - x @ weights.T).norm() / (x @ weights.T).norm() < ERRORS[kind] * 1.2 + (dtype is not torch.float32) * 0.01
 
 
-@pytest.mark.parametrize("hardware", [True, False])
-def test_a_cpu_without_bfloat16_computes_in_float32(hardware, monkeypatch):
-    monkeypatch.setattr(modules, "_bfloat16_in_hardware", lambda: hardware)
-    layer, _ = linear("q8")
-    x = torch.randn(5, 100, generator=torch.Generator().manual_seed(1)).bfloat16()
-    exact = layer(x.float())
-    out = layer(x)
-    assert out.dtype is torch.bfloat16
-    assert torch.equal(out, exact.bfloat16()) is not hardware
-
-
 def test_no_cast_changes_what_is_stored():
     layer, _ = linear("q5")
     before = layer.weight.clone()
