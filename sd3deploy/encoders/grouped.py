@@ -124,6 +124,32 @@ class Grouped:
             torch.add((codes.float() if cpu else codes) * scale, least, out=out[first : first + many].view_as(codes))
         return out
 
+    def inputs(self, x: torch.Tensor) -> torch.Tensor:
+        """What `factors` are multiplied with, of inputs [..., columns]: [..., padded columns + groups], in their type."""
+        import torch
+
+        padded = self.padded(x.shape[-1])
+        firsts = torch.nn.functional.pad(x, (0, padded - x.shape[-1])).unflatten(-1, (-1, self.group // _PIECE, _PIECE))[..., 0]
+        return torch.cat((rotate(x, padded), firsts.sum(-1)), -1)  # the sum of a rotated piece is its first number
+
+    def factors(self, packed: torch.Tensor, columns: int, dtype: torch.dtype) -> torch.Tensor:
+        """The weights as they are multiplied, [n, padded columns + groups]: what `unpack` gives, less one number for each group, and that
+        number, which is multiplied with the sum of the group's inputs. To add it to each weight would be one more pass over all of them.
+        In 16 bit the scale is rounded too.
+        """
+        import torch
+
+        padded, centre = self.padded(columns), 2 ** (self.bits - 1)
+        out = torch.empty(len(packed), padded + padded // self.group, dtype=dtype, device=packed.device)
+        many = max(1, (_UNPACKED if packed.device.type == "cpu" else UNPACKED) // padded)
+        for first in range(0, len(packed), many):
+            part, made = packed[first : first + many], out[first : first + many]
+            scale, least = self._scales(part, padded)
+            codes = (self._codes(part, padded) - centre).view(torch.int8)
+            made[:, :padded].copy_(codes).unflatten(1, (-1, self.group)).mul_(scale.to(dtype))
+            made[:, padded:] = (least + scale * centre)[..., 0]
+        return out
+
     # Packing
 
     def _pack(self, wide: torch.Tensor, packed: torch.Tensor) -> None:

@@ -91,10 +91,10 @@ def wide_linear() -> type[torch.nn.Linear]:
     import torch
 
     class Linear(torch.nn.Linear):  # this very name: the host and what quantizes know linear layers by it
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            if x.dtype is self.weight.dtype:
-                return super().forward(x)
-            return _product(x, (self.weight,), lambda rows: rows.to(x.dtype))
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            if input.dtype is self.weight.dtype:
+                return super().forward(input)
+            return _product(input, (self.weight,), lambda rows: rows.to(input.dtype))
 
     return Linear
 
@@ -147,8 +147,7 @@ def grouped_linear() -> type[torch.nn.Module]:
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             form = grouped(self.kind)
-            rotated = rotate(x, form.padded(self.in_features))
-            return _product(rotated, (self.weight,), lambda rows: form.unpack(rows, self.in_features, x.dtype))
+            return _product(form.inputs(x), (self.weight,), lambda rows: form.factors(rows, self.in_features, x.dtype))
 
         def extra_repr(self) -> str:
             return f"{self.in_features}, {self.out_features}, {self.kind}"

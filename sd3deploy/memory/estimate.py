@@ -186,7 +186,7 @@ def _leaf(setup: Setup, parts: Mapping[str, int], name: str) -> int:
 
 
 def _temporary(setup: Setup) -> int:
-    """A weight of T5 as it is made wide again for one product: the largest linear layer."""
+    """A weight of T5 as it is made wide again for one product: the largest linear layer; on a CPU a few rows of it where it is ours."""
     shape = setup.weights.t5
     stored = setup.encoder.stored
     if shape is None or stored == "" or (stored == "wide" and (setup.kind != "cpu" or setup.product == setup.compute)):
@@ -213,7 +213,7 @@ def _encode(setup: Setup, known: Constants) -> float:
     shape = setup.weights.t5
     if shape is None or setup.encoder is NONE:
         return 0
-    wide = DTYPES[setup.dtype if setup.encoder is HOST_DEFAULT else setup.compute]
+    wide = DTYPES[setup.dtype] if setup.encoder is HOST_DEFAULT else max(DTYPES[setup.compute], DTYPES[setup.product])
     return known.encode * setup.batch * _T5_TOKENS * shape.d_ff * wide + _temporary(setup)
 
 
