@@ -209,6 +209,21 @@ def test_what_is_no_number_is_refused(kind, value):
         grouped(kind).pack(weights)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("columns", [64, 100])
+@pytest.mark.parametrize("rows", [1, 48])
+def test_factors_give_the_product_with_the_weights(kind, columns, rows):
+    form = grouped(kind)
+    packed = form.pack(normal(rows, columns))
+    before, x = packed.clone(), torch.randn(2, 5, columns, generator=torch.Generator().manual_seed(1))
+    weights = rotate(form.unpack(packed, columns, torch.float32), form.padded(columns))[:, :columns]
+    for dtype, error in ((torch.float32, 1e-5), (torch.bfloat16, 0.01), (torch.float16, 0.002)):
+        wanted = x.to(dtype).float() @ weights.T
+        found = form.inputs(x.to(dtype)).float() @ form.factors(packed, columns, dtype).float().T
+        assert (found - wanted).norm() / wanted.norm() < error
+    assert torch.equal(packed, before)
+
+
 def linear(kind, rows=48, columns=100):
     layer = modules.grouped_linear()(columns, rows, kind)
     weights = normal(rows, columns).float()
@@ -225,17 +240,6 @@ def test_a_layer_computes_in_the_type_of_its_input_twice_the_same(kind, dtype):
     assert (out.dtype, out.shape) == (dtype, (2, 7, 48))
     assert torch.equal(layer(x.to(dtype)), out)
     assert (out.float() - x @ weights.T).norm() / (x @ weights.T).norm() < ERRORS[kind] * 1.2 + (dtype is not torch.float32) * 0.01
-
-
-@pytest.mark.parametrize("hardware", [True, False])
-def test_a_cpu_without_bfloat16_computes_in_float32(hardware, monkeypatch):
-    monkeypatch.setattr(modules, "_bfloat16_in_hardware", lambda: hardware)
-    layer, _ = linear("q8")
-    x = torch.randn(5, 100, generator=torch.Generator().manual_seed(1)).bfloat16()
-    exact = layer(x.float())
-    out = layer(x)
-    assert out.dtype is torch.bfloat16
-    assert torch.equal(out, exact.bfloat16()) is not hardware
 
 
 def test_no_cast_changes_what_is_stored():

@@ -66,6 +66,7 @@ def setup(options: argparse.Namespace, vram: float, encoder: choices.Choice) -> 
         kind=options.device,
         dtype=options.dtype,
         compute="float16" if options.dtype == "float16" else "bfloat16",
+        product="float32" if options.device == "cpu" and options.dtype != "float16" else options.dtype,  # it may have no bfloat16
         width=options.width,
         height=options.height,
         batch=options.batch,

@@ -199,6 +199,7 @@ class Deployment:
             "linear4bit": measured.linear4bit if measured else 0,
             "wo_quantized": bool(measured and measured.wo_quantized),
             "quantized_before": self._placed.quantized_before(encoder) or None,
+            "emulates": measured is not None and self.host.device().emulates,
             "t5_bytes": measured.bytes if measured else 0,
             "t5_bytes_16bit": measured.bytes_16bit if measured else 0,
             "busy": self.phase,

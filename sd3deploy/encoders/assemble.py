@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from sd3deploy.device import cpu_has_bfloat16
 from sd3deploy.encoders.recipe import EMBEDDING, Recipe
 from sd3deploy.encoders.storage import BITSANDBYTES, STORAGES
-from sd3deploy.encoders.t5 import feed_forwards, t5_encoder_class
+from sd3deploy.encoders.t5 import feed_forwards, product_type, t5_encoder_class
 
 if TYPE_CHECKING:
     import torch
@@ -36,10 +37,14 @@ def assemble(encoded: Encoded, device: str = "cpu") -> transformers.T5EncoderMod
         STORAGES[ways.get(layer, "wide")].put(encoder.get_submodule(layer), tensors)
     encoder.set_input_embeddings(encoder.shared)  # the stack's own is the same
     _mark(encoder, recipe)
-    if recipe.compute == "float16":
-        for module in feed_forwards(encoder):
-            if hasattr(module.wo, "compute_dtype"):
-                module.wo.compute_dtype = torch.float32  # T5-XXL leaves float16's range there (huggingface/diffusers#8604)
+    wider: Iterable[Any] = ()
+    if product_type(getattr(torch, recipe.compute), torch.device(device)) is torch.float32:
+        wider = encoder.modules()
+    elif recipe.compute == "float16":
+        wider = [module.wo for module in feed_forwards(encoder)]  # T5-XXL leaves float16's range there (huggingface/diffusers#8604)
+    for module in wider:
+        if hasattr(module, "compute_dtype"):  # of bitsandbytes' 4 bit; all other layers go by their input
+            module.compute_dtype = torch.float32
     return encoder.eval().requires_grad_(False)
 
 
@@ -83,7 +88,8 @@ def _skeleton(recipe: Recipe, config: Mapping[str, Any]) -> Any:
     """The encoder with modules of the right kinds and no memory."""
     import transformers
 
-    cls = transformers.T5EncoderModel if recipe.stored_wo == "wide" else t5_encoder_class()
+    stock = recipe.stored_wo == "wide" and recipe.compute != "float16" and cpu_has_bfloat16()
+    cls = transformers.T5EncoderModel if stock else t5_encoder_class()
     with _empty():
         encoder = cls(_t5_config(config))
         for name, way in layers(encoder, recipe).items():

@@ -49,11 +49,15 @@ def grouped(kind: str) -> Grouped:
 
 
 def rotate(x: torch.Tensor, columns: int) -> torch.Tensor:
-    """Inputs [..., n] with zeros up to `columns`, rotated, in their type: what is multiplied with weights that are stored rotated."""
+    """Inputs [..., n] with zeros up to `columns`, rotated, in their type: what is multiplied with weights that are stored rotated.
+
+    A CPU does it in float32, in which so small a product is faster than in 16 bit.
+    """
     import torch
 
-    padded = torch.nn.functional.pad(x, (0, columns - x.shape[-1]))
-    return (padded.unflatten(-1, (-1, _PIECE)) @ _hadamard(x.device, x.dtype, 1 / _PIECE)).flatten(-2)
+    dtype = torch.float32 if x.device.type == "cpu" else x.dtype
+    padded = torch.nn.functional.pad(x, (0, columns - x.shape[-1])).to(dtype)
+    return (padded.unflatten(-1, (-1, _PIECE)) @ _hadamard(x.device, dtype, 1 / _PIECE)).flatten(-2).to(x.dtype)
 
 
 @lru_cache(maxsize=32)
@@ -118,6 +122,32 @@ class Grouped:
             scale, least = self._scales(part, padded)
             codes = self._codes(part, padded).view(len(part), -1, self.group)
             torch.add((codes.float() if cpu else codes) * scale, least, out=out[first : first + many].view_as(codes))
+        return out
+
+    def inputs(self, x: torch.Tensor) -> torch.Tensor:
+        """What `factors` are multiplied with, of inputs [..., columns]: [..., padded columns + groups], in their type."""
+        import torch
+
+        padded = self.padded(x.shape[-1])
+        firsts = torch.nn.functional.pad(x, (0, padded - x.shape[-1])).unflatten(-1, (-1, self.group // _PIECE, _PIECE))[..., 0]
+        return torch.cat((rotate(x, padded), firsts.sum(-1)), -1)  # the sum of a rotated piece is its first number
+
+    def factors(self, packed: torch.Tensor, columns: int, dtype: torch.dtype) -> torch.Tensor:
+        """The weights as they are multiplied, [n, padded columns + groups]: what `unpack` gives, less one number for each group, and that
+        number, which is multiplied with the sum of the group's inputs. To add it to each weight would be one more pass over all of them.
+        In 16 bit the scale is rounded too.
+        """
+        import torch
+
+        padded, centre = self.padded(columns), 2 ** (self.bits - 1)
+        out = torch.empty(len(packed), padded + padded // self.group, dtype=dtype, device=packed.device)
+        many = max(1, (_UNPACKED if packed.device.type == "cpu" else UNPACKED) // padded)
+        for first in range(0, len(packed), many):
+            part, made = packed[first : first + many], out[first : first + many]
+            scale, least = self._scales(part, padded)
+            codes = (self._codes(part, padded) - centre).view(torch.int8)
+            made[:, :padded].copy_(codes).unflatten(1, (-1, self.group)).mul_(scale.to(dtype))
+            made[:, padded:] = (least + scale * centre)[..., 0]
         return out
 
     # Packing
@@ -264,12 +294,9 @@ class Grouped:
         codes = torch.empty(len(packed), padded, dtype=torch.uint8, device=packed.device)
         for bits, shift in self._planes():
             size = padded * bits // 8
-            plane = packed[:, at : at + size]
-            for number, part in enumerate(codes.split(size, 1)):
-                piece = plane >> number * bits if number else plane
-                if shift:
-                    part.bitwise_or_((piece & 2**bits - 1) << shift)
-                else:
-                    torch.bitwise_and(piece, 2**bits - 1, out=part)
+            parts = torch.arange(0, 8, bits, dtype=torch.uint8, device=packed.device)
+            pieces = packed[:, None, at : at + size] >> parts[:, None]  # [n, parts, columns]
+            pieces = pieces.bitwise_and_(2**bits - 1).view(len(packed), padded)
+            codes = pieces if not shift else codes.bitwise_or_(pieces.bitwise_left_shift_(shift))
             at += size
         return codes

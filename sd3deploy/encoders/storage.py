@@ -10,10 +10,11 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from sd3deploy.device import cpu_has_bfloat16
 from sd3deploy.encoders.finite import require_finite
 from sd3deploy.encoders.four_bit import BLOCK, four_bit
 from sd3deploy.encoders.grouped import WIDTHS, grouped
-from sd3deploy.encoders.t5 import grouped_embedding, grouped_linear, scaled_linear
+from sd3deploy.encoders.t5 import grouped_embedding, grouped_linear, scaled_linear, wide_linear
 
 if TYPE_CHECKING:
     import torch
@@ -79,7 +80,9 @@ class Wide:
         return {self._name: self._all}
 
     @staticmethod
-    def layer(linear: torch.nn.Linear, compute: str, kind: str) -> torch.nn.Module:
+    def layer(linear: Any, compute: str, kind: str) -> torch.nn.Module:
+        if hasattr(linear, "in_features") and not cpu_has_bfloat16():
+            linear.__class__ = wide_linear()
         return linear
 
     @staticmethod

@@ -11,6 +11,7 @@ from typing import Any
 
 from sd3deploy.encoders.choices import HOST_DEFAULT, NONE, Choice
 from sd3deploy.encoders.grouped import UNPACKED, WIDTHS
+from sd3deploy.encoders.t5 import WIDENED
 from sd3deploy.memory.errors import Errors
 from sd3deploy.memory.sizes import Weights
 from sd3deploy.memory.t5_shape import DTYPES
@@ -57,7 +58,8 @@ def constants(kind: str) -> Constants:
 class Setup:
     """All that decides about memory.
 
-    kind: of the device, "cpu", "cuda", …. dtype: in which the model is loaded; compute: of a quantized T5. width, height: px.
+    kind: of the device, "cpu", "cuda", …. dtype: in which the model is loaded; compute: of a quantized T5; product: in which it multiplies
+    (Device.product_dtype). width, height: px.
     guided: a guidance scale above 1 doubles the batch. tiling: the VAE decodes in tiles. wide_vae: it decodes in float32.
     watermark: bytes, and never: parts, that balanced offload leaves on the device; ceiling: bytes of one part that it puts there at
     most, the rest of it is streamed; 0: no limit. factors: phase → what a real run on this
@@ -69,6 +71,7 @@ class Setup:
     kind: str = "cuda"
     dtype: str = "bfloat16"
     compute: str = "bfloat16"
+    product: str = "bfloat16"
     width: int = 1024
     height: int = 1024
     batch: int = 1
@@ -181,17 +184,17 @@ def _leaf(setup: Setup, parts: Mapping[str, int], name: str) -> int:
 
 
 def _temporary(setup: Setup) -> int:
-    """A weight of T5 as it is made wide again for one product: the largest linear layer."""
+    """A weight of T5 as it is made wide again for one product: the largest linear layer; on a CPU a few rows of it where it is ours."""
     shape = setup.weights.t5
-    if shape is None or setup.encoder.stored in ("", "wide"):
+    stored = setup.encoder.stored
+    if shape is None or stored == "" or (stored == "wide" and (setup.kind != "cpu" or setup.product == setup.compute)):
         return 0
-    numbers = shape.d_ff * shape.d_model
-    if setup.encoder.stored not in WIDTHS:
-        return numbers * DTYPES[setup.compute]
-    if setup.kind == "cpu":  # which may have no bfloat16
-        return numbers * DTYPES["float32"]
-    wide = DTYPES["float32" if setup.compute == "float16" else setup.compute]  # `wo` leaves float16's range
-    return numbers * wide + 5 * min(numbers, UNPACKED)  # codes and what is not rounded yet, for a piece
+    numbers, wide = shape.d_ff * shape.d_model, DTYPES[setup.compute]
+    if setup.compute == "float16" or setup.product == "float32":  # `wo` leaves float16's range
+        wide = DTYPES["float32"]
+    if setup.kind == "cpu" and stored in ("wide", "fp8-rows", *WIDTHS):
+        return min(numbers, WIDENED) * 2 * wide
+    return numbers * wide + (5 * min(numbers, UNPACKED) if stored in WIDTHS else 0)  # codes and what is not rounded yet, for a piece
 
 
 def _load(setup: Setup, _: Constants) -> float:
@@ -206,7 +209,7 @@ def _encode(setup: Setup, known: Constants) -> float:
     shape = setup.weights.t5
     if shape is None or setup.encoder is NONE:
         return 0
-    wide = DTYPES[setup.dtype if setup.encoder is HOST_DEFAULT else setup.compute]
+    wide = DTYPES[setup.dtype] if setup.encoder is HOST_DEFAULT else max(DTYPES[setup.compute], DTYPES[setup.product])
     return known.encode * setup.batch * _T5_TOKENS * shape.d_ff * wide + _temporary(setup)
 
 

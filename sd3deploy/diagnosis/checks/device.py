@@ -166,6 +166,8 @@ def _sentence(facts: Facts) -> str:
         said = messages.text("checks.device.ok", **words, usable=units.size(capacity.usable), total=units.size(capacity.total))
     else:
         said = messages.text("checks.device.ok-ram", **words, usable=units.size(capacity.ram_usable), total=units.size(capacity.ram_total))
+    if device.product_dtype != device.compute_dtype:
+        said = f"{said} {messages.text('device.emulates')}"
     return f"{said} {messages.text('checks.device.four-bit')}" if facts.quantizes and not facts.four_bit else said
 
 

@@ -41,6 +41,7 @@ def lack(model: Path, encoder: Choice, device: Device, capacity: Capacity, edge:
         kind=kind,
         dtype=device.compute_dtype,
         compute=device.compute_dtype,
+        product=device.product_dtype,
         width=edge,
         height=edge,
         offload="none" if kind == "cpu" else "model",

@@ -61,6 +61,7 @@ class Status(BaseModel, extra="allow"):
     quantized_before: str | None = Field(
         description="The form of its weights where they had been quantized before they were read; else null.", examples=["Q5_K", None]
     )
+    emulates: bool = Field(description="Whether T5 computes in float32 because this CPU has no bfloat16.", examples=[False])
     t5_bytes: int = Field(description="Bytes of T5 as it is.", examples=[2652519584])
     t5_bytes_16bit: int = Field(description="Bytes that it would have in 16 bit.", examples=[9524621312])
     busy: str | None = Field(description="What is being done, as a sentence.", examples=["Loading T5 FP4…"])

@@ -48,6 +48,7 @@ def memory_setup(host: SdNext, placed: Choice | None, factors: Mapping[str, floa
         "kind": "cpu" if place.kind == "cpu" else "cuda",
         "dtype": dtype if dtype in DTYPES else "float32",
         "compute": device.compute_dtype,
+        "product": device.product_dtype,
         "offload": str(opts.diffusers_offload_mode),
         "tiling": bool(getattr(opts, "diffusers_vae_tiling", False)),
         "wide_vae": bool(getattr(opts, "no_half_vae", False)) or (dtype == "float16" and bool(upcast)),

@@ -121,6 +121,8 @@ def state_line(status: dict[str, Any]) -> str:
         line = messages.text("panel.state", model=status["model"], encoder=status["encoder"], size=units.size(status["t5_bytes"]))
         if status["quantized_before"]:
             line += " " + messages.text("encoder.quantized-before", form=status["quantized_before"])
+        if status["emulates"]:
+            line += " " + messages.text("device.emulates")
         if status["wanted"] != status["encoder"] and not status["last_error"]:  # what has failed is not tried with every image
             line += " " + messages.text("panel.pending", wanted=status["wanted"])
         if status["encoder_warning"]:
