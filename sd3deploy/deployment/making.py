@@ -160,7 +160,9 @@ class Making:
 
         try:
             read = load.read(choice, found, device, self._host.sdnq_config, cache, progress=progress, cancelled=under.cancelled)
-        except Stopped:
+        except Stopped as error:
+            if error.id == "encoder.cancelled-kept":
+                raise
             raise Stopped("encoder.cancelled", name=choice.name) from None
         finally:
             under.progress = None
