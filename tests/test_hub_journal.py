@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
+from sd3deploy import units
 from sd3deploy.device import Device
 from sd3deploy.encoders import choices, load, source, stopping
 from sd3deploy.encoders.cache import Cache
@@ -380,3 +381,21 @@ def test_cut_off_anywhere_it_is_read_right_or_not_at_all(tmp_path_factory, cut):
             assert {name: file.get_tensor(name).tolist() for name in file.keys()} == {name: one.tolist() for name, one in every.items()}  # noqa: SIM118
     assert json.loads(json.dumps(sorted(every)))
     again.discard()
+
+
+def test_who_cancels_is_told_what_is_kept(model, hub, tmp_path):
+    found = source.find("Repository", source.Facts(""), repository=FILE)
+    seen = []
+    with pytest.raises(stopping.Stopped) as raised:
+        load.read(
+            choices.find("fp8"),
+            found,
+            CPU,
+            cache=Cache(tmp_path),
+            progress=lambda done, total: seen.append(done / total),
+            cancelled=lambda: bool(seen) and seen[-1] > 0.5,
+        )
+    assert raised.value.id == "encoder.cancelled-kept"
+    [folder] = journals(Cache(tmp_path))
+    kept = (folder / MODEL).stat().st_size - 8 - HEADER
+    assert f"{units.size(kept)} of it are finished and kept" in str(raised.value)

@@ -161,7 +161,9 @@ class Making:
 
         try:
             read = load.read(choice, found, device, cache, progress=progress, cancelled=under.cancelled)
-        except Stopped:
+        except Stopped as error:
+            if error.id == "encoder.cancelled-kept":
+                raise
             raise Stopped("encoder.cancelled", name=choice.name) from None
         finally:
             under.progress = None

@@ -17,10 +17,11 @@ from sd3deploy.encoders.mapped import Mapped
 from sd3deploy.encoders.quantize import quantize
 from sd3deploy.encoders.recipe import Recipe
 from sd3deploy.encoders.source import Source
-from sd3deploy.encoders.stopping import stoppable
+from sd3deploy.encoders.stopping import Stopped, stoppable
 from sd3deploy.encoders.weights import Weights, open_weights
 from sd3deploy.errors import EncoderError
 from sd3deploy.memory import exhausted
+from sd3deploy.units import size
 
 if TYPE_CHECKING:
     import transformers
@@ -84,9 +85,11 @@ def read(
         journal = cache.journal(weights, recipe, before) if cache and source.remote and source.remote.remote else None
         try:
             encoded = quantize(weights, recipe, device, progress, cancelled, journal)
-        except BaseException:
+        except BaseException as error:
             if journal:
                 journal.close()  # the next attempt goes on with it
+                if isinstance(error, Stopped) and journal.size:
+                    raise Stopped("encoder.cancelled-kept", name=choice.name, size=size(journal.size)) from None
             raise
     if cache:
         _keep(cache, weights, recipe, encoded, before, journal)

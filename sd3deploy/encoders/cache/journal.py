@@ -70,6 +70,11 @@ class Journal:
         os.close(descriptor)
         return None
 
+    @property
+    def size(self) -> int:
+        """Bytes that are finished."""
+        return self._end - 8 - HEADER
+
     def take(self) -> dict[str, dict[str, torch.Tensor]]:
         """Weight → its tensors, of those that are finished. What does not have the bytes that were written is forgotten."""
         with self._lock:
