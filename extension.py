@@ -60,6 +60,7 @@ class Extension:
         from sd3deploy.webui.page import language, panel
         from sd3deploy.webui.services.diagnosing import Diagnosing
         from sd3deploy.webui.services.installing import Installing
+        from sd3deploy.webui.services.measuring import Measuring
         from sd3deploy.webui.services.reporting import Reporting
         from sd3deploy.webui.services.verifying import Verifying
 
@@ -74,11 +75,13 @@ class Extension:
         self.watching = Watching(host, self.forecast, diagnosing)
         verifying = Verifying(host)
         self.installing = Installing(self.deployment, self.forecast.allow)
+        self.measuring = Measuring(host, self.deployment)
         self.reporting = Reporting(self.deployment, self.watching, diagnosing, verifying)
         host.watch = self.watching.loading
         self.features = Features(self.events)
         self.points = hooks.Hooks(self.deployment, self.guarding, self.watching, host, self.features)
-        self.script = panel.script_class(self.deployment, self.guarding, self.watching, verifying, self.reporting, self.features)
+        services = (self.deployment, self.guarding, self.watching, verifying, self.measuring, self.reporting)
+        self.script = panel.script_class(*services, self.features)
         self._callbacks: list[Callable[..., Any]] = []
 
     def register(self) -> type:
@@ -137,9 +140,8 @@ class Extension:
         """Called by the host when its own API is there."""
         from sd3deploy.webui import api
 
-        self._essential(
-            lambda: api.register(self.deployment, self.guarding, self.watching, self.reporting, self.installing, self.features)
-        )
+        services = (self.deployment, self.guarding, self.watching, self.reporting, self.installing, self.measuring)
+        self._essential(lambda: api.register(*services, self.features))
 
     def _essential(self, work: Callable[[], object]) -> None:
         """Without it there is no extension: where it fails, nothing of it remains but a sentence in the log and in the panels."""

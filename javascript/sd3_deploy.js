@@ -7,14 +7,14 @@
   const IDLE_MS = 60000;
   const AWAKE_MS = 15000; // after a change of settings or a click on Generate: the server needs a moment to be busy
   const RECENT_S = 60; // a page that is opened later is not told what happened hours ago
-  const WAKES = '#settings_submit, #quicksettings, [id$="_generate"], .sd3-verify, .sd3-install, .sd3-cancel';
+  const WAKES = '#settings_submit, #quicksettings, [id$="_generate"], .sd3-verify, .sd3-quality, .sd3-install, .sd3-cancel';
 
   let seen = Number(sessionStorage.getItem('sd3-seen') || 0);
   let server = sessionStorage.getItem('sd3-server');
   let awakeUntil = 0;
   let timer = null;
   let lastRun = -1; // the number of the last load or job of the server
-  const working = { verify: true, install: true }; // is under way, or has been since the page last looked
+  const working = { verify: true, install: true, quality: true }; // is under way, or has been since the page last looked
 
   const work = async (kind, now) => {
     if (now || working[kind]) await sd3.showWork[kind]();
@@ -38,9 +38,10 @@
     if (news || lastRun === -1) await sd3.showState();
     if (news || answer.run !== lastRun) sd3.follow(true);
     lastRun = answer.run;
-    for (const el of document.querySelectorAll('button.sd3-cancel')) el.hidden = !(answer.verifying || answer.installing || answer.loading);
+    for (const el of document.querySelectorAll('button.sd3-cancel')) el.hidden = !(answer.verifying || answer.installing || answer.measuring || answer.loading);
     await work('verify', answer.verifying);
     await work('install', answer.installing);
+    await work('quality', answer.measuring);
     return answer.active;
   };
 
@@ -70,6 +71,7 @@
     sd3.place();
     sd3.addAgain();
     sd3.describePlots();
+    sd3.describeButtons();
     sd3.translate();
     sd3.follow();
   };

@@ -17,10 +17,20 @@
     return el;
   };
 
-  sd3.table = (rows) => {
+  sd3.gigabytes = (bytes) => (bytes >= 1e8 ? `${(bytes / 1e9).toFixed(1)} GB` : `${(bytes / 1e6).toFixed(1)} MB`);
+
+  // heads: of the columns, where they need any.
+  sd3.table = (rows, heads = []) => {
     const el = sd3.element('table', 'sd3-parts');
+    const head = heads.length > 0 ? el.createTHead().insertRow() : null;
+    for (const text of heads) {
+      const cell = sd3.element('th', '', text);
+      cell.scope = 'col';
+      head.append(cell);
+    }
+    const body = el.createTBody();
     for (const cells of rows) {
-      const row = el.insertRow();
+      const row = body.insertRow();
       for (const text of cells) row.insertCell().textContent = text;
     }
     return el;

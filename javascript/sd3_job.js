@@ -78,8 +78,6 @@
     return height ? line(`sd3-hints-${tab}`, 'sd3-hints', row) : null;
   };
 
-  const gigabytes = (bytes) => (bytes >= 1e8 ? `${(bytes / 1e9).toFixed(1)} GB` : `${(bytes / 1e6).toFixed(1)} MB`);
-
   const estimates = {}; // tab → what the server said last about its memory
   sd3.estimate = (tab) => estimates[tab] || {};
 
@@ -129,7 +127,7 @@
     for (const panel of document.querySelectorAll(`#script_${tab}_sd3_deploy_memory .sd3-memory`)) {
       sd3.fill(panel, [answer.line, answer.table || [], answer.advice || ''], ([said, rows, advice]) => [
         sd3.element('p', '', said),
-        ...(rows.length > 0 ? [sd3.table(rows.map(([name, bytes]) => [name, gigabytes(bytes)]))] : []),
+        ...(rows.length > 0 ? [sd3.table(rows.map(([name, bytes]) => [name, sd3.gigabytes(bytes)]))] : []),
         ...(advice ? [sd3.element('p', '', advice)] : []),
       ]);
     }

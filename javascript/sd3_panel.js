@@ -69,6 +69,32 @@
       sd3.fill(area, job, () => [...make(job), ...(job.state === 'running' ? bar(job) : [])]);
     }
   };
+  // The page with all numbers, as an address of this browser: a link of its own would not bring the password along.
+  let opened = { job: 0, address: '' };
+  const quality = async (job) => {
+    if (opened.job === job.started) return opened.address;
+    if (opened.address) URL.revokeObjectURL(opened.address);
+    const text = await sd3.readable('quality?format=html');
+    opened = { job: job.started, address: URL.createObjectURL(new Blob([text], { type: 'text/html' })) };
+    return opened.address;
+  };
+
+  const measured = (job, page) => {
+    const link = sd3.element('a', 'sd3-link', sd3.text('page.quality.open'));
+    Object.assign(link, { href: page, target: '_blank', rel: 'noopener' });
+    const heads = [sd3.text('page.quality.choice'), sd3.text('page.quality.size'), sd3.text('page.quality.error')];
+    const cells = job.rows.map((one) => [one.name, sd3.gigabytes(one.bytes), one.error.mean.toFixed(4)]);
+    return [sd3.element('p', '', job.title), sd3.table(cells, heads), ...job.notes.map((note) => sd3.element('p', 'sd3-remedy', note)), link];
+  };
+
+  const failed = ({ state, text, error }) => {
+    if (state === 'none' || state === 'running') return [];
+    const list = sd3.element('ol');
+    const said = error || { message: text };
+    list.append(check({ state, title: sd3.text('page.quality'), seconds: 0, message: said.message, remedy: said.remedy }));
+    return [list];
+  };
+
   const rows = (kind, make) => async () => show(kind, await sd3.get(kind), make);
 
   // An encoder is being loaded: in the settings too, where it was chosen.
@@ -92,6 +118,11 @@
       list.append(check({ state, title: sd3.text('page.install.title'), seconds: 0, message: error.message || job.text, remedy: error.remedy }));
       return [list];
     }),
+    quality: async () => {
+      const job = await sd3.get('quality');
+      const page = job.state === 'done' ? await quality(job) : '';
+      show('quality', job, () => (page ? measured(job, page) : failed(job)));
+    },
   };
 
   // What each text encoder would mean here: in the settings' table, and beside the choices of the panel.
@@ -131,6 +162,13 @@
     for (const el of document.querySelectorAll('.sd3-plot img')) {
       const text = sd3.text('page.plot', { run: plotTitle });
       if (el.alt !== text) el.alt = text;
+    }
+  };
+
+  sd3.describeButtons = () => { // those of gradio have no words beside their own
+    for (const el of document.querySelectorAll('button.sd3-quality')) {
+      const text = sd3.text('page.quality.hint');
+      if (el.title !== text) el.title = text;
     }
   };
 

@@ -5,7 +5,6 @@ with it, to a folder of its own. Exit code 0 made or there already, 1 stopped, 2
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import logging
 import signal
@@ -16,8 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sd3deploy import deps, device, inside, messages, units
+from sd3deploy import device, inside, messages, units
 from sd3deploy.commands import cache, progress
+from sd3deploy.deps import require_packages
 from sd3deploy.diagnosis.checks.probe import guess
 from sd3deploy.encoders import choices, source
 from sd3deploy.encoders.cache import Cache, CacheError, Entry, export
@@ -26,12 +26,12 @@ from sd3deploy.encoders.quantize import Stopped, quantize
 from sd3deploy.encoders.recipe import Recipe
 from sd3deploy.encoders.stopping import stoppable
 from sd3deploy.encoders.weights import open_weights
-from sd3deploy.errors import DependencyError, EncoderError, SettingError
+from sd3deploy.errors import EncoderError, SettingError
 
 if TYPE_CHECKING:
     from sd3deploy.encoders.weights import Weights
 
-__all__ = ["add", "devices", "find_source", "interruptible", "require_packages", "run"]
+__all__ = ["add", "devices", "find_source", "interruptible", "run"]
 
 
 _SUBFOLDER = "text_encoder_3"
@@ -174,16 +174,6 @@ def _snapshot(path: Path) -> Path:
     except (OSError, ValueError):
         current = path
     return current if current in found else max(found, key=lambda one: one.stat().st_mtime, default=path)
-
-
-def require_packages(groups: tuple[str, ...]) -> None:
-    """Raises DependencyError for packages that are missing or broken."""
-    missing = [name for name in ("torch", "transformers", "safetensors") if importlib.util.find_spec(name) is None]
-    if groups:
-        statuses = deps.check(deps.requirements(groups))
-        missing += [status.requirement.name for status in statuses if status.state is not deps.State.OK]
-    if missing:
-        raise DependencyError("quantize.packages", names=", ".join(missing), executable=sys.executable)
 
 
 def devices(name: str) -> tuple[device.Device, device.Device]:

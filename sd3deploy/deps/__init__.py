@@ -14,6 +14,7 @@ from sd3deploy.deps.execution import Outcome, apply
 from sd3deploy.deps.mending import Failure, ensure, mend
 from sd3deploy.deps.options import Options
 from sd3deploy.deps.planning import Change, Plan, plan
+from sd3deploy.deps.present import require_packages
 from sd3deploy.deps.proof import has_wheel, prove_bitsandbytes
 from sd3deploy.deps.repairing import diagnose, diagnose_numpy, repair
 from sd3deploy.deps.requirement import Requirement, groups, host_packages, requirements
@@ -40,6 +41,7 @@ __all__ = [
     "plan",
     "prove_bitsandbytes",
     "repair",
+    "require_packages",
     "requirements",
     "resolve",
 ]

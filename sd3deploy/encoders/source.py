@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -53,6 +53,12 @@ class Source:
     file: Path | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     remote: Repository | None = None
+
+    def on_disk(self) -> Source:
+        """The same without the network: whoever opens it gets what lies on this disk, or an error."""
+        if self.remote is not None:
+            return replace(self, remote=self.remote.on_disk())
+        return replace(self, arguments={**self.arguments, "local_files_only": True}) if self.place else self
 
 
 def kind_of(value: object) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from sd3deploy.device import Device
 from sd3deploy.memory.estimate import constants
 
-__all__ = ["GIB", "Capacity", "card", "read_capacity"]
+__all__ = ["GIB", "Capacity", "card", "read_capacity", "read_free"]
 
 GIB = 2**30
 
@@ -63,6 +63,17 @@ def read_capacity(device: Device, *, fraction: float = 0.0, in_ram: int = 0, tor
         usable = min(usable, int(total * fraction))
     spills = sys.platform == "win32" and kind in ("cuda", "rocm", "zluda")
     return Capacity(kind, device.name, total, usable, others, ram_total, ram_usable, kind == "mps", spills)
+
+
+def read_free(device: Device, torch: Any = None) -> tuple[int, int | None]:
+    """What another process could take now, in bytes: of RAM, and of the device; None for one that has no memory of its own, or that does
+    not tell. torch: the library, for tests.
+    """
+    if torch is None:
+        import torch
+    kind = {"ipex": "xpu"}.get(device.backend, device.backend)
+    found = None if kind == "mps" else _FACTS.get(kind, _none)(torch, device.torch)
+    return _ram()[1], found[0] if found else None
 
 
 # Each gives (free, total, what the tensors of this process hold), or None where the device does not tell.

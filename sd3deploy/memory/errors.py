@@ -21,17 +21,17 @@ class Errors:
     prompts: int = 0
 
     def cover(self, choices: Iterable[Choice]) -> bool:
-        """Whether they can take the place of the table for all these: measured errors of some can not be compared with the table's of
-        others.
+        """Whether they can take the place of the table for all of these that run without further packages: measured errors of some can not
+        be compared with the table's of others. Without its packages nothing can be measured of the rest.
         """
-        wanted = {choice.id for choice in choices if choice.error is not None}
+        wanted = {choice.id for choice in choices if choice.error is not None and not choice.groups}
         return bool(wanted) and wanted <= self.measured.keys()
 
     def order(self, choices: Iterable[Choice]) -> list[Choice]:
-        """Those with a T5 of known error, the best first."""
-        known = {choice: choice.error for choice in choices if choice.error is not None}
+        """Those with a T5 of known error, the best first; behind what was measured what was not, where that is what they go by."""
+        known = {choice: (False, choice.error) for choice in choices if choice.error is not None}
         if self.cover(known):
-            known = {choice: self.measured[choice.id] for choice in known}
+            known |= {choice: (choice.id not in self.measured, self.measured.get(choice.id, choice.error)) for choice in known}
         return sorted(known, key=lambda choice: known[choice])
 
     def sentence(self, choices: Iterable[Choice]) -> str:

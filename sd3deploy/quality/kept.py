@@ -74,10 +74,9 @@ def errors_of(cache: Cache, source: Source) -> Errors:
     disk is looked at, and nothing is raised: whoever reads the weights says what is wrong with them.
     """
     try:
-        if source.remote is not None or not any(cache.folder.glob(f"{_PREFIX}*.json")):
+        if not any(cache.folder.glob(f"{_PREFIX}*.json")):
             return Errors()
-        local = Source(source.name, source.place, source.file, {**source.arguments, "local_files_only": True}) if source.place else source
-        content = _read(cache.folder / name_for(open_weights(local).fingerprint()))
+        content = _read(cache.folder / name_for(open_weights(source.on_disk()).fingerprint()))
     except (Sd3Error, OSError, ValueError, ImportError):
         return Errors()
     if not content or content["versions"].get("sd3deploy") != versions()["sd3deploy"]:

@@ -80,8 +80,11 @@ class Result:
 
     @property
     def omissions(self) -> list[str]:
-        """Why a choice is not in the table, a sentence for each."""
-        return [messages.text("quality.left-out", name=name, reason=reason) for name, reason in self.left_out.items()]
+        """Why choices are not in the table, a sentence for each reason."""
+        names: dict[str, list[str]] = {}
+        for name, reason in self.left_out.items():
+            names.setdefault(reason, []).append(name)
+        return [messages.text("quality.left-out", names=", ".join(some), reason=reason) for reason, some in names.items()]
 
     @property
     def lines(self) -> list[str]:

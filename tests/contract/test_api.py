@@ -26,6 +26,7 @@ ROUTES = {
     ("GET", "install"): None,
     ("GET", "memory"): None,
     ("GET", "memory/runs"): None,
+    ("GET", "quality"): None,
     ("GET", "report"): None,
     ("GET", "status"): None,
     ("GET", "texts"): None,
@@ -34,11 +35,12 @@ ROUTES = {
     ("POST", "encoder"): {"encoder": "Host default"},
     ("POST", "install"): {"dry_run": True},
     ("POST", "memory/apply"): {},
+    ("POST", "quality"): {},
     ("POST", "sources"): {},
     ("POST", "verify"): {},
     ("DELETE", "memory/corrections"): None,
 }
-WORKS = {("POST", "memory/apply"), ("POST", "verify")}  # these do something in any case
+WORKS = {("POST", "memory/apply"), ("POST", "quality"), ("POST", "verify")}  # these do something in any case
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +118,7 @@ def test_each_field_of_a_body_is_documented(schema, path):
 
 
 def test_each_part_of_an_answer_has_its_description(schema):
-    waiting = {"Check", "Events", "InstallPlan", "Installation", "Memory", "Report", "Status", "Verification"}
+    waiting = {"Check", "Events", "InstallPlan", "Installation", "Memory", "Quality", "Report", "Status", "Verification"}
     assert waiting <= schema["components"]["schemas"].keys()
     for name in waiting - {"Report", "Memory"}:
         for field, found in schema["components"]["schemas"][name]["properties"].items():
@@ -152,7 +154,7 @@ def raw(host, method, path, headers=(), content=b"{}"):
 
 
 def test_the_routes_that_change_something_are_those_that_are_not_read(schema):
-    changing = {"cancel", "encoder", "install", "memory/apply", "memory/corrections", "verify"}
+    changing = {"cancel", "encoder", "install", "memory/apply", "memory/corrections", "quality", "verify"}
     assert {path for _, path in CHANGING} == changing | {"sources"}  # which opens files and asks the network for whoever asks it
     for method, path in CHANGING:
         assert "403" in schema["paths"][f"{PREFIX}/{path}"][method.lower()]["responses"]
@@ -175,13 +177,13 @@ def test_the_routes_that_change_something_are_those_that_are_not_read(schema):
 )
 def test_what_changes_something_needs_a_body_of_json(host, method, path, kind, content):
     """Without one any page on the web can make a browser send it."""
-    before = get(host, "status"), get(host, "verify"), get(host, "install")
+    before = [get(host, path) for path in ("status", "verify", "install", "quality")]
     answer = raw(host, method, path, {"content-type": kind} if kind else {}, content)
     assert answer.status_code == 415, answer.text
     problem = answer.json()
     assert problem["body"]["id"] == "api.no-json"
     assert "Content-Type: application/json" in problem["body"]["remedy"]
-    assert (get(host, "status"), get(host, "verify"), get(host, "install")) == before
+    assert [get(host, path) for path in ("status", "verify", "install", "quality")] == before
 
 
 @pytest.mark.parametrize(("method", "path"), POSTED)
@@ -353,6 +355,8 @@ def test_an_unknown_field_is_named(host, path, body, place, nearest):
         ("GET", "memory", {"tiling": "perhaps"}, None, ["query", "tiling"]),
         ("GET", "events", {"since": "yesterday"}, None, ["query", "since"]),
         ("GET", "report", {"format": "pdf"}, None, ["query", "format"]),
+        ("GET", "quality", {"format": "pdf"}, None, ["query", "format"]),
+        ("POST", "quality", {}, {"encoder": "q4"}, ["body", "encoder"]),
         ("POST", "encoder", {}, {}, ["body", "encoder"]),
         ("POST", "encoder", {}, {"encoder": 5}, ["body", "encoder"]),
         ("POST", "encoder", {}, ["T5 FP4"], ["body"]),
@@ -476,7 +480,7 @@ def test_a_batch_may_be_anything(host, batch):
 
 def test_events_say_what_is_under_way_and_what_can_be_done(host):
     now = get(host, "events")
-    assert (now["verifying"], now["installing"], now["loading"], now["busy"], now["progress"]) == (False, False, False, None, None)
+    assert [now[name] for name in ("verifying", "installing", "measuring", "loading", "busy", "progress")] == [False] * 4 + [None] * 2
     assert host.set(sd3_text_encoder="T6") == {"sd3_text_encoder": False}
     event = get(host, "events")["events"][-1]
     assert (event["id"], event["severity"]) == ("setting.encoder-unknown", "error")
@@ -940,6 +944,7 @@ def test_no_question_is_too_strange(host, schema, method, path, kind):
         free.validate_response(response, checks=checks)
 
     answers()
+    ask(host, "POST", "cancel")  # a measurement would take minutes
 
 
 def test_after_all_of_this_the_server_makes_pictures(host):

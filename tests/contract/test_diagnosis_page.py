@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from demo import server
+from sd3deploy import messages
 from tests.browser import opened, until
 from tests.contract.conftest import AUTH, PROBE, ProbedHost, start
 from tests.contract.test_diagnosis import MEND, MISFIT
+from tests.contract.test_measuring import few_prompts
 
 PANEL = "#script_txt2img_sd3_deploy_"
 
@@ -94,6 +96,43 @@ def test_checks_can_be_cancelled(page):
     press(page, "cancel")
     assert until(lambda: area.locator("progress").count() == 0)
     assert area.locator(".sd3-cancelled").count() >= 3
+
+
+def test_quality_is_measured_and_its_numbers_are_shown(host, page, tmp_path):
+    few_prompts(host, tmp_path)
+    button, area = page.locator(f"{PANEL}quality"), page.locator(f"{PANEL}diagnosis .sd3-quality-work")
+    assert until(lambda: "minutes" in (button.get_attribute("title") or ""))
+    assert area.locator("table").count() == 0
+    host.run("from modules import call_queue; call_queue.queue_lock.acquire()")  # as a picture does
+    try:
+        press(page, "quality")
+        assert until(lambda: area.locator("progress").count() == 1)
+        assert until(page.locator(f"{PANEL}cancel").is_visible)
+        press(page, "cancel")
+        assert until(lambda: area.locator(".sd3-cancelled").count() == 1)
+        assert messages.text("quality.stopped") in area.inner_text()
+    finally:
+        host.run("from modules import call_queue; call_queue.queue_lock.release()")
+    press(page, "quality")
+    assert until(lambda: float(area.locator("progress").get_attribute("value") or 0) > 0 if area.locator("progress").count() else False)
+    shot(page, "quality-running")
+    table = area.locator("table")
+    assert until(lambda: table.count() == 1 and area.locator("progress").count() == 0)
+    rows = host.get("/sdapi/v1/sd3/quality")["rows"]
+    shown = [line.split("\t") for line in table.inner_text().splitlines()]
+    assert shown[0] == ["text encoder", "size", "error"]
+    assert [(name, error) for name, _, error in shown[1:]] == [(row["name"], f"{row['error']['mean']:.4f}") for row in rows]
+    assert all(size.endswith((" MB", " GB")) for _, size, _ in shown[1:])
+    assert "Not measured: T5 FP4, T5 NF4, T5 INT8: bitsandbytes is needed" in area.inner_text()
+    assert until(lambda: "measured on these weights" in page.locator(f"{PANEL}memory .sd3-memory").inner_text())
+    shot(page, "quality")
+    with page.context.expect_page() as opening:
+        page.evaluate("(where) => document.querySelector(where).click()", f"{PANEL}diagnosis .sd3-quality-work a")
+    opened = opening.value
+    opened.wait_for_load_state()
+    assert opened.locator("table").first.locator("tbody tr").count() == len(rows)  # without the password
+    shot(opened, "quality-page")
+    opened.close()
 
 
 def test_the_report_is_shown_before_the_bundle_is_written(host, page):

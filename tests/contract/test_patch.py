@@ -207,7 +207,7 @@ def test_a_callback_raises_nothing_whatever_it_is_called_with(host, hook):
                 raise RuntimeError("broken on purpose")
         events = Events()
         hooks = sd3probe.hooks
-        script = panel.script_class(hooks._deployment, hooks._guarding, hooks._watching, None, None, Features(events))()
+        script = panel.script_class(hooks._deployment, hooks._guarding, hooks._watching, None, None, None, Features(events))()
         result = [getattr(script, {hook!r})(Broken(), Broken()) for _ in range(3)]
         result += [event.id for event in events.since(0) if event.id.startswith("host.")]
     """) == [None, None, None, "host.feature-off"]

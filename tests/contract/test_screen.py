@@ -9,9 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from PIL import Image
 
+from sd3deploy.encoders.choices import CHOICES
 from tests.browser import UIS, until
 from tests.contract.conftest import slow_disk
 from tests.contract.screen import Screen, screen
+from tests.contract.test_measuring import few_prompts
 from tests.waiting import HANG
 
 AXE_SERIOUS = ("serious", "critical")
@@ -57,7 +59,7 @@ def test_each_encoder_is_there_with_its_size_and_what_it_would_mean_here(host):
     rows = host.page.locator(f"{host.panel}encoder label:has(input)")
     assert until(lambda: host.page.locator(f"{host.panel}encoder .sd3-badge.sd3-recommended").count() == 1)
     texts = [row.inner_text() for row in rows.all()]
-    assert sum("GB" in text for text in texts) == 7
+    assert sum("GB" in text for text in texts) == sum(bool(choice.bytes) for choice in CHOICES)
     assert sum("fits" in text for text in texts) >= 6
     assert "recommended" in next(text for text in texts if "T5 BF16" in text)
     host.shot("panel")
@@ -197,6 +199,21 @@ def test_a_load_shows_how_far_it_is_and_a_button_ends_it(host, place):
     assert until(lambda: bar.count() == 0 and not button.is_visible())
     assert host.page.locator(".sd3-under-way").count() == 0
     assert host.host.get("/sdapi/v1/sd3/status")["encoder"] == "Host default"
+
+
+def test_quality_says_how_long_it_takes_and_shows_its_numbers(host, tmp_path):
+    few_prompts(host.host, tmp_path)
+    host.open()
+    assert until(lambda: "minutes" in (host.part("quality").get_attribute("title") or ""))
+    host.part("quality").click()
+    work = f"{host.panel}diagnosis .sd3-quality-work"
+    assert until(lambda: host.page.locator(f"{work} progress").count())
+    assert until(host.part("cancel").is_visible)
+    assert until(lambda: host.page.locator(f"{work} tbody tr").count()), host.text(work)
+    assert "T5 Q4" in host.text(f"{work} tbody")
+    host.toast("nearest to float32")
+    host.page.locator(f"{work} a").scroll_into_view_if_needed()
+    host.shot("quality")
 
 
 def test_install_shows_the_plan_and_asks(host):

@@ -75,6 +75,12 @@ class Child:
         self._errors.seek(max(0, end - _KEPT))
         return self._errors.read().decode("utf-8", "replace")
 
+    def send(self, data: bytes) -> None:
+        """To whoever hears it there, see follow_parent; to nobody where it has ended."""
+        with contextlib.suppress(OSError):
+            self._process.stdin.write(data)  # type: ignore[union-attr]
+            self._process.stdin.flush()  # type: ignore[union-attr]
+
     def values(self, tick: Callable[[], None] = lambda: None) -> Iterator[Any]:
         """What it answers, until it ends. tick: called ten times a second; what it raises ends the wait."""
         while True:
@@ -111,13 +117,15 @@ def answer() -> Callable[[Any], None]:
     return write
 
 
-def follow_parent() -> None:
-    """In the child: end when the process that started it is gone, so that no memory of the device stays taken."""
+def follow_parent(heard: Callable[[bytes], object] = lambda data: None) -> None:
+    """In the child: end when the process that started it is gone, so that no memory of the device stays taken. heard: called on another
+    thread with what that one sends.
+    """
 
     def wait() -> None:
         with contextlib.suppress(OSError):
-            while os.read(0, 1024):  # past sys.stdin: a thread that waits in it makes Python's own end a crash
-                pass
+            while data := os.read(0, 1024):  # past sys.stdin: a thread that waits in it makes Python's own end a crash
+                heard(data)
         os._exit(3)
 
     if os.environ.pop(_PARENT, None):

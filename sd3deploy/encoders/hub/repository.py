@@ -46,6 +46,15 @@ class Repository:
         self._lock = threading.Lock()
         self._found: _Found | None = None
 
+    @property
+    def caches(self) -> tuple[str, ...]:
+        """The folders in which it looks first."""
+        return self._caches
+
+    def on_disk(self) -> Repository:
+        """The same without the network: what no cache has is refused (hub.offline)."""
+        return Repository(self.spec, self._caches, offline=True)
+
     def files(self) -> tuple[File, ...]:
         """Those with the weights. Raises EncoderError where they can not be had, and Stopped."""
         return self._resolved()[0]

@@ -8,28 +8,36 @@ A new endpoint is a function in the file of its noun and a Route in its list; th
 from __future__ import annotations
 
 from sd3deploy.deployment import Deployment
-from sd3deploy.webui.api import check, events, install, memory, report, sources, status, verify
+from sd3deploy.webui.api import check, events, install, memory, quality, report, sources, status, verify
 from sd3deploy.webui.api.route import PREFIX, add
 from sd3deploy.webui.api.services import Services
 from sd3deploy.webui.host.feature import Features
 from sd3deploy.webui.jobs.guarding import Guarding
 from sd3deploy.webui.jobs.watching import Watching
 from sd3deploy.webui.services.installing import Installing
+from sd3deploy.webui.services.measuring import Measuring
 from sd3deploy.webui.services.reporting import Reporting
 
 __all__ = ["register"]
 
-_POLLED = ("check", "events", "install", "memory", "sources", "status", "verify")
+_POLLED = ("check", "events", "install", "memory", "quality", "sources", "status", "verify")
 
 
 def register(
-    deployment: Deployment, guarding: Guarding, watching: Watching, reporting: Reporting, installing: Installing, features: Features
+    deployment: Deployment,
+    guarding: Guarding,
+    watching: Watching,
+    reporting: Reporting,
+    installing: Installing,
+    measuring: Measuring,
+    features: Features,
 ) -> None:
     """Add the routes; called when the host's own API is there. A route that can not be added is told and left out; where none of them can
     be, the error of the first one is raised.
     """
-    services = Services(deployment, guarding, watching, reporting, installing)
-    routes = [route for noun in (status, sources, events, check, memory, install, verify, report) for route in noun.routes(services)]
+    services = Services(deployment, guarding, watching, reporting, installing, measuring)
+    nouns = (status, sources, events, check, memory, install, verify, quality, report)
+    routes = [route for noun in nouns for route in noun.routes(services)]
     failed: dict[str, Exception] = {}
     for route in routes:
         try:

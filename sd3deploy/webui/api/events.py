@@ -33,8 +33,8 @@ def routes(services: Services) -> list[Route]:
 
     def events(query: Annotated[Since, Query()]) -> dict[str, Any]:
         """What happened after event number `since` of the process `server`, oldest first, whether something is under way, the number of
-        the last load or job, whether checks or an installation are running, and how far a text encoder is that is being read. Quick: ask
-        every second while something is under way.
+        the last load or job, whether checks, an installation or a measurement are running, and how far a text encoder is that is being
+        read. Quick: ask every second while something is under way.
 
         Another process has numbered its events anew: all of them are new to whoever asks with the name of an old one.
         """
@@ -48,6 +48,7 @@ def routes(services: Services) -> list[Route]:
             "run": last.number if last else 0,
             "verifying": services.verifying.running,
             "installing": services.installing.running,
+            "measuring": services.measuring.running,
             "loading": services.deployment.loading,
             "progress": progress.report() if progress else None,
             "active": services.active,

@@ -52,18 +52,18 @@ def routes(services: Services) -> list[Route]:
         return installing.job.report() if installing.job else nothing
 
     def cancel(query: Annotated[Nothing, Query()], asked: Annotated[Nothing, Body()]) -> dict[str, Any]:
-        """End running checks, a running installation, and the load of a text encoder. What an installation has begun is undone: the
-        packages are as they were. A change of the encoder leaves everything as it was, the setting too; a model that is being loaded
-        gets no T5, and a picture that waits for its encoder is not made.
+        """End running checks, a running installation or measurement, and the load of a text encoder. What an installation has begun is
+        undone: the packages are as they were. A change of the encoder leaves everything as it was, the setting too; a model that is being
+        loaded gets no T5, and a picture that waits for its encoder is not made. What has been measured so far is kept.
         """
-        works = (("verify", verifying), ("install", installing), ("encoder", services.deployment))
+        works = (("verify", verifying), ("install", installing), ("quality", services.measuring), ("encoder", services.deployment))
         jobs = [name for name, work in works if work.cancel()]
         return {"cancelled": bool(jobs), "jobs": jobs}
 
     return [
         Route("POST", "install", install, "Install what is missing, repair what is broken", InstallPlan | Begun, (409,)),
         Route("GET", "install", progress, "How far the installation is", Installation),
-        Route("POST", "cancel", cancel, "End running checks, installations and loads", Cancelled),
+        Route("POST", "cancel", cancel, "End checks, installations, measurements and loads", Cancelled),
     ]
 
 

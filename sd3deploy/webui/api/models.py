@@ -21,6 +21,7 @@ __all__ = [
     "InstallPlan",
     "Installation",
     "Memory",
+    "Quality",
     "Report",
     "Run",
     "Source",
@@ -125,9 +126,10 @@ class Events(BaseModel, extra="allow"):
     run: int = Field(description="Number of the last load or job that was watched, 0 for none.", examples=[3])
     verifying: bool = Field(description="Whether checks are running.", examples=[False])
     installing: bool = Field(description="Whether an installation is running.", examples=[False])
+    measuring: bool = Field(description="Whether the text encoders are being measured.", examples=[False])
     loading: bool = Field(description="Whether a text encoder is being loaded; it can be cancelled.", examples=[True])
     progress: Progress | None = Field(description="How far the text encoder is that is being read; null where none is.")
-    active: bool = Field(description="Whether anything is under way: a load, a picture, checks, an installation.", examples=[False])
+    active: bool = Field(description="Whether anything is under way, such as a load, a picture, checks, a measurement.", examples=[False])
 
 
 class GuardFinding(BaseModel, extra="allow"):
@@ -259,7 +261,7 @@ class Cancelled(BaseModel, extra="allow"):
     """What is being ended."""
 
     cancelled: bool = Field(description="Whether anything was running.", examples=[True])
-    jobs: list[Literal["verify", "install", "encoder"]] = Field(description="What was running.", examples=[["install"]])
+    jobs: list[Literal["verify", "install", "quality", "encoder"]] = Field(description="What was running.", examples=[["install"]])
 
 
 class Result(BaseModel, extra="allow"):
@@ -325,6 +327,38 @@ class Installation(BaseModel, extra="allow"):
     changed: dict[str, str] = Field(description="Package → version that is there now.", examples=[{"bitsandbytes": "0.50.2"}])
     error: Explanation | None = Field(description="Why it failed.", examples=[None])
     restart: Explanation | None = Field(description="What the server has to be restarted for.", examples=[None])
+
+
+class Spread(BaseModel, extra="allow"):
+    """Of all prompts."""
+
+    mean: float = Field(description="Their mean.", examples=[0.0315])
+    worst: float = Field(description="That of the worst of them.", examples=[0.0712])
+
+
+class QualityRow(BaseModel, extra="allow"):
+    """What was measured of one text encoder."""
+
+    id: str = Field(description="Stable name of the choice.", examples=["q5"])
+    name: str = Field(description="Its name.", examples=["T5 Q5"])
+    bytes: int = Field(description="Of T5 in this form.", examples=[3_340_000_000])
+    error: Spread = Field(description="Length of the difference to the output of float32, relative to that.")
+    cosine: Spread = Field(description="Of the output and that of float32.")
+    encode_s: float = Field(description="Seconds to encode a prompt, the median.", examples=[0.04])
+
+
+class Quality(BaseModel, extra="allow"):
+    """The last measurement of the text encoders."""
+
+    job: int = Field(description="Its number, 0 where there was none.", examples=[1])
+    started: float | None = Field(None, description="Seconds since the epoch.")
+    state: Literal["none", "running", "done", "failed", "cancelled"] = Field(description="How it stands.", examples=["running"])
+    fraction: float = Field(description="0 to 1 of what had not been measured before.", examples=[0.4])
+    text: str = Field(description="What is being done, or what was found.", examples=["48 of 100 prompts done, T5 Q5"])
+    title: str = Field("", description="What was measured, where, and with how much.")
+    rows: list[QualityRow] = Field(description="When it is done: each text encoder, the smallest error first.")
+    notes: list[str] = Field(description="Why a text encoder is not among them.")
+    error: Explanation | None = Field(description="Why it failed.", examples=[None])
 
 
 class Texts(BaseModel, extra="allow"):

@@ -19,6 +19,7 @@ from sd3deploy.webui.jobs.guarding import Guarding
 from sd3deploy.webui.jobs.watching import Watching
 from sd3deploy.webui.services.diagnosing import Diagnosing
 from sd3deploy.webui.services.installing import Installing
+from sd3deploy.webui.services.measuring import Measuring
 from sd3deploy.webui.services.reporting import Reporting
 from sd3deploy.webui.services.verifying import Verifying
 
@@ -34,6 +35,7 @@ class Services:
     watching: Watching
     reporting: Reporting
     installing: Installing
+    measuring: Measuring
     _one: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
@@ -57,8 +59,10 @@ class Services:
 
     @property
     def active(self) -> bool:
-        """Whether something is under way that may soon have something to tell: a load, a job, the checks, an installation."""
-        working = self.verifying.running or self.installing.running
+        """Whether something is under way that may soon have something to tell: a load, a job, the checks, an installation, a
+        measurement.
+        """
+        working = self.verifying.running or self.installing.running or self.measuring.running
         return bool(working or self.deployment.loading or self.deployment.phase or self.watching.monitor.running)
 
     @property

@@ -149,8 +149,10 @@ class SdNext:
 
     def cache(self) -> Cache | None:
         """Where quantized encoders are kept; None where the user wants none."""
-        if not self.option("sd3_cache"):
-            return None
+        return self.kept() if self.option("sd3_cache") else None
+
+    def kept(self) -> Cache:
+        """Where they would be kept; what was measured of them lies there in any case."""
         folder = folder_for(Path(paths.models_path), str(self.option("sd3_cache_folder") or ""))
         return Cache(folder, limit_for(self.option("sd3_cache_limit")))
 

@@ -62,10 +62,9 @@ class Forecast:
     def _errors(self) -> Errors:
         """What was measured on the weights that the settings mean."""
         try:
-            cache, source = self.host.cache(), self.deployment.source()
+            return errors_of(self.host.kept(), self.deployment.source())
         except (Sd3Error, OSError):  # whoever loads them says what is wrong
             return Errors()
-        return errors_of(cache, source) if cache else Errors()
 
     def setup_of(self, p: Any) -> Setup | None:
         """Return the setup of a job whose size, encoder and settings are final, by what stands in `p` now."""

@@ -1,4 +1,6 @@
-"""The part of the panel that mends and explains: what is missing, the checks with their progress, what has failed, and the report."""
+"""The part of the panel that mends, measures and explains: what is missing, the checks and the measurement with their progress, what has
+failed, and the report.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +11,14 @@ import gradio as gr
 from sd3deploy import messages
 from sd3deploy.webui.page.language import spoken
 from sd3deploy.webui.page.outcome import findings_html, outcome_html
+from sd3deploy.webui.services.measuring import Measuring
 from sd3deploy.webui.services.reporting import Reporting
 from sd3deploy.webui.services.verifying import Verifying
 
 __all__ = ["show"]
 
 
-def show(script: Any, verifying: Verifying, reporting: Reporting) -> None:
+def show(script: Any, verifying: Verifying, measuring: Measuring, reporting: Reporting) -> None:
     """Add it to the accordion that is being built. The page fills in findings, checks and the progress of installs, and wires the buttons
     of the classes sd3-install, sd3-cancel and sd3-copy (javascript/).
     """
@@ -25,7 +28,7 @@ def show(script: Any, verifying: Verifying, reporting: Reporting) -> None:
 
     with gr.Row():
         button("install")
-        verify = button("verify")
+        verify, quality = button("verify"), button("quality")
         button("cancel")
     gr.HTML('<div class="sd3-work"></div><div class="sd3-findings"></div>', elem_id=script.elem_id("diagnosis"))
     done = gr.HTML(elem_id=script.elem_id("diagnosis_done"))
@@ -41,6 +44,7 @@ def show(script: Any, verifying: Verifying, reporting: Reporting) -> None:
         )  # fmt: skip
         file = gr.File(label=messages.text("panel.file"), visible=False, elem_id=script.elem_id("bundle"))
     verify.click(fn=spoken(lambda: outcome_html(verifying.begin)), inputs=[], outputs=[done])
+    quality.click(fn=spoken(lambda: outcome_html(measuring.begin)), inputs=[], outputs=[done])
     diagnose.click(fn=spoken(lambda text: findings_html(*reporting.diagnosing.read(text))), inputs=[pasted], outputs=[found])
     report.click(
         fn=spoken(lambda: (gr.update(value=reporting.show(), visible=True), gr.update(interactive=True))), inputs=[], outputs=[text, save]

@@ -17,6 +17,7 @@ from sd3deploy.webui.jobs.state import state_of
 from sd3deploy.webui.jobs.watching import Watching
 from sd3deploy.webui.notice import TITLE, notice_html
 from sd3deploy.webui.page import diagnosis_panel, memory_panel
+from sd3deploy.webui.services.measuring import Measuring
 from sd3deploy.webui.services.reporting import Reporting
 from sd3deploy.webui.services.verifying import Verifying
 
@@ -43,7 +44,13 @@ def leave_control() -> None:
 
 
 def script_class(
-    deployment: Deployment, guarding: Guarding, watching: Watching, verifying: Verifying, reporting: Reporting, features: Features
+    deployment: Deployment,
+    guarding: Guarding,
+    watching: Watching,
+    verifying: Verifying,
+    measuring: Measuring,
+    reporting: Reporting,
+    features: Features,
 ) -> type:
     """The host's kind of script, bound to the services. The host makes three instances and calls ui() five times and more."""
     panel = features.get("panel")
@@ -81,7 +88,7 @@ def script_class(
                 gr.HTML('<div class="sd3-state"></div>', elem_id=self.elem_id("state"))  # filled in by the page
                 components = override.controls(self, deployment.host.device())
                 memory_panel.show(self, watching)
-                diagnosis_panel.show(self, verifying, reporting)
+                diagnosis_panel.show(self, verifying, measuring, reporting)
             self.infotext_fields = override.pasted(components)
             return components
 
