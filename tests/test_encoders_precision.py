@@ -22,7 +22,7 @@ from sd3deploy.memory.sizes import MODELS
 from tests import t5
 
 CPU = Device("cpu", "cpu", "CPU")
-MADE = [choice.id for choice in choices.CHOICES if choice.measurable]
+MADE = [choice.id for choice in choices.CHOICES if choice.error is not None]
 HALVES = [id for id in MADE if not choices.unsuitable(choices.find(id), replace(CPU, bf16=False))]
 
 # What a process says in which torch's library for bfloat16 takes the CPU for one with AVX2 alone.
