@@ -17,10 +17,11 @@ from sd3deploy.encoders import choices, source
 from sd3deploy.encoders import t5 as modules
 from sd3deploy.encoders.assemble import assemble
 from sd3deploy.encoders.finite import NotFinite
-from sd3deploy.encoders.grouped import _CUTS, WIDTHS, grouped, rotate
+from sd3deploy.encoders.grouped import _CUTS, WIDTHS, Grouped, grouped, rotate
 from sd3deploy.encoders.load import load
 from sd3deploy.encoders.quantize import quantize
 from sd3deploy.encoders.recipe import Recipe
+from sd3deploy.encoders.storage import STORAGES
 from sd3deploy.encoders.weights import open_weights
 from tests import t5
 
@@ -240,6 +241,59 @@ def test_a_layer_computes_in_the_type_of_its_input_twice_the_same(kind, dtype):
     assert (out.dtype, out.shape) == (dtype, (2, 7, 48))
     assert torch.equal(layer(x.to(dtype)), out)
     assert (out.float() - x @ weights.T).norm() / (x @ weights.T).norm() < ERRORS[kind] * 1.2 + (dtype is not torch.float32) * 0.01
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("dtype", "auto"), [(torch.bfloat16, torch.float16), (torch.float16, torch.bfloat16), (torch.float32, torch.bfloat16)]
+)
+def test_a_layer_under_autocast_of_another_type(kind, dtype, auto):
+    weight, x = torch.randn(40, 96) / 10, torch.randn(3, 96).to(dtype)
+    layer = modules.grouped_linear()(96, 40, kind)
+    layer.weight.data.copy_(grouped(kind).pack(weight))
+    with torch.no_grad():
+        alone = layer(x).float()
+        with torch.autocast("cpu", auto):
+            found = layer(x).float()
+    torch.testing.assert_close(found, alone, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_torch_takes_by_default_changes_nothing(kind):
+    rows = torch.randn(8, 128)
+    expected = grouped(kind).pack(rows)
+    fresh = Grouped(*WIDTHS[kind])
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        found = fresh.pack(rows)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(found, expected)
+    assert torch.equal(fresh.pack(rows), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("value", [1.9e38, 3.3e38])
+def test_weights_that_leave_float32_together_are_refused(kind, value):
+    rows = torch.randn(4, 128)
+    rows[1, 5] = value
+    with pytest.raises(NotFinite):
+        grouped(kind).pack(rows)
+
+
+def test_what_another_layout_has_made_is_not_taken_for_this(monkeypatch):
+    before = Recipe(choices.find("q5")).settings()
+    monkeypatch.setitem(WIDTHS, "q5", (5, 64))
+    other = Recipe(choices.find("q5")).settings()
+    monkeypatch.undo()
+    monkeypatch.setattr("sd3deploy.encoders.recipe.LAYOUT", 2)
+    assert len({str(one) for one in (before, other, Recipe(choices.find("q5")).settings())}) == 3
+
+
+def test_tensors_of_another_shape_are_refused():
+    layer = modules.grouped_linear()(64, 8, "q4")
+    with pytest.raises(ValueError, match="stored as"):
+        STORAGES["q4"].put(layer, {"weight": grouped("q5").pack(torch.randn(8, 64))})
 
 
 def test_no_cast_changes_what_is_stored():

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sd3deploy.encoders.choices import Choice
+from sd3deploy.encoders.grouped import LAYOUT, WIDTHS
 
 __all__ = ["EMBEDDING", "SCALES", "Recipe"]
 
@@ -35,7 +36,9 @@ class Recipe:
 
     def settings(self) -> dict[str, Any]:
         """As JSON-able values."""
-        kinds = {"linear": self.choice.stored, "wo": self.stored_wo}
+        kinds: dict[str, Any] = {"linear": self.choice.stored, "wo": self.stored_wo}
         if self.choice.stored_embedding != "wide":
             kinds["embedding"] = self.choice.stored_embedding
+        if ours := WIDTHS.keys() & kinds.values():
+            kinds["grouped"] = {kind: [*WIDTHS[kind], LAYOUT] for kind in sorted(ours)}
         return {"choice": self.choice.id, **kinds, "compute": self.compute, "scale": self.scale}

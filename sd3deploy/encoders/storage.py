@@ -313,6 +313,8 @@ class Grouped:
 
     @staticmethod
     def put(module: Any, tensors: Mapping[str, torch.Tensor]) -> None:
+        if (found := tensors["weight"].shape) != module.weight.shape:
+            raise ValueError(f"stored as {list(found)}, not as {list(module.weight.shape)}")
         Wide.put(module, tensors)
 
 
