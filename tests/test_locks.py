@@ -242,12 +242,12 @@ SOURCES = sorted(path for path in ROOT.glob("sd3deploy/**/*.py") if path.name !=
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_the_hosts_queue_is_only_handed_to_those_that_take_it(path):
+def test_the_hosts_queue_is_only_handed_to_those_that_take_it_or_look_at_it(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     handed = {
         id(argument)
         for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in ("taken", "both")
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in ("taken", "both", "in_use")
         for argument in node.args
     }
     for node in ast.walk(tree):

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
-__all__ = ["PATIENCE_S", "Busy", "Lock", "both", "taken"]
+__all__ = ["PATIENCE_S", "Busy", "Lock", "both", "in_use", "taken"]
 
 PATIENCE_S = 0.2  # how soon whoever waits looks whether it was cancelled
 
@@ -85,6 +85,11 @@ class Busy:
     def _is_free(self, me: int) -> bool:
         changing = self._changing and self._changing[0] != me
         return not changing and (bool(self._loads[me]) or self._loads.total() == 0)
+
+
+def in_use(queue: Lock) -> bool:
+    """Whether anybody has it. Never waits, and takes it for no moment."""
+    return queue.locked()
 
 
 @contextmanager

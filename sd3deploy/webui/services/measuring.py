@@ -15,7 +15,7 @@ from typing import Any
 
 from sd3deploy import messages
 from sd3deploy.deployment import Deployment
-from sd3deploy.deployment.locks import taken
+from sd3deploy.deployment.locks import in_use, taken
 from sd3deploy.encoders.stopping import Stopped
 from sd3deploy.errors import EncoderError
 from sd3deploy.webui.host.adapter import SdNext
@@ -89,20 +89,20 @@ class Measuring(Background[Measurement]):
         from sd3deploy.quality import apart
 
         state = "failed"
-        waiting, said, queue = messages.text("verify.waiting"), messages.text("quality.beginning"), self.host.queue()
+        waiting, said = messages.text("verify.waiting"), messages.text("quality.beginning")
 
         def progress(fraction: float, done: int, all: int, name: str) -> None:
             nonlocal said
             job.fraction, said = fraction, messages.text("quality.running", done=done, all=all, name=name)
 
         def held() -> bool:
-            busy = queue.locked() or self.deployment.loading
+            busy = in_use(self.host.queue()) or self.deployment.loading
             job.text = f"{said}. {waiting}" if busy else said
             return busy
 
         try:
             job.text = waiting
-            with taken(queue, self._cancelled.is_set) as mine:  # and given back: the process begins beside no picture
+            with taken(self.host.queue(), self._cancelled.is_set) as mine:  # and given back: the process begins beside no picture
                 if not mine:
                     raise Stopped("quality.stopped")
             job.done = apart.in_child(order, progress, self._cancelled.is_set, held)
