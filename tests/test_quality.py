@@ -173,6 +173,18 @@ def test_another_device_and_other_versions(weights, tmp_path, monkeypatch):
     assert Kept(cache, fingerprint, CPU).measured(find("nf4")) == {}
 
 
+def test_what_two_measure_at_once_is_kept_of_both(weights, tmp_path):
+    cache, fingerprint = Cache(tmp_path / "kept"), weights.fingerprint()
+    one, two, elsewhere = (Kept(cache, fingerprint, device) for device in (CPU, CPU, replace(CPU, name="another")))
+    one.add({"nf4": {"a": ONE}})
+    elsewhere.add({"nf4": {"c": ONE}})
+    two.add({"nf4": {"b": ONE}, "fp8": {"a": ONE}})
+    assert two.measured(find("nf4")) == {"a": ONE, "b": ONE}
+    both = Kept(cache, fingerprint, CPU)
+    assert (both.measured(find("nf4")), both.measured(find("fp8"))) == ({"a": ONE, "b": ONE}, {"a": ONE})
+    assert Kept(cache, fingerprint, replace(CPU, name="another")).measured(find("nf4")) == {"c": ONE}
+
+
 def test_the_folder_stays_one_of_kept_encoders(weights, place, tmp_path):
     cache = Cache(tmp_path / "kept")
     Kept(cache, weights.fingerprint(), CPU).add({"nf4": {"a": ONE}})

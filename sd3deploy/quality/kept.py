@@ -36,9 +36,9 @@ class Kept:
     def __init__(self, cache: Cache | None, fingerprint: list[Any], device: Device) -> None:
         self._cache, self._name, self._versions = cache, name_for(fingerprint), versions()
         self._device = f"{device.backend} {device.name} {device.compute_dtype}"
-        self._all: dict[str, Any] = {}
-        if cache and (content := _read(cache.folder / self._name)) and content["versions"] == self._versions:
-            self._all = content["devices"]
+        self._mine: dict[str, Any] = {}  # what this process has measured
+        self._data = _bytes(cache.folder / self._name) if cache else None  # of the file, as it was seen last
+        self._all = self._merged()
 
     @property
     def fingerprint(self) -> str:
@@ -56,12 +56,25 @@ class Kept:
 
     def add(self, found: Mapping[str, Mapping[str, Measured]]) -> None:
         """id of a choice → key of a prompt → what was measured. Raises CacheError where it can not be written."""
-        mine = self._all.setdefault(self._device, {})
         for choice, measured in found.items():
-            mine.setdefault(choice, {}).update({key: list(astuple(one)) for key, one in measured.items()})
+            self._mine.setdefault(choice, {}).update({key: list(astuple(one)) for key, one in measured.items()})
+        self._all = self._merged()
         if self._cache:
-            content = {"format": _FORMAT, "versions": self._versions, "devices": self._all}
-            self._cache.write_beside(self._name, json.dumps(content, indent=1).encode())
+            self._cache.change_beside(self._name, self._changed)
+
+    def _changed(self, data: bytes | None) -> bytes:
+        self._data = data  # another process may have measured these weights meanwhile
+        self._all = self._merged()
+        return json.dumps({"format": _FORMAT, "versions": self._versions, "devices": self._all}, indent=1).encode()
+
+    def _merged(self) -> dict[str, Any]:
+        """What is in the file, and what this process has measured."""
+        content = _parsed(self._data)
+        devices = content["devices"] if content and content["versions"] == self._versions else {}
+        here = devices.setdefault(self._device, {})
+        for choice, measured in self._mine.items():
+            here.setdefault(choice, {}).update(measured)
+        return devices
 
 
 def name_for(fingerprint: list[Any]) -> str:
@@ -76,7 +89,7 @@ def errors_of(cache: Cache, source: Source) -> Errors:
     try:
         if not any(cache.folder.glob(f"{_PREFIX}*.json")):
             return Errors()
-        content = _read(cache.folder / name_for(open_weights(source.on_disk()).fingerprint()))
+        content = _parsed(_bytes(cache.folder / name_for(open_weights(source.on_disk()).fingerprint())))
     except (Sd3Error, OSError, ValueError, ImportError):
         return Errors()
     if not content or content["versions"].get("sd3deploy") != versions()["sd3deploy"]:
@@ -93,16 +106,23 @@ def _errors(choices: Mapping[str, Mapping[str, list[float]]]) -> Errors | None:
     return Errors({choice: mean(measured[key][0] for key in shared) for choice, measured in choices.items()}, len(shared))
 
 
-def _read(file: Path) -> dict[str, Any] | None:
-    """None where there is none that can be understood."""
+def _bytes(file: Path) -> bytes | None:
     try:
-        content = json.loads(file.read_bytes())
+        return file.read_bytes()
+    except (OSError, ValueError):  # ValueError: a name with a zero in it
+        return None
+
+
+def _parsed(data: bytes | None) -> dict[str, Any] | None:
+    """None for what can not be understood."""
+    try:
+        content = json.loads(data or b"")
         whole = content["format"] == _FORMAT and isinstance(content["versions"], dict)
         for choices in content["devices"].values():
             for measured in choices.values():
                 whole = whole and all(len(one) == 3 and all(map(_number, one)) for one in measured.values())
         return content if whole else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
