@@ -4,6 +4,7 @@ taken for the very weights alone.
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,7 @@ from sd3deploy import tiny_tokenizers
 from sd3deploy.device import Device
 from sd3deploy.encoders import load, source
 from sd3deploy.encoders.cache import Cache
+from sd3deploy.encoders.cache.manifest import versions
 from sd3deploy.encoders.choices import CHOICES, find
 from sd3deploy.encoders.measure import measure as measured_bytes
 from sd3deploy.encoders.need import shape
@@ -173,6 +175,21 @@ def test_another_device_and_other_versions(weights, tmp_path, monkeypatch):
     assert Kept(cache, fingerprint, CPU).measured(find("nf4")) == {}
 
 
+def test_another_bitsandbytes_throws_away_nothing_that_is_made_without_it(weights, place, tmp_path, monkeypatch):
+    cache, fingerprint, now = Cache(tmp_path / "kept"), weights.fingerprint(), versions()
+    monkeypatch.setattr("sd3deploy.quality.kept.versions", lambda: {**now, "bitsandbytes": None})
+    Kept(cache, fingerprint, CPU).add({"nf4": {"a": ONE}, "fp8": {"a": ONE}})
+    monkeypatch.setattr("sd3deploy.quality.kept.versions", lambda: {**now, "bitsandbytes": "99"})
+    newer = Kept(cache, fingerprint, CPU)
+    assert (newer.measured(find("nf4")), newer.measured(find("fp8"))) == ({}, {"a": ONE})
+    assert errors_of(cache, place) == Errors({"fp8": 0.25}, 1)
+    newer.add({"nf4": {"b": ONE}})
+    assert Kept(cache, fingerprint, CPU).measured(find("nf4")) == {"b": ONE}  # nothing of the former version
+    monkeypatch.setattr("sd3deploy.quality.kept.versions", lambda: {**now, "torch": "99"})
+    assert Kept(cache, fingerprint, CPU).measured(find("fp8")) == {}
+    assert errors_of(cache, place) == Errors()
+
+
 def test_what_two_measure_at_once_is_kept_of_both(weights, tmp_path):
     cache, fingerprint = Cache(tmp_path / "kept"), weights.fingerprint()
     one, two, elsewhere = (Kept(cache, fingerprint, device) for device in (CPU, CPU, replace(CPU, name="another")))
@@ -197,7 +214,19 @@ def test_the_folder_stays_one_of_kept_encoders(weights, place, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"format": 1, "versions": {}, "devices": {"x": {"nf4": {"a": [1.0, NaN, 1.0]}}}}', '{"format": 1', "[" * 9999]
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"format": 1, "versions": {}, "devices": {"x": {"nf4": {"a": [1.0, 1.0, 1.0]}}}}',
+        '{"format": 2, "devices": {"x": {"nf4": {"versions": {}, "prompts": {"a": [1.0, NaN, 1.0]}, "failed": false}}}}',
+        '{"format": 2, "devices": {"x": {"nf4": {"versions": {}, "prompts": [], "failed": false}}}}',
+        '{"format": 2, "devices": {"x": {"nf4": []}}}',
+        '{"format": 2, "devices": []}',
+        '{"format": 2',
+        "[" * 9999,
+    ],
 )
 def test_a_file_that_is_damaged_is_none(weights, place, tmp_path, text):
     cache = Cache(tmp_path / "kept")
@@ -231,6 +260,57 @@ def test_errors_of_the_very_weights(weights, place, tmp_path, monkeypatch):
     assert errors_of(cache, source.Source("gone", str(tmp_path / "gone"))) == Errors()
     monkeypatch.setattr("sd3deploy.quality.kept.versions", lambda: {"sd3deploy": "0"})
     assert errors_of(cache, place) == Errors()
+
+
+PLAIN = [choice.id for choice in OURS if not choice.groups]
+
+
+def with_prompts(keys):
+    return {key: Measured(0.125 * number, 0.5, 1.0) for number, key in enumerate(keys, 1)}
+
+
+def test_a_narrow_measurement_of_what_is_not_needed_narrows_nothing(weights, place, tmp_path):
+    cache = Cache(tmp_path / "kept")
+    kept = Kept(cache, weights.fingerprint(), CPU)
+    others = {"nf4": with_prompts("abcd"), "fp4": with_prompts("a"), "int8": with_prompts("z")}
+    kept.add({**dict.fromkeys(PLAIN, with_prompts("abc")), **others})
+    (file,) = cache.folder.glob("quality-*.json")
+    content = json.loads(file.read_text())
+    (device,) = content["devices"].values()
+    device["nf4-int8"] = {**device["nf4"], "prompts": {"z": [0.5, 0.5, 1.0]}}  # of an older version of this extension
+    file.write_text(json.dumps(content))
+    found = errors_of(cache, place)
+    assert found == Errors(dict.fromkeys([*PLAIN, "nf4"], 0.25), 3)
+    assert found.cover(OURS)
+    assert [choice.id for choice in found.order(OURS)][-2:] == ["int8", "fp4"]  # by the table, behind what was measured
+    kept.add({"q8": with_prompts("x")})
+    assert errors_of(cache, place) == found
+
+
+def test_a_choice_that_failed_is_the_last_and_stops_no_recommendation(weights, asked, place, tmp_path, monkeypatch):
+    real = beside.assemble
+
+    def assemble(encoded, device):
+        if encoded.recipe.choice.id == "q8":
+            raise RuntimeError("no kernel")
+        return real(encoded, device)
+
+    cache, fingerprint, able = Cache(tmp_path / "kept"), weights.fingerprint(), [find(id) for id in PLAIN]
+    with monkeypatch.context() as patched:
+        patched.setattr(beside, "assemble", assemble)
+        failed = running.run(weights, fingerprint, able, asked[:2], Kept(cache, fingerprint, CPU), CPU)
+    assert failed == {"q8": "RuntimeError: no kernel"}
+    found = errors_of(cache, place)
+    assert (found.failed, found.prompts, found.measured.keys()) == ({"q8"}, 2, {*PLAIN} - {"q8"})
+    assert found.cover(OURS)
+    assert found.order(OURS)[-1].id == "q8"
+    assert not Errors({}, 0, frozenset(PLAIN)).cover(OURS)
+    kept = Kept(cache, fingerprint, CPU)
+    assert running.run(weights, fingerprint, able, asked[:2], kept, CPU) == {}  # it can run now
+    found = errors_of(cache, place)
+    assert (found.failed, found.measured.keys()) == (set(), {*PLAIN})
+    kept.add({}, PLAIN)  # with other prompts, of which nothing is known then
+    assert errors_of(cache, place) == found
 
 
 def test_what_was_measured_takes_the_place_of_the_table_as_a_whole_or_not_at_all():

@@ -23,7 +23,8 @@ Progress = Callable[[float, int, int, str], None]  # 0 to 1, prompts that are do
 
 def unmeasured(choices: Sequence[Choice], prompts: Sequence[Prompt], kept: Kept) -> list[Prompt]:
     """The prompts that at least one of the choices has not run with yet."""
-    return [prompt for prompt in prompts if any(prompt.key not in kept.measured(choice) for choice in choices)]
+    known = [kept.measured(choice).keys() for choice in choices]
+    return [prompt for prompt in prompts if any(prompt.key not in keys for keys in known)]
 
 
 def run(
@@ -48,8 +49,8 @@ def run(
     for number in range(groups):
         first, last = (len(missing) * place // groups for place in (number, number + 1))
         group = missing[first:last]
-        wanted = {choice: [one for one in group if one.key not in kept.measured(choice)] for choice in choices if choice.id not in failed}
-        wanted = {choice: some for choice, some in wanted.items() if some}
+        known = {choice: kept.measured(choice).keys() for choice in choices if choice.id not in failed}
+        wanted = {choice: some for choice, keys in known.items() if (some := [one for one in group if one.key not in keys])}
         if not wanted:
             continue
 
@@ -60,5 +61,5 @@ def run(
         if weights.fingerprint() != fingerprint:
             raise EncoderError("source.changed", file=weights.name)
         failed |= found.failed
-        kept.add(found.measured)
+        kept.add(found.measured, found.failed)
     return failed

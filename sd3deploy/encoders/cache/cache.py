@@ -259,8 +259,8 @@ class Cache:
         return results
 
     def change_beside(self, name: str, change: Callable[[bytes | None], bytes]) -> None:
-        """Write a small file into the folder, whole or not at all; `clear` leaves it. change: from what is in the file now, None where there
-        is none, to what shall be; no other process writes meanwhile. Raises CacheError where that can not be.
+        """Write a small file into the folder, whole or not at all; `clear` leaves it. change: from what is in the file, None where there is
+        none, to what shall be; no other process writes meanwhile. Raises CacheError where that can not be.
         """
         file, scratch = self.folder / name, self.folder / f"{name}.{os.getpid()}.part"
         try:
