@@ -5,6 +5,7 @@ taken for the very weights alone.
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -345,6 +346,7 @@ def test_the_prompts_that_come_with_it():
         (b"\n \n", "quality.prompts-none"),
         ("a cat".encode("utf-16"), "quality.prompts-unreadable"),
         (b"a" * (2**20 + 1), "quality.prompts-large"),
+        (("é" * 2**19 + "é").encode(), "quality.prompts-large"),
         (None, "quality.prompts-unreadable"),
     ],
 )
@@ -376,3 +378,26 @@ def test_tokens_as_the_pipeline_makes_them(model, asked):
         prompts.tokenizer([model / "text_encoder_3"], t5.VOCABULARY)
     with pytest.raises(EncoderError, match="tokenizer"):
         prompts.tokenizer([model], 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("tokenizer.json", "{}"),
+        ("tokenizer.json", "[]"),
+        ("tokenizer.json", "null"),
+        ("tokenizer.json", "{"),
+        ("tokenizer.json", '{"model": {"type": "Nonsense"}, "added_tokens": []}'),
+        ("tokenizer_config.json", "null"),
+        ("tokenizer_config.json", "[]"),
+        ("tokenizer_config.json", '{"tokenizer_class": 1}'),
+    ],
+)
+def test_a_tokenizer_that_is_damaged_is_passed_over(model, tmp_path, name, text):
+    shutil.copytree(model / "tokenizer_3", tmp_path / "tokenizer_3")
+    (tmp_path / "tokenizer_3" / "spiece.model").unlink()
+    (tmp_path / "tokenizer_3" / name).write_text(text)
+    assert len(prompts.tokenized(TEXTS, prompts.tokenizer([tmp_path, model], t5.VOCABULARY))) == len(TEXTS)
+    with pytest.raises(EncoderError) as raised:
+        prompts.tokenizer([tmp_path], t5.VOCABULARY)
+    assert raised.value.id == "quality.no-tokenizer"

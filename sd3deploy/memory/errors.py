@@ -29,7 +29,7 @@ class Errors:
         return bool(wanted) and wanted <= self.measured.keys()
 
     def order(self, choices: Iterable[Choice]) -> list[Choice]:
-        """Those with a T5 of known error, the best first; by what was measured, where that can be: behind it what was not, then what failed."""
+        """Those with a T5 of known error, the best first. Where they go by what was measured: then what was not, and what failed."""
         known = {choice: (0, choice.error) for choice in choices if choice.error is not None}
         if self.cover(known):
             ranks = {**dict.fromkeys(self.failed, 2), **dict.fromkeys(self.measured, 0)}
