@@ -15,7 +15,7 @@ import transformers
 from sd3deploy import tiny_tokenizers
 from sd3deploy.device import Device
 from sd3deploy.encoders import load, source
-from sd3deploy.encoders.cache import Cache
+from sd3deploy.encoders.cache import Cache, CacheError
 from sd3deploy.encoders.cache.manifest import versions
 from sd3deploy.encoders.choices import CHOICES, find
 from sd3deploy.encoders.measure import measure as measured_bytes
@@ -238,6 +238,47 @@ def test_a_file_that_is_damaged_is_none(weights, place, tmp_path, text):
     assert errors_of(cache, place) == Errors()
 
 
+def full(self, name, change):
+    raise CacheError("cache.unwritable", folder=self.folder, detail="No space left on device")
+
+
+def test_where_nothing_can_be_kept_is_seen_before_anything_is_measured(weights, asked, tmp_path, monkeypatch):
+    (tmp_path / "one.jpg").write_bytes(b"jpg")
+    monkeypatch.setattr(running, "measure", None)
+    with pytest.raises(CacheError, match="holds other things"):
+        running.run(weights, weights.fingerprint(), [find("q8")], asked, Kept(Cache(tmp_path), weights.fingerprint(), CPU), CPU)
+
+
+def test_what_can_not_be_kept_any_longer_is_measured_all_the_same_and_kept_when_there_is_room(weights, asked, tmp_path, few, monkeypatch):
+    cache, fingerprint, able = Cache(tmp_path / "kept"), weights.fingerprint(), [find("q8")]
+    kept, real, seen = Kept(cache, fingerprint, CPU), Cache.change_beside, []
+
+    def progress(fraction, done, all, name):
+        seen.append(done)
+        monkeypatch.setattr(Cache, "change_beside", full if 0 < done < 3 else real)  # the second of three groups
+
+    assert running.run(weights, fingerprint, able, asked, kept, CPU, progress) == {}
+    assert kept.lost is None
+    assert len(Kept(cache, fingerprint, CPU).measured(able[0])) == len(asked)
+    other = Kept(Cache(tmp_path / "other"), fingerprint, CPU)
+    running.run(weights, fingerprint, able, asked, other, CPU, lambda *at: monkeypatch.setattr(Cache, "change_beside", full))
+    assert "No space" in str(other.lost)
+    assert len(other.measured(able[0])) == len(asked)
+
+
+def test_a_stop_says_what_was_lost(weights, asked, tmp_path, few, monkeypatch):
+    kept = Kept(Cache(tmp_path / "kept"), weights.fingerprint(), CPU)
+    progress, stopped, _ = stop_after(2)
+
+    def went_on(*at):
+        progress(*at)
+        monkeypatch.setattr(Cache, "change_beside", full)
+
+    with pytest.raises(Stopped) as raised:
+        running.run(weights, weights.fingerprint(), [find("q8")], asked, kept, CPU, went_on, stopped)
+    assert raised.value.id == "quality.lost"
+
+
 def test_no_word_of_a_prompt_is_kept(weights, asked, tmp_path):
     cache = Cache(tmp_path / "kept")
     kept = Kept(cache, weights.fingerprint(), CPU)
@@ -345,8 +386,8 @@ def test_the_prompts_that_come_with_it():
         (b"", "quality.prompts-none"),
         (b"\n \n", "quality.prompts-none"),
         ("a cat".encode("utf-16"), "quality.prompts-unreadable"),
-        (b"a" * (2**20 + 1), "quality.prompts-large"),
-        (("é" * 2**19 + "é").encode(), "quality.prompts-large"),
+        pytest.param(b"a" * (2**20 + 1), "quality.prompts-large", id="a byte too many"),
+        pytest.param("é".encode() * 2**20, "quality.prompts-large", id="cut in the middle of a letter"),
         (None, "quality.prompts-unreadable"),
     ],
 )

@@ -16,7 +16,7 @@ from statistics import mean
 from typing import Any
 
 from sd3deploy.device import Device
-from sd3deploy.encoders.cache import Cache
+from sd3deploy.encoders.cache import Cache, CacheError
 from sd3deploy.encoders.cache.manifest import versions
 from sd3deploy.encoders.choices import CHOICES, Choice
 from sd3deploy.encoders.source import Source
@@ -39,6 +39,7 @@ class Kept:
     def __init__(self, cache: Cache | None, fingerprint: list[Any], device: Device) -> None:
         self._cache, self._name, self._versions = cache, name_for(fingerprint), versions()
         self._device = f"{device.backend} {device.name} {device.compute_dtype}"
+        self.lost: CacheError | None = None  # why what was added last could not be written
         self._mine: dict[str, Any] = {}  # what this process has measured
         self._devices = _devices(_bytes(cache.folder / self._name)) if cache else {}
 
@@ -59,7 +60,7 @@ class Kept:
 
     def add(self, found: Mapping[str, Mapping[str, Measured]], failed: Collection[str] = ()) -> None:
         """found: id of a choice → key of a prompt → what was measured. failed: ids of those that could not run. Raises CacheError where it
-        can not be written.
+        can not be written: `measured` knows it nevertheless, and the next time it is written with the rest.
         """
         for choice in {*found, *failed}:
             numbers = {key: list(astuple(one)) for key, one in found.get(choice, {}).items()}
@@ -67,7 +68,12 @@ class Kept:
             self._mine[choice] = {"prompts": before["prompts"] | numbers, "failed": choice in failed}
         self._merge()
         if self._cache:
-            self._cache.change_beside(self._name, self._changed)
+            try:
+                self._cache.change_beside(self._name, self._changed)
+                self.lost = None
+            except CacheError as error:
+                self.lost = error
+                raise
 
     def _changed(self, data: bytes | None) -> bytes:
         self._devices = _devices(data)  # another process may have measured these weights meanwhile

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from sd3deploy.device import Device
+from sd3deploy.encoders.cache import CacheError
 from sd3deploy.encoders.choices import Choice
+from sd3deploy.encoders.stopping import Stopped
 from sd3deploy.encoders.weights import Weights
 from sd3deploy.errors import EncoderError
 from sd3deploy.quality.beside import measure
@@ -39,10 +42,13 @@ def run(
 ) -> dict[str, str]:
     """Measure into `kept`. fingerprint: of the weights, before they were read. Returns the choices that failed: id → why.
 
-    Raises what `measure` raises, EncoderError where the weights are changed meanwhile; what was measured before that is kept.
+    Raises CacheError where nothing can be kept, before anything is measured; what can not be kept later is in `kept` alone, whose `lost`
+    says why. Raises what `measure` raises, EncoderError where the weights are changed meanwhile; what was measured before that is kept.
     """
     failed: dict[str, str] = {}
     missing = unmeasured(choices, prompts, kept)
+    if missing:
+        kept.add({})
     each = LENGTH * int(weights.config["d_model"]) * 4 * (len(choices) + 1)
     many = max(1, _HIDDEN // each)
     groups = -(-len(missing) // (min(many, _ON_CPU) if device.torch == "cpu" else many))
@@ -57,9 +63,15 @@ def run(
         def went_on(done: int, total: int, name: str, first: int = first, last: int = last) -> None:
             progress((first + (last - first) * done / total) / len(missing), first, len(missing), name)
 
-        found = measure(weights, wanted, device, went_on, cancelled)
+        try:
+            found = measure(weights, wanted, device, went_on, cancelled)
+        except Stopped as stopped:
+            if kept.lost:
+                raise Stopped("quality.lost", error=kept.lost) from stopped
+            raise
         if weights.fingerprint() != fingerprint:
             raise EncoderError("source.changed", file=weights.name)
         failed |= found.failed
-        kept.add(found.measured, found.failed)
+        with suppress(CacheError):  # hours may lie behind it
+            kept.add(found.measured, found.failed)
     return failed
