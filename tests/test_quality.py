@@ -203,6 +203,20 @@ def test_what_two_measure_at_once_is_kept_of_both(weights, tmp_path):
     assert Kept(cache, fingerprint, replace(CPU, name="another")).measured(find("nf4")) == {"c": ONE}
 
 
+def test_what_is_known_stays_known_when_another_version_writes_over_it_or_the_file_goes(weights, tmp_path, monkeypatch):
+    cache, fingerprint, now = Cache(tmp_path / "kept"), weights.fingerprint(), versions()
+    Kept(cache, fingerprint, CPU).add({"q8": {"a": ONE}})
+    running = Kept(cache, fingerprint, CPU)
+    with monkeypatch.context() as patched:
+        patched.setattr("sd3deploy.quality.kept.versions", lambda: {**now, "torch": "99"})
+        Kept(cache, fingerprint, CPU).add({"q8": {"c": ONE}})
+    running.add({"q8": {"b": ONE}})
+    assert running.measured(find("q8")) == {"a": ONE, "b": ONE}
+    next(cache.folder.glob("quality-*.json")).unlink()
+    running.add({"q6": {"b": ONE}})
+    assert running.measured(find("q8")) == {"a": ONE, "b": ONE}
+
+
 def test_the_folder_stays_one_of_kept_encoders(weights, place, tmp_path):
     cache = Cache(tmp_path / "kept")
     Kept(cache, weights.fingerprint(), CPU).add({"nf4": {"a": ONE}})

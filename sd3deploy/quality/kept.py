@@ -41,7 +41,9 @@ class Kept:
         self._device = f"{device.backend} {device.name} {device.compute_dtype}"
         self.lost: CacheError | None = None  # why what was added last could not be written
         self._mine: dict[str, Any] = {}  # what this process has measured
+        self._known: dict[str, Any] = {}  # and what was ever seen in the file: others may write over it meanwhile
         self._devices = _devices(_bytes(cache.folder / self._name)) if cache else {}
+        self._merge()
 
     @property
     def fingerprint(self) -> str:
@@ -55,8 +57,7 @@ class Kept:
 
     def measured(self, choice: Choice) -> dict[str, Measured]:
         """Key of a prompt → what was measured."""
-        entry = _current(self._here, self._versions).get(choice.id, {"prompts": {}})
-        return {key: Measured(*one) for key, one in entry["prompts"].items()}
+        return {key: Measured(*one) for key, one in self._known.get(choice.id, {}).items()}
 
     def add(self, found: Mapping[str, Mapping[str, Measured]], failed: Collection[str] = ()) -> None:
         """found: id of a choice → key of a prompt → what was measured. failed: ids of those that could not run. Raises CacheError where it
@@ -80,16 +81,15 @@ class Kept:
         self._merge()
         return json.dumps({"format": _FORMAT, "devices": self._devices}, indent=1).encode()
 
-    @property
-    def _here(self) -> dict[str, Any]:
-        return self._devices.setdefault(self._device, {})
-
     def _merge(self) -> None:
         """What this process has measured into what is in the file."""
-        current = _current(self._here, self._versions)
+        here = self._devices.setdefault(self._device, {})
+        current = _current(here, self._versions)
         for choice, mine in self._mine.items():
             prompts = current.get(choice, {"prompts": {}})["prompts"] | mine["prompts"]
-            self._here[choice] = {**mine, "versions": _stamp(choice, self._versions), "prompts": prompts}
+            here[choice] = current[choice] = {**mine, "versions": _stamp(choice, self._versions), "prompts": prompts}
+        for choice, entry in current.items():
+            self._known.setdefault(choice, {}).update(entry["prompts"])
 
 
 def name_for(fingerprint: list[Any]) -> str:
