@@ -106,14 +106,43 @@ def test_ctrl_c_keeps_what_was_measured(run, model, tmp_path, monkeypatch):
     code, out, err = run(model, "--encoders", "fp8")
     assert (code, out, err.strip()) == (1, "", messages.text("quality.stopped"))
     (file,) = folder_for(tmp_path / "data" / "models").glob("quality-*.json")
-    (before,) = json.loads(file.read_text())["devices"].values()
-    assert len(before["fp8"]) == 2
+
+    def numbers():
+        (device,) = json.loads(file.read_text())["devices"].values()
+        return device["fp8"]["prompts"]
+
+    before = numbers()
+    assert len(before) == 2
     shown.clear()
     code, _, _ = run(model, "--encoders", "fp8")
-    (after,) = json.loads(file.read_text())["devices"].values()
-    assert (code, len(after["fp8"])) == (0, 4)
-    assert before["fp8"].items() <= after["fp8"].items()
+    after = numbers()
+    assert (code, len(after)) == (0, 4)
+    assert before.items() <= after.items()
     assert all("of 2 prompts" in text for text in shown)
+
+
+def test_a_folder_that_can_not_be_written_any_longer_costs_no_result(run, model, tmp_path, monkeypatch):
+    real = running.measure
+
+    def measure(*given):
+        (folder,) = (tmp_path / "kept").parent.glob("kept")
+        shutil.rmtree(folder)
+        folder.write_text("a file")
+        return real(*given)
+
+    monkeypatch.setattr(running, "measure", measure)
+    files = ["--json", tmp_path / "found.json", "--html", tmp_path / "found.html"]
+    code, out, err = run(model, "--encoders", "q8", "--folder", tmp_path / "kept", *files)
+    assert (code, "T5 Q8" in out) == (0, True)
+    assert err.startswith(messages.sentence("quality.lost").split("{")[0])
+    assert str(tmp_path / "kept") in err
+    assert list(json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))["choices"]) == ["q8"]
+    page = (tmp_path / "found.html").read_text(encoding="utf-8")
+    assert "T5 Q8" in page
+    assert str(tmp_path) not in page  # it is to be posted
+    monkeypatch.setattr(running, "measure", None)
+    code, out, err = run(model, "--encoders", "q8", "--folder", tmp_path / "kept", *files)  # seen before anything is measured
+    assert (code, out, str(tmp_path / "kept") in err) == (2, "", True)
 
 
 def test_where_there_is_no_host_it_is_said_that_nothing_is_kept(capsys, model, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -563,6 +564,63 @@ def test_threads_that_store_at_once(cache, weights, made):
     assert kept
     assert all(same(cache.find(weights, recipe), made(recipe)) for recipe in kept)
     assert len(left(cache.folder)) == len(kept)
+
+
+# Small files beside the encoders
+
+ADD = """
+import sys
+from pathlib import Path
+from sd3deploy.encoders.cache import Cache
+print("ready", flush=True)
+sys.stdin.readline()
+for _ in range(40):
+    Cache(Path(sys.argv[1])).change_beside("count", lambda data: b"%d" % (int(data or 0) + 1) + b" " * 5000)
+"""
+
+
+def test_what_several_processes_change_at_once_is_all_there_and_never_half(cache):
+    command = [sys.executable, "-c", ADD, str(cache.folder)]
+    processes = [subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    seen = []
+    while any(process.poll() is None for process in processes):
+        with contextlib.suppress(OSError):  # not there yet; on Windows, at the moment of the change
+            seen.append((cache.folder / "count").read_bytes())
+    for process in processes:
+        process.communicate()
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert all(data.endswith(b" " * 5000) for data in seen)
+    assert int((cache.folder / "count").read_bytes()) == 120
+    assert sorted(os.listdir(cache.folder)) == [".sd3-lock", "count"]
+
+
+def test_while_another_writes_a_small_file_waits_and_stays_as_it_is_when_that_takes_too_long(cache, monkeypatch):
+    cache.change_beside("count", lambda data: b"1")
+    monkeypatch.setattr("sd3deploy.encoders.cache.cache._WRITING", 0.2)
+    with cache._lock() as mine:
+        assert mine
+        with pytest.raises(CacheError) as caught:
+            cache.change_beside("count", lambda data: b"2")
+    assert caught.value.id == "cache.busy"
+    assert (cache.folder / "count").read_bytes() == b"1"
+
+
+def test_what_fails_on_the_way_leaves_a_small_file_as_it_was(cache, monkeypatch):
+    cache.change_beside("count", lambda data: b"1")
+
+    def replace(scratch, file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(CacheError, match="No space") as caught:
+        cache.change_beside("count", lambda data: b"2")
+    assert caught.value.id == "cache.unwritable"
+    assert sorted(os.listdir(cache.folder)) == [".sd3-lock", "count"]
 
 
 # No room, no right

@@ -4,6 +4,8 @@ taken for the very weights alone.
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -13,7 +15,8 @@ import transformers
 from sd3deploy import tiny_tokenizers
 from sd3deploy.device import Device
 from sd3deploy.encoders import load, source
-from sd3deploy.encoders.cache import Cache
+from sd3deploy.encoders.cache import Cache, CacheError
+from sd3deploy.encoders.cache.manifest import versions
 from sd3deploy.encoders.choices import CHOICES, find
 from sd3deploy.encoders.measure import measure as measured_bytes
 from sd3deploy.encoders.need import shape
@@ -173,6 +176,47 @@ def test_another_device_and_other_versions(weights, tmp_path, monkeypatch):
     assert Kept(cache, fingerprint, CPU).measured(find("nf4")) == {}
 
 
+def test_another_bitsandbytes_throws_away_nothing_that_is_made_without_it(weights, place, tmp_path, monkeypatch):
+    cache, fingerprint, now = Cache(tmp_path / "kept"), weights.fingerprint(), versions()
+    monkeypatch.setattr("sd3deploy.quality.kept.versions", lambda: {**now, "bitsandbytes": None})
+    Kept(cache, fingerprint, CPU).add({"nf4": {"a": ONE}, "fp8": {"a": ONE}})
+    monkeypatch.setattr("sd3deploy.quality.kept.versions", lambda: {**now, "bitsandbytes": "99"})
+    newer = Kept(cache, fingerprint, CPU)
+    assert (newer.measured(find("nf4")), newer.measured(find("fp8"))) == ({}, {"a": ONE})
+    assert errors_of(cache, place) == Errors({"fp8": 0.25}, 1)
+    newer.add({"nf4": {"b": ONE}})
+    assert Kept(cache, fingerprint, CPU).measured(find("nf4")) == {"b": ONE}  # nothing of the former version
+    monkeypatch.setattr("sd3deploy.quality.kept.versions", lambda: {**now, "torch": "99"})
+    assert Kept(cache, fingerprint, CPU).measured(find("fp8")) == {}
+    assert errors_of(cache, place) == Errors()
+
+
+def test_what_two_measure_at_once_is_kept_of_both(weights, tmp_path):
+    cache, fingerprint = Cache(tmp_path / "kept"), weights.fingerprint()
+    one, two, elsewhere = (Kept(cache, fingerprint, device) for device in (CPU, CPU, replace(CPU, name="another")))
+    one.add({"nf4": {"a": ONE}})
+    elsewhere.add({"nf4": {"c": ONE}})
+    two.add({"nf4": {"b": ONE}, "fp8": {"a": ONE}})
+    assert two.measured(find("nf4")) == {"a": ONE, "b": ONE}
+    both = Kept(cache, fingerprint, CPU)
+    assert (both.measured(find("nf4")), both.measured(find("fp8"))) == ({"a": ONE, "b": ONE}, {"a": ONE})
+    assert Kept(cache, fingerprint, replace(CPU, name="another")).measured(find("nf4")) == {"c": ONE}
+
+
+def test_what_is_known_stays_known_when_another_version_writes_over_it_or_the_file_goes(weights, tmp_path, monkeypatch):
+    cache, fingerprint, now = Cache(tmp_path / "kept"), weights.fingerprint(), versions()
+    Kept(cache, fingerprint, CPU).add({"q8": {"a": ONE}})
+    running = Kept(cache, fingerprint, CPU)
+    with monkeypatch.context() as patched:
+        patched.setattr("sd3deploy.quality.kept.versions", lambda: {**now, "torch": "99"})
+        Kept(cache, fingerprint, CPU).add({"q8": {"c": ONE}})
+    running.add({"q8": {"b": ONE}})
+    assert running.measured(find("q8")) == {"a": ONE, "b": ONE}
+    next(cache.folder.glob("quality-*.json")).unlink()
+    running.add({"q6": {"b": ONE}})
+    assert running.measured(find("q8")) == {"a": ONE, "b": ONE}
+
+
 def test_the_folder_stays_one_of_kept_encoders(weights, place, tmp_path):
     cache = Cache(tmp_path / "kept")
     Kept(cache, weights.fingerprint(), CPU).add({"nf4": {"a": ONE}})
@@ -185,7 +229,19 @@ def test_the_folder_stays_one_of_kept_encoders(weights, place, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"format": 1, "versions": {}, "devices": {"x": {"nf4": {"a": [1.0, NaN, 1.0]}}}}', '{"format": 1', "[" * 9999]
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"format": 1, "versions": {}, "devices": {"x": {"nf4": {"a": [1.0, 1.0, 1.0]}}}}',
+        '{"format": 2, "devices": {"x": {"nf4": {"versions": {}, "prompts": {"a": [1.0, NaN, 1.0]}, "failed": false}}}}',
+        '{"format": 2, "devices": {"x": {"nf4": {"versions": {}, "prompts": [], "failed": false}}}}',
+        '{"format": 2, "devices": {"x": {"nf4": []}}}',
+        '{"format": 2, "devices": []}',
+        '{"format": 2',
+        "[" * 9999,
+    ],
 )
 def test_a_file_that_is_damaged_is_none(weights, place, tmp_path, text):
     cache = Cache(tmp_path / "kept")
@@ -194,6 +250,47 @@ def test_a_file_that_is_damaged_is_none(weights, place, tmp_path, text):
     file.write_text(text)
     assert Kept(cache, weights.fingerprint(), CPU).measured(find("nf4")) == {}
     assert errors_of(cache, place) == Errors()
+
+
+def full(self, name, change):
+    raise CacheError("cache.unwritable", folder=self.folder, detail="No space left on device")
+
+
+def test_where_nothing_can_be_kept_is_seen_before_anything_is_measured(weights, asked, tmp_path, monkeypatch):
+    (tmp_path / "one.jpg").write_bytes(b"jpg")
+    monkeypatch.setattr(running, "measure", None)
+    with pytest.raises(CacheError, match="holds other things"):
+        running.run(weights, weights.fingerprint(), [find("q8")], asked, Kept(Cache(tmp_path), weights.fingerprint(), CPU), CPU)
+
+
+def test_what_can_not_be_kept_any_longer_is_measured_all_the_same_and_kept_when_there_is_room(weights, asked, tmp_path, few, monkeypatch):
+    cache, fingerprint, able = Cache(tmp_path / "kept"), weights.fingerprint(), [find("q8")]
+    kept, real, seen = Kept(cache, fingerprint, CPU), Cache.change_beside, []
+
+    def progress(fraction, done, all, name):
+        seen.append(done)
+        monkeypatch.setattr(Cache, "change_beside", full if 0 < done < 3 else real)  # the second of three groups
+
+    assert running.run(weights, fingerprint, able, asked, kept, CPU, progress) == {}
+    assert kept.lost is None
+    assert len(Kept(cache, fingerprint, CPU).measured(able[0])) == len(asked)
+    other = Kept(Cache(tmp_path / "other"), fingerprint, CPU)
+    running.run(weights, fingerprint, able, asked, other, CPU, lambda *at: monkeypatch.setattr(Cache, "change_beside", full))
+    assert "No space" in str(other.lost)
+    assert len(other.measured(able[0])) == len(asked)
+
+
+def test_a_stop_says_what_was_lost(weights, asked, tmp_path, few, monkeypatch):
+    kept = Kept(Cache(tmp_path / "kept"), weights.fingerprint(), CPU)
+    progress, stopped, _ = stop_after(2)
+
+    def went_on(*at):
+        progress(*at)
+        monkeypatch.setattr(Cache, "change_beside", full)
+
+    with pytest.raises(Stopped) as raised:
+        running.run(weights, weights.fingerprint(), [find("q8")], asked, kept, CPU, went_on, stopped)
+    assert raised.value.id == "quality.lost"
 
 
 def test_no_word_of_a_prompt_is_kept(weights, asked, tmp_path):
@@ -219,6 +316,57 @@ def test_errors_of_the_very_weights(weights, place, tmp_path, monkeypatch):
     assert errors_of(cache, source.Source("gone", str(tmp_path / "gone"))) == Errors()
     monkeypatch.setattr("sd3deploy.quality.kept.versions", lambda: {"sd3deploy": "0"})
     assert errors_of(cache, place) == Errors()
+
+
+PLAIN = [choice.id for choice in OURS if not choice.groups]
+
+
+def with_prompts(keys):
+    return {key: Measured(0.125 * number, 0.5, 1.0) for number, key in enumerate(keys, 1)}
+
+
+def test_a_narrow_measurement_of_what_is_not_needed_narrows_nothing(weights, place, tmp_path):
+    cache = Cache(tmp_path / "kept")
+    kept = Kept(cache, weights.fingerprint(), CPU)
+    others = {"nf4": with_prompts("abcd"), "fp4": with_prompts("a"), "int8": with_prompts("z")}
+    kept.add({**dict.fromkeys(PLAIN, with_prompts("abc")), **others})
+    (file,) = cache.folder.glob("quality-*.json")
+    content = json.loads(file.read_text())
+    (device,) = content["devices"].values()
+    device["nf4-int8"] = {**device["nf4"], "prompts": {"z": [0.5, 0.5, 1.0]}}  # of an older version of this extension
+    file.write_text(json.dumps(content))
+    found = errors_of(cache, place)
+    assert found == Errors(dict.fromkeys([*PLAIN, "nf4"], 0.25), 3)
+    assert found.cover(OURS)
+    assert [choice.id for choice in found.order(OURS)][-2:] == ["int8", "fp4"]  # by the table, behind what was measured
+    kept.add({"q8": with_prompts("x")})
+    assert errors_of(cache, place) == found
+
+
+def test_a_choice_that_failed_is_the_last_and_stops_no_recommendation(weights, asked, place, tmp_path, monkeypatch):
+    real = beside.assemble
+
+    def assemble(encoded, device):
+        if encoded.recipe.choice.id == "q8":
+            raise RuntimeError("no kernel")
+        return real(encoded, device)
+
+    cache, fingerprint, able = Cache(tmp_path / "kept"), weights.fingerprint(), [find(id) for id in PLAIN]
+    with monkeypatch.context() as patched:
+        patched.setattr(beside, "assemble", assemble)
+        failed = running.run(weights, fingerprint, able, asked[:2], Kept(cache, fingerprint, CPU), CPU)
+    assert failed == {"q8": "RuntimeError: no kernel"}
+    found = errors_of(cache, place)
+    assert (found.failed, found.prompts, found.measured.keys()) == ({"q8"}, 2, {*PLAIN} - {"q8"})
+    assert found.cover(OURS)
+    assert found.order(OURS)[-1].id == "q8"
+    assert not Errors({}, 0, frozenset(PLAIN)).cover(OURS)
+    kept = Kept(cache, fingerprint, CPU)
+    assert running.run(weights, fingerprint, able, asked[:2], kept, CPU) == {}  # it can run now
+    found = errors_of(cache, place)
+    assert (found.failed, found.measured.keys()) == (set(), {*PLAIN})
+    kept.add({}, PLAIN)  # with other prompts, of which nothing is known then
+    assert errors_of(cache, place) == found
 
 
 def test_what_was_measured_takes_the_place_of_the_table_as_a_whole_or_not_at_all():
@@ -252,7 +400,8 @@ def test_the_prompts_that_come_with_it():
         (b"", "quality.prompts-none"),
         (b"\n \n", "quality.prompts-none"),
         ("a cat".encode("utf-16"), "quality.prompts-unreadable"),
-        (b"a" * (2**20 + 1), "quality.prompts-large"),
+        pytest.param(b"a" * (2**20 + 1), "quality.prompts-large", id="a byte too many"),
+        pytest.param("é".encode() * 2**20, "quality.prompts-large", id="cut in the middle of a letter"),
         (None, "quality.prompts-unreadable"),
     ],
 )
@@ -284,3 +433,26 @@ def test_tokens_as_the_pipeline_makes_them(model, asked):
         prompts.tokenizer([model / "text_encoder_3"], t5.VOCABULARY)
     with pytest.raises(EncoderError, match="tokenizer"):
         prompts.tokenizer([model], 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("tokenizer.json", "{}"),
+        ("tokenizer.json", "[]"),
+        ("tokenizer.json", "null"),
+        ("tokenizer.json", "{"),
+        ("tokenizer.json", '{"model": {"type": "Nonsense"}, "added_tokens": []}'),
+        ("tokenizer_config.json", "null"),
+        ("tokenizer_config.json", "[]"),
+        ("tokenizer_config.json", '{"tokenizer_class": 1}'),
+    ],
+)
+def test_a_tokenizer_that_is_damaged_is_passed_over(model, tmp_path, name, text):
+    shutil.copytree(model / "tokenizer_3", tmp_path / "tokenizer_3")
+    (tmp_path / "tokenizer_3" / "spiece.model").unlink()
+    (tmp_path / "tokenizer_3" / name).write_text(text)
+    assert len(prompts.tokenized(TEXTS, prompts.tokenizer([tmp_path, model], t5.VOCABULARY))) == len(TEXTS)
+    with pytest.raises(EncoderError) as raised:
+        prompts.tokenizer([tmp_path], t5.VOCABULARY)
+    assert raised.value.id == "quality.no-tokenizer"

@@ -69,14 +69,17 @@ def run(options: argparse.Namespace) -> int:
                 bar.fill(fraction, messages.text("quality.running", done=done, all=all, name=name))
 
             result = measuring.measured(weights, named, texts, _places(options), beside, device, went_on, stopped)
-    except (Stopped, KeyboardInterrupt):
-        print(messages.text("quality.stopped" if beside else "quality.stopped-lost"), file=sys.stderr)
+    except (Stopped, KeyboardInterrupt) as ended:
+        lost = ended.message if isinstance(ended, Stopped) and ended.id == "quality.lost" else ""
+        print(lost or messages.text("quality.stopped" if beside else "quality.stopped-lost"), file=sys.stderr)
         return 1
     except OSError as error:
         raise EncoderError("encoder.unreadable", source=found.name, error=error) from error
     finally:
         logging.disable(logging.NOTSET)
     print("\n".join(result.lines))
+    if result.lost:
+        print(result.lost, file=sys.stderr)
     if options.json:
         _write(options.json, json.dumps(result.report(), ensure_ascii=False, indent=1))
     if options.html:

@@ -83,7 +83,7 @@ def in_child(
     cancelled: Callable[[], bool],
     held: Callable[[], bool],
 ) -> dict[str, Any]:
-    """Measure. held: asked ten times a second whether to hold on. Returns title, omissions, report as of Result, and page as of page.py.
+    """Measure. held: asked ten times a second whether to hold on. Returns title, omissions with lost, report as of Result, and page.
     Raises Stopped a moment after `cancelled` says yes, Sd3Error for what can not be measured; what was measured before that is kept.
     """
     holds = False
@@ -130,7 +130,8 @@ def main(folder: str, text: str) -> None:
         go_on()
         weights = measuring.opened(order.source)
         result = measuring.measured(weights, (), prompts.read(order.file), order.places, order.cache, order.device, went_on, go_on)
-        write({"done": {"title": result.title, "omissions": result.omissions, "report": result.report(), "page": page.page(result)}})
+        omissions = [*result.omissions, *filter(None, [result.lost])]
+        write({"done": {"title": result.title, "omissions": omissions, "report": result.report(), "page": page.page(result)}})
     except Sd3Error as error:
         values = {name: value if isinstance(value, int) else str(value) for name, value in error.values.items()}
         write({"error": error.id, "values": values})

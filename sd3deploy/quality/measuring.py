@@ -107,5 +107,6 @@ def _result(
     for choice in able:
         numbers = kept.measured(choice)
         rows.append(Row(choice, shape.bytes(choice, device.compute_dtype), tuple(numbers[prompt.key] for prompt in asked)))
+    lost = messages.text("quality.lost", error=kept.lost) if kept.lost else ""
     rows.sort(key=lambda row: row.error)
-    return Result(weights.name, weights.form, kept.fingerprint, kept.versions, device, asked, rows, left_out)
+    return Result(weights.name, weights.form, kept.fingerprint, kept.versions, device, asked, rows, left_out, lost)

@@ -45,11 +45,11 @@ def read(file: Path = OWN) -> list[str]:
     try:
         with open(file, "rb") as content:
             data = content.read(_MOST + 1)
+        if len(data) > _MOST:  # before it is decoded: it may be cut in the middle of a letter
+            raise SettingError("quality.prompts-large", file=file, most=_MOST // 2**20)
         text = data.decode("utf-8-sig").replace("\r\n", "\n").removesuffix("\n")
     except (OSError, ValueError) as error:  # UnicodeDecodeError is a ValueError, as is a name with a zero in it
         raise SettingError("quality.prompts-unreadable", file=file, error=error) from error
-    if len(data) > _MOST:
-        raise SettingError("quality.prompts-large", file=file, most=_MOST // 2**20)
     if not text.strip():
         raise SettingError("quality.prompts-none", file=file)
     return list(dict.fromkeys(text.split("\n")))
@@ -67,10 +67,10 @@ def tokenizer(places: Iterable[Path], vocabulary: int) -> Any:
                 continue
             try:
                 found = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-            except (OSError, ValueError):  # as swap.tokenizer
+                if len(found) <= vocabulary:
+                    return found
+            except Exception:  # what a damaged file raises is anything: KeyError, TypeError, the bare Exception of tokenizers
                 continue
-            if len(found) <= vocabulary:
-                return found
     raise EncoderError("quality.no-tokenizer")
 
 

@@ -61,7 +61,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Result:
-    """source: name of the weights; form: as they are stored. rows: the smallest error first. left_out: name of a choice → why."""
+    """source: name of the weights; form: as they are stored. rows: the smallest error first. left_out: name of a choice → why.
+    lost: why not all of it is kept, as a sentence for who measures; "" where it is.
+    """
 
     source: str
     form: str
@@ -71,6 +73,7 @@ class Result:
     prompts: Sequence[Prompt]
     rows: Sequence[Row]
     left_out: Mapping[str, str]
+    lost: str = ""
 
     @property
     def title(self) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from sd3deploy.device import Device
+from sd3deploy.encoders.cache import CacheError
 from sd3deploy.encoders.choices import Choice
+from sd3deploy.encoders.stopping import Stopped
 from sd3deploy.encoders.weights import Weights
 from sd3deploy.errors import EncoderError
 from sd3deploy.quality.beside import measure
@@ -23,7 +26,8 @@ Progress = Callable[[float, int, int, str], None]  # 0 to 1, prompts that are do
 
 def unmeasured(choices: Sequence[Choice], prompts: Sequence[Prompt], kept: Kept) -> list[Prompt]:
     """The prompts that at least one of the choices has not run with yet."""
-    return [prompt for prompt in prompts if any(prompt.key not in kept.measured(choice) for choice in choices)]
+    known = [kept.measured(choice).keys() for choice in choices]
+    return [prompt for prompt in prompts if any(prompt.key not in keys for keys in known)]
 
 
 def run(
@@ -38,27 +42,36 @@ def run(
 ) -> dict[str, str]:
     """Measure into `kept`. fingerprint: of the weights, before they were read. Returns the choices that failed: id → why.
 
-    Raises what `measure` raises, EncoderError where the weights are changed meanwhile; what was measured before that is kept.
+    Raises CacheError where nothing can be kept, before anything is measured; what can not be kept later is in `kept` alone, whose `lost`
+    says why. Raises what `measure` raises, EncoderError where the weights are changed meanwhile; what was measured before that is kept.
     """
     failed: dict[str, str] = {}
     missing = unmeasured(choices, prompts, kept)
+    if missing:
+        kept.add({})
     each = LENGTH * int(weights.config["d_model"]) * 4 * (len(choices) + 1)
     many = max(1, _HIDDEN // each)
     groups = -(-len(missing) // (min(many, _ON_CPU) if device.torch == "cpu" else many))
     for number in range(groups):
         first, last = (len(missing) * place // groups for place in (number, number + 1))
         group = missing[first:last]
-        wanted = {choice: [one for one in group if one.key not in kept.measured(choice)] for choice in choices if choice.id not in failed}
-        wanted = {choice: some for choice, some in wanted.items() if some}
+        known = {choice: kept.measured(choice).keys() for choice in choices if choice.id not in failed}
+        wanted = {choice: some for choice, keys in known.items() if (some := [one for one in group if one.key not in keys])}
         if not wanted:
             continue
 
         def went_on(done: int, total: int, name: str, first: int = first, last: int = last) -> None:
             progress((first + (last - first) * done / total) / len(missing), first, len(missing), name)
 
-        found = measure(weights, wanted, device, went_on, cancelled)
+        try:
+            found = measure(weights, wanted, device, went_on, cancelled)
+        except Stopped as stopped:
+            if kept.lost:
+                raise Stopped("quality.lost", error=kept.lost) from stopped
+            raise
         if weights.fingerprint() != fingerprint:
             raise EncoderError("source.changed", file=weights.name)
         failed |= found.failed
-        kept.add(found.measured)
+        with suppress(CacheError):  # hours may lie behind it
+            kept.add(found.measured, found.failed)
     return failed

@@ -35,6 +35,7 @@ DEFAULT_LIMIT = 20  # GB: each of the choices that can be kept, for one source
 _NAME = "SD3 Deploy"  # of the folder among those of the host's models
 _LOCK = ".sd3-lock"
 _PATIENCE = 2.0  # seconds that somebody waits who removes: a reader that tidies up is quicker, a writer is not
+_WRITING = 120.0  # seconds that a small file waits, for a writer too: a slow disk takes a minute for an encoder
 _POLL = 0.05  # seconds
 _STALE = 7 * 86400.0  # seconds after which nobody goes on with what was interrupted
 
@@ -257,15 +258,22 @@ class Cache:
             results.append((entry, wrong is None))
         return results
 
-    def write_beside(self, name: str, data: bytes) -> None:
-        """Write a small file into the folder, whole or not at all; `clear` leaves it. Raises CacheError where that can not be."""
+    def change_beside(self, name: str, change: Callable[[bytes | None], bytes]) -> None:
+        """Write a small file into the folder, whole or not at all; `clear` leaves it. change: from what is in the file, None where there is
+        none, to what shall be; no other process writes meanwhile. Raises CacheError where that can not be.
+        """
+        file, scratch = self.folder / name, self.folder / f"{name}.{os.getpid()}.part"
         try:
             self._require_own()
             self.folder.mkdir(parents=True, exist_ok=True)
-            with self._lock():  # whether it is ours or not: that it is there says whose folder this is
-                scratch = self.folder / f"{name}.part"
-                scratch.write_bytes(data)
-                os.replace(scratch, self.folder / name)
+            with self._lock(_WRITING) as mine:
+                if not mine:
+                    raise CacheError("cache.busy", folder=self.folder)
+                try:
+                    scratch.write_bytes(change(file.read_bytes() if file.exists() else None))
+                    os.replace(scratch, file)
+                finally:
+                    scratch.unlink(missing_ok=True)
         except (OSError, ValueError) as error:
             detail = getattr(error, "strerror", None) or error
             raise CacheError("cache.unwritable", folder=self.folder, detail=detail) from error
