@@ -182,14 +182,22 @@ def shipped(tmp_path):
     return tmp_path / "host"
 
 
-def tokenizer_for(vocabulary, place, shipped):
+def tokenizer_for(vocabulary, place, shipped, model=""):
     pipeline = types.SimpleNamespace(tokenizer_3=None)
     encoder = types.SimpleNamespace(config=types.SimpleNamespace(vocab_size=vocabulary))
-    return swap.tokenizer(pipeline, encoder, "", source.Source("a file", file=place), str(shipped or ""))
+    return swap.tokenizer(pipeline, encoder, model, source.Source("a file", file=place), str(shipped or ""))
 
 
 def test_a_model_without_tokenizer_takes_that_of_the_host(tmp_path, shipped):
     found = tokenizer_for(32128, tmp_path / "t5.gguf", shipped)
+    assert found("a cat").input_ids
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "null", '{"model": {"type": "nothing"}}', "no json"])
+def test_a_tokenizer_that_is_damaged_is_none(tmp_path, shipped, content):
+    (tmp_path / "model" / "tokenizer_3").mkdir(parents=True)
+    (tmp_path / "model" / "tokenizer_3" / "tokenizer.json").write_text(content)
+    found = tokenizer_for(32128, None, shipped, str(tmp_path / "model"))
     assert found("a cat").input_ids
 
 

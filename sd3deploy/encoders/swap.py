@@ -108,7 +108,7 @@ def tokenizer(pipeline: Any, encoder: Any, model: str, source: Source, shipped: 
     for place, arguments in places:
         try:
             found = transformers.AutoTokenizer.from_pretrained(place, **arguments)
-        except (OSError, ValueError):  # not in this place: what transformers raises for a missing folder or file
+        except Exception:  # not in this place (OSError, ValueError); a damaged file raises anything, the bare Exception of tokenizers too
             continue
         if len(found) <= plain(encoder).config.vocab_size:
             return found
