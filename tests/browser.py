@@ -14,7 +14,21 @@ import pytest
 
 from tests.waiting import HANG, until
 
-__all__ = ["MODERN", "STANDARD", "UIS", "Ui", "chromium", "opened", "until", "usable", "visit"]
+__all__ = ["MODERN", "STANDARD", "UIS", "Ui", "answered", "chromium", "opened", "press", "until", "usable", "visit"]
+
+# In the page: window.asking counts what gradio has asked through its queue and has no answer to yet.
+ASKING = """{
+  const Real = WebSocket;
+  window.asking = 0;
+  window.WebSocket = class extends Real {
+    constructor(...args) {
+      super(...args);
+      if (!String(args[0]).endsWith('/queue/join')) return;
+      window.asking += 1;
+      this.addEventListener('close', () => { window.asking -= 1; });
+    }
+  };
+}"""
 
 
 def chromium() -> str:
@@ -29,6 +43,7 @@ def visit(browser: Any, host: Any, **words: Any) -> Any:
     """A page of a browser that shows a host, logged in and ready. words: for playwright's new_page, such as locale="zh-CN"."""
     page = browser.new_page(**{"viewport": {"width": 1400, "height": 1000}} | words)
     page.set_default_timeout(HANG * 1000)
+    page.add_init_script(ASKING)
     if host.auth:
         user, password = host.auth
         page.request.post(f"{host.url}/login", form={"username": user, "password": password})
@@ -50,6 +65,17 @@ def opened(host: Any, **words: Any) -> Iterator[Any]:
             yield visit(browser, host, **words)
         finally:
             browser.close()
+
+
+def answered(page: Any) -> None:
+    """Wait until the page has the answer to all that it has asked. A picture is on the disk before that."""
+    page.wait_for_function("window.asking === 0")
+
+
+def press(page: Any, tab: str = "txt2img") -> None:
+    """Press Generate, as soon as the page can: gradio drops a press while the answer to the last one is not there."""
+    answered(page)
+    page.evaluate(f"document.querySelector('#{tab}_generate').click()")
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from demo import server
-from tests.browser import Ui, opened, until, usable
+from tests.browser import Ui, answered, opened, press, until, usable
 from tests.contract.conftest import AUTH, PROBE, ProbedHost, start
 
 __all__ = ["Screen", "screen"]
@@ -19,20 +19,11 @@ __all__ = ["Screen", "screen"]
 
 @dataclass
 class Screen:
-    """`panel` is how the ids of the panel's components begin. asking: the questions that gradio waits for an answer to."""
+    """`panel` is how the ids of the panel's components begin."""
 
     ui: Ui
     host: ProbedHost
     page: Any
-    asking: set[Any] = field(default_factory=set)
-
-    def __post_init__(self) -> None:
-        self.page.on("websocket", self._asked)
-
-    def _asked(self, socket: Any) -> None:
-        if socket.url.endswith("/queue/join"):
-            self.asking.add(socket)
-            socket.on("close", lambda one: self.asking.discard(one))  # a builtin is none that playwright can call
 
     @property
     def panel(self) -> str:
@@ -65,11 +56,10 @@ class Screen:
     def generate(self) -> Path | None:
         """Press the button and wait for a picture, or for a message that there will be none."""
         before, shown = self.pictures(), self.page.locator(".sd3-toast.sd3-error").count()
-        self.page.evaluate(f"document.querySelector('#{self.ui.tab}_generate').click()")
+        press(self.page, self.ui.tab)
         over = until(lambda: len(self.pictures()) > len(before) or self.page.locator(".sd3-toast.sd3-error").count() > shown)
         assert over, self.host.log()[-3000:]
-        self.page.wait_for_timeout(1500)  # playwright hears of the page meanwhile
-        assert until(lambda: self.page.evaluate("true") and not self.asking)  # a press before the page has the answer is lost
+        answered(self.page)
         return self.pictures()[-1] if len(self.pictures()) > len(before) else None
 
     def reload(self) -> None:

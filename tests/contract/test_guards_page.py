@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from demo import server
-from tests.browser import opened, until
+from tests.browser import opened, press, until
 from tests.contract.conftest import AUTH, start
 
 PREFIX = {"txt2img": "txt2img", "control": "control_before_resize"}
@@ -42,7 +42,7 @@ def generate(host, page, tab="txt2img", **fields):
         box.press_sequentially(str(value))
         box.blur()
     before, shown = pictures(host), page.locator(".sd3-toast.sd3-error").count()
-    page.evaluate(f"document.querySelector('#{tab}_generate').click()")
+    press(page, tab)
 
     def new():
         for path in pictures(host):

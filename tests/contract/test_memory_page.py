@@ -8,7 +8,7 @@ import pytest
 
 from demo import server
 from sd3deploy.encoders.choices import CHOICES
-from tests.browser import opened, until
+from tests.browser import opened, press, until
 from tests.contract.conftest import AUTH, PROBE, ProbedHost, start
 
 LITTLE = "from sd3deploy.memory import capacity; capacity._ram = lambda: (64 * 10**9, 10**6)"
@@ -62,10 +62,6 @@ def need(page):
 
 def pictures(host):
     return len(list((host.data / "outputs").rglob("*.*")))
-
-
-def press(page):
-    page.evaluate("document.querySelector('#txt2img_generate').click()")
 
 
 def errors(page):
