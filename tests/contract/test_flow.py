@@ -253,6 +253,21 @@ def test_another_offload_mode_costs_no_encoded_prompts(host):
         host.run(switch.format(mode="none"))
 
 
+@pytest.mark.parametrize("name", ["T5 Q4", "T5 Q5", "T5 Q6", "T5 Q8", "T5 BF16", "T5 FP4"])
+def test_an_encoder_that_comes_in_any_offload_mode_makes_the_same_picture(host, name):
+    """Without an accelerator the other modes, sequential and group, have nothing to offload from."""
+    switch = "from sd3deploy.webui.host import offload; from modules import modeldata as m; offload.switch(m.model_data.sd_model, {mode!r})"
+    made = set()
+    for mode in ("balanced", "model", "none"):
+        host.set(sd3_text_encoder="None (CLIP only)")
+        host.run(switch.format(mode=mode))
+        host.set(sd3_text_encoder=name)
+        with encoded(host) as counts:
+            made.add(picture(host, prompt="words for every mode")[0].tobytes())
+            assert counts() > 0
+    assert len(made) == 1
+
+
 def test_the_same_choice_twice_changes_nothing(host):
     host.set(sd3_text_encoder="T5 NF4")
     before = host.run("from modules import modeldata; result = id(modeldata.model_data.sd_model.text_encoder_3)")
