@@ -167,9 +167,13 @@ def test_one_click_takes_what_is_recommended(host, page):
 
 
 def test_the_settings_say_for_each_choice_whether_it_fits(page):
-    cells = page.evaluate("[...document.querySelectorAll('.sd3-choices tr .sd3-verdict')].map((cell) => cell.textContent)")
-    assert cells.count("fits") == sum(bool(choice.bytes) for choice in CHOICES)  # without the recommended one, with none
-    assert cells.count("fits, recommended") == 1
+    def cells(place):
+        return page.evaluate(f"[...document.querySelectorAll('.sd3-choices tr {place}')].map((cell) => cell.textContent)")
+
+    assert until(lambda: cells(".sd3-verdict").count("fits, recommended") == 1), cells(".sd3-verdict")
+    assert cells(".sd3-verdict").count("fits") == sum(bool(choice.bytes) for choice in CHOICES)  # without the recommended one, with none
+    sizes = cells("td:nth-child(2)")
+    assert [size.endswith(" GB") and size != "0.0 GB" for size in sizes] == [bool(choice.bytes) for choice in CHOICES]
 
 
 def test_nothing_of_a_name_is_taken_for_html(host, page):
