@@ -218,7 +218,10 @@ def test_a_file_is_as_safetensors_writes_it(tmp_path):
         "none": torch.empty(0, 3),
         "ß “quoted”": torch.ones(3, dtype=torch.uint8),
     }
-    digest = write_tensors(tmp_path / "own.safetensors", tensors)
+    told = []
+    digest = write_tensors(tmp_path / "own.safetensors", tensors, lambda done, all: told.append((done, all)))
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    assert (told[0], told[-1]) == ((0, size), (size, size))
     assert digest == hashlib.sha256((tmp_path / "own.safetensors").read_bytes()).hexdigest()
     for found in (load_file(tmp_path / "own.safetensors"), map_tensors(tmp_path / "own.safetensors")):
         assert set(found) == set(tensors)

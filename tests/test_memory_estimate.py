@@ -230,6 +230,13 @@ def test_smaller_tiles_take_less_where_the_picture_is_large(setup, width, height
         assert tiles.activation < whole.activation
 
 
+def test_above_the_tile_a_pixel_takes_no_more_of_the_vae_but_the_tiles_that_wait_for_it():
+    """Three rows of tiles of three numbers a pixel, and the picture in the VAE's type and in float32."""
+    setup = replace(Setup(MEDIUM, NONE), tiling=True, factors={})
+    small, large = (estimate(replace(setup, width=edge, height=edge)).phases["decode"].activation for edge in (2048, 4096))
+    assert large - small == pytest.approx((4096**2 - 2048**2) * (9 * 2 + 3 * (2 + 4)), rel=1e-6)
+
+
 @given(setups)
 def test_tiles_matter_to_decoding_alone(setup):
     one, other = (estimate(replace(setup, tiling=tiling)).phases for tiling in (False, True))

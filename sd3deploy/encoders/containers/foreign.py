@@ -27,12 +27,12 @@ FOREIGN = (
     Foreign("foreign.pointer", lambda head: head.startswith(b"version https://git-lfs")),
     Foreign("foreign.draw-things", lambda head: head.startswith(b"SQLite format 3\0")),
     Foreign("foreign.tensorflow", lambda head: head.startswith(b"\x89HDF\r\n\x1a\n"), ("tf_model.h5", ".h5")),
-    Foreign("foreign.openvino", lambda head: False, ("openvino_model.xml", "openvino_model.bin")),
+    Foreign("foreign.openvino", names=("openvino_model.xml", "openvino_model.bin")),
     Foreign("foreign.page", lambda head: _HTML.match(head)),
     Foreign("foreign.openvino", lambda head: _XML.match(head)),
-    Foreign("foreign.onnx", lambda head: False, (".onnx", ".onnx_data")),
-    Foreign("foreign.flax", lambda head: False, (".msgpack",)),
-    Foreign("foreign.coreml", lambda head: False, (".mlpackage", ".mlmodelc", ".mlmodel")),
+    Foreign("foreign.onnx", names=(".onnx", ".onnx_data")),
+    Foreign("foreign.flax", names=(".msgpack",)),
+    Foreign("foreign.coreml", names=(".mlpackage", ".mlmodelc", ".mlmodel")),
 )
 
 
