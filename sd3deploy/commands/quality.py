@@ -83,9 +83,9 @@ def run(options: argparse.Namespace) -> int:
     try:
         with progress.shown() as bar, interruptible() as stopped, stoppable(stopped):
             _, device = devices(options.device)
-            weights = measuring.opened(found)
             setting = Setting(options.size, options.steps, options.guidance)
             model = painting.require(found, setting, device) if options.pictures else None
+            weights = measuring.opened(found)
 
             def went_on(fraction: float, done: int, all: int, name: str) -> None:
                 bar.fill(fraction, messages.text("quality.running", done=done, all=all, name=name))

@@ -21,7 +21,8 @@ h2 { font-size: 1.15rem; margin-top: 2.5rem; }
 .pictures { width: auto; } .pictures th, .pictures td { text-align: start; vertical-align: top; border: 0; padding: .25rem .5rem .25rem 0; }
 .pictures img { display: block; width: 13rem; height: auto; border-radius: .25rem; }
 .pictures tr > :first-child:not([colspan]) { position: sticky; left: 0; background: var(--back); }
-.pictures th[colspan] { padding-top: 1.2rem; } .pictures small { display: block; color: var(--soft); }
+.pictures thead th { white-space: normal; } .pictures th[colspan] { padding-top: 1.2rem; }
+.pictures small { display: block; color: var(--soft); }
 .pictures th span { display: inline-block; position: sticky; left: 0; max-width: min(70rem, 100vw - 2rem); white-space: normal; }
 .pictures th span { font-weight: 400; overflow-wrap: anywhere; } @media (max-width: 40rem) { .pictures img { width: 9.5rem; } }
 """

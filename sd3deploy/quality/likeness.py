@@ -86,7 +86,7 @@ def _clip() -> dict[str, Measure]:
     import open_clip
     import torch
     from huggingface_hub import try_to_load_from_cache
-    from torchvision.transforms.functional import to_pil_image
+    from PIL import Image
 
     name, repository = _CLIP
     files = (try_to_load_from_cache(repository, file) for file in _CLIP_FILES)
@@ -97,6 +97,7 @@ def _clip() -> dict[str, Measure]:
     network.eval()
 
     def embedded(picture: torch.Tensor) -> torch.Tensor:
-        return network.encode_image(prepared(to_pil_image(picture[0]))[None])
+        pixels = (picture[0].permute(1, 2, 0) * 255).round().byte().numpy()
+        return network.encode_image(prepared(Image.fromarray(pixels))[None])
 
     return {"clip": lambda one, other: float(torch.nn.functional.cosine_similarity(embedded(one), embedded(other)))}
