@@ -26,12 +26,13 @@ h2 { font-size: 1.15rem; margin-top: 2.5rem; }
 .pictures th span { display: inline-block; position: sticky; left: 0; max-width: min(70rem, 100vw - 2rem); white-space: normal; }
 .pictures th span { font-weight: 400; overflow-wrap: anywhere; } @media (max-width: 40rem) { .pictures img { width: 9.5rem; } }
 """
+_HOW = {"psnr": "quality.pictures.how-psnr", "lpips": "quality.pictures.how-lpips", "clip": "quality.pictures.how-clip"}
 _QUALITY = 80  # of WebP, 0 to 100: about 30 kB for 512 × 512 px
 
 
 def gallery(pictures: Pictures, head: str, rows: str) -> str:
     """The section. head, rows: of the table with the numbers, as page.py draws tables."""
-    how = " ".join(messages.text(f"quality.pictures.{id}") for id in ("how", *(f"how-{one}" for one in pictures.measures[2:])))
+    how = " ".join(map(messages.text, ("quality.pictures.how", *(_HOW[one] for one in pictures.measures if one in _HOW))))
     notes = "".join(f"<li>{escape(one)}</li>" for one in pictures.notes)
     names = [messages.text("quality.pictures.reference"), *(one.choice.name for one in pictures.shown)]
     lines = "\n".join(_line(pictures, place, prompt, names) for place, prompt in enumerate(pictures.prompts))
