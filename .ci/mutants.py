@@ -58,7 +58,7 @@ TESTS = {
     "encoders/weights.py": ["weights_agree", "forms", "folder", "identity"],
     "encoders/handover.py": ["handover_exact", "deployment"],
     "encoders/swap.py": ["deployment"],
-    "quality/": ["quality", "commands_quality"],
+    "quality/": ["quality", "commands_quality", "quality_pictures"],
     "encoders/": ["encoders_choices", "encoders_quantize", "encoders_load", "encoders_source", "encoders_cache"],
     "deployment/offers.py": ["outlook"],
     "deployment/newcomers.py": ["deployment_newcomers"],

@@ -1,6 +1,6 @@
 """`quality`: how near each text encoder comes to float32, on your own weights and with real prompts: relative error and cosine of the
 output, bytes, time. What was measured is kept beside the text encoders of SD.Next and not measured again; `recommend` and the panel go by
-it. Exit code 0 measured, 1 stopped, 2 could not.
+it. --pictures adds pictures of the model with each of them. Exit code 0 measured, 1 stopped, 2 could not.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import argparse
 import json
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ from sd3deploy.encoders.choices import Choice
 from sd3deploy.encoders.source import Source
 from sd3deploy.encoders.stopping import Stopped, stoppable
 from sd3deploy.errors import EncoderError, HostError, SettingError
-from sd3deploy.quality import measuring, page, prompts
+from sd3deploy.quality import measuring, page, painting, prompts
 from sd3deploy.quality.measuring import OURS
+from sd3deploy.quality.pictures import Setting
 
 __all__ = ["add", "run"]
 
@@ -46,6 +48,21 @@ def add(subparsers: Any) -> None:
     parser.add_argument("--folder", type=Path, metavar="DIR", help="keep what is measured in another folder than that of SD.Next")
     parser.add_argument("--json", type=Path, metavar="FILE", help="all numbers of all prompts")
     parser.add_argument("--html", type=Path, metavar="FILE", help="a page to look at and to post; it shows the prompts")
+    parser.add_argument(
+        "--pictures",
+        type=int,
+        nargs="?",
+        const=4,
+        choices=range(1, painting.MOST + 1),
+        metavar="N",
+        help=f"add to the page the same N pictures with each choice, 1 to {painting.MOST} (default: 4); SRC is a whole model folder",
+    )
+    usual = Setting()
+    sizes = range(128, 2049, 128)
+    parser.add_argument("--size", type=int, choices=sizes, metavar="PX", default=usual.size, help=f"of pictures (default: {usual.size})")
+    parser.add_argument("--steps", type=_positive, metavar="N", default=usual.steps, help=f"of pictures (default: {usual.steps})")
+    guidance = f"scale, 1 for a turbo model (default: {usual.guidance:g})"
+    parser.add_argument("--guidance", type=float, metavar="X", default=usual.guidance, help=guidance)
     parser.set_defaults(run=run)
 
 
@@ -55,23 +72,34 @@ def run(options: argparse.Namespace) -> int:
     for file in filter(None, (options.json, options.html)):
         if not file.expanduser().absolute().parent.is_dir() or file.expanduser().is_dir():
             raise SettingError("quality.unwritable", file=file)
+    if options.pictures and not options.html:
+        raise SettingError("quality.pictures.no-page")
     named = _named(options.encoders)
     found = find_source(options.src) if options.src else _first(options)
     beside = _cache(options)
     require_packages(())
     logging.disable(logging.WARNING)  # as quantize
+    result = None
     try:
         with progress.shown() as bar, interruptible() as stopped, stoppable(stopped):
             _, device = devices(options.device)
+            setting = Setting(options.size, options.steps, options.guidance)
+            model = painting.require(found, setting, device) if options.pictures else None
             weights = measuring.opened(found)
 
             def went_on(fraction: float, done: int, all: int, name: str) -> None:
                 bar.fill(fraction, messages.text("quality.running", done=done, all=all, name=name))
 
             result = measuring.measured(weights, named, texts, _places(options), beside, device, went_on, stopped)
+            if model and result.rows:
+                able, asked = [row.choice for row in result.rows], prompts.varied(result.prompts, options.pictures)
+                (empty,) = prompts.tokenized([""], measuring.tokenizer(weights, _places(options)))
+                pictures = painting.make(model, weights, able, asked, empty, setting, device, bar.fill, stopped)
+                result = replace(result, pictures=pictures)
     except (Stopped, KeyboardInterrupt) as ended:
-        lost = ended.message if isinstance(ended, Stopped) and ended.id == "quality.lost" else ""
-        print(lost or messages.text("quality.stopped" if beside else "quality.stopped-lost"), file=sys.stderr)
+        lost = ended.message if isinstance(ended, Stopped) and ended.id == "quality.lost" else result.lost if result else ""
+        kept = "quality.stopped-pictures" if result else "quality.stopped"
+        print(lost or messages.text(kept if beside else "quality.stopped-lost"), file=sys.stderr)
         return 1
     except OSError as error:
         raise EncoderError("encoder.unreadable", source=found.name, error=error) from error
@@ -85,6 +113,13 @@ def run(options: argparse.Namespace) -> int:
     if options.html:
         _write(options.html, page.page(result))
     return 0 if result.rows else 2
+
+
+def _positive(text: str) -> int:
+    """For argparse."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError("it is 1 or more")
+    return number
 
 
 def _named(words: str | None) -> list[Choice]:

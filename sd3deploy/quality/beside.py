@@ -21,7 +21,7 @@ from sd3deploy.quality.prompts import Prompt
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Found", "Measured", "measure"]
+__all__ = ["Found", "Measured", "Outputs", "measure", "outputs"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,17 @@ class Found:
 
     measured: dict[str, dict[str, Measured]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Key of a prompt → the last hidden states [1, LENGTH, d_model], on the device: exact, of float32; given, of each choice, with the
+    seconds that its blocks took. failed: as of Found.
+    """
+
+    exact: Mapping[str, torch.Tensor]
+    given: Mapping[Choice, Mapping[str, tuple[torch.Tensor, float]]]
+    failed: dict[str, str]
 
 
 class _Encoder:
@@ -83,6 +94,25 @@ def measure(
     progress: Callable[[int, int, str], None] = lambda done, total, name: None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Found:
+    """Run each choice with its prompts, and compare what it gives with float32's. As `outputs`."""
+    made = outputs(weights, wanted, device, progress, cancelled)
+    found = Found(failed=made.failed)
+    for choice, given in made.given.items():
+        compared = {key: _compared(states, made.exact[key], seconds) for key, (states, seconds) in given.items()}
+        if any(one is None for one in compared.values()):
+            found.failed[choice.id] = messages.text("quality.no-numbers")
+        else:
+            found.measured[choice.id] = {key: one for key, one in compared.items() if one}
+    return found
+
+
+def outputs(
+    weights: Weights,
+    wanted: Mapping[Choice, Sequence[Prompt]],
+    device: Device,
+    progress: Callable[[int, int, str], None] = lambda done, total, name: None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Outputs:
     """Run each choice with its prompts, and float32 with all of them. progress: called with parts done, parts in all, and the name of
     what runs.
 
@@ -92,7 +122,7 @@ def measure(
     prompts = list({prompt.key: prompt for some in wanted.values() for prompt in some}.values())
     exact = _Encoder(Recipe(find("bf16"), "float32"), prompts, device)
     running = {choice: _Encoder(Recipe(choice, device.compute_dtype), some, device) for choice, some in wanted.items()}
-    found = Found()
+    failed: dict[str, str] = {}
     count, done = weights.config["num_layers"] + 1, 0
     total = count * (len(running) + 1)
     for number, part in enumerate(parts(weights)):
@@ -109,16 +139,11 @@ def measure(
                 except (Stopped, OSError):
                     raise
                 except Exception as error:
-                    found.failed[choice.id] = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+                    failed[choice.id] = f"{type(error).__name__}: {error}".splitlines()[0][:300]
                     del running[choice]
     progress(total, total, "")
-    for choice, encoder in running.items():
-        compared = {key: _compared(states, exact.hidden[key], encoder.seconds[key]) for key, states in encoder.hidden.items()}
-        if any(one is None for one in compared.values()):
-            found.failed[choice.id] = messages.text("quality.no-numbers")
-        else:
-            found.measured[choice.id] = {key: one for key, one in compared.items() if one}
-    return found
+    given = {choice: {key: (one.hidden[key], one.seconds[key]) for key in one.hidden} for choice, one in running.items()}
+    return Outputs(exact.hidden, given, failed)
 
 
 def _compared(states: torch.Tensor, exact: torch.Tensor, seconds: float) -> Measured | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from sd3deploy import messages, units
 from sd3deploy.deps import require_packages
@@ -21,7 +22,7 @@ from sd3deploy.quality import prompts, running
 from sd3deploy.quality.kept import Kept
 from sd3deploy.quality.result import Result, Row
 
-__all__ = ["MEMORY", "OURS", "able", "measured", "opened", "require_memory"]
+__all__ = ["MEMORY", "OURS", "able", "measured", "opened", "require_memory", "tokenizer"]
 
 MEMORY = 2_000_000_000  # bytes, of RAM and of a device with memory of its own: a block in float32, hidden states, torch, see running.py
 OURS = tuple(choice for choice in CHOICES if choice.error is not None)
@@ -43,6 +44,12 @@ def opened(found: Source) -> Weights:
         raise EncoderError("encoder.unreadable", source=found.name, error=error) from error
     require_packages(weights.groups)
     return weights
+
+
+def tokenizer(weights: Weights, places: Sequence[Path]) -> Any:
+    """The T5 tokenizer that lies beside the weights, else in one of the places. Raises EncoderError where there is none."""
+    beside = [folder for file in weights.files if file.path for folder in (file.path.parent, file.path.parent.parent)]
+    return prompts.tokenizer(dict.fromkeys([*beside, *places]), weights.config["vocab_size"])
 
 
 def able(named: Sequence[Choice], device: Device) -> tuple[list[Choice], dict[str, str]]:
@@ -86,9 +93,7 @@ def measured(
     """Measure what is not kept yet. places: where T5's tokenizer may lie, beside those of the weights. cache: beside whose encoders the
     numbers are kept; None for nowhere. Raises Sd3Error, Stopped among them; what was measured before that is kept.
     """
-    beside = [folder for file in weights.files if file.path for folder in (file.path.parent, file.path.parent.parent)]
-    tokenizer = prompts.tokenizer(dict.fromkeys([*beside, *places]), weights.config["vocab_size"])
-    asked = prompts.tokenized(texts, tokenizer)
+    asked = prompts.tokenized(texts, tokenizer(weights, places))
     wanted, left_out = able(named, device)
     fingerprint = weights.fingerprint()
     kept = Kept(cache, fingerprint, device)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from html import escape
 
 from sd3deploy import __version__, messages
+from sd3deploy.quality.gallery import STYLE, gallery
+from sd3deploy.quality.pictures import Pictures
 from sd3deploy.quality.result import COLUMNS, Result, Row
 
 __all__ = ["page"]
@@ -35,9 +37,9 @@ def page(result: Result) -> str:
 <html lang="{messages.language()}">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
 <title>{title}</title>
-<style>{_STYLE}</style>
+<style>{_STYLE}{STYLE if result.pictures else ''}</style>
 <h1>{title}</h1>
 <p>{escape(result.title)}</p>
 <div class="wide"><table>
@@ -53,6 +55,7 @@ def page(result: Result) -> str:
 <tbody>
 {_prompts(result)}
 </tbody></table></div></details>
+{_pictures(result.pictures) if result.pictures else ""}
 <footer><p>SD3 Deploy {__version__} · {escape(made)}</p></footer>
 </html>
 """
@@ -86,6 +89,15 @@ def _prompts(result: Result) -> str:
         text = escape(prompt.text) or f"<i>{escape(messages.text('quality.page.empty'))}</i>"
         lines.append(f'<tr><td class="text" dir="auto">{text}</td><td>{prompt.tokens}</td>{cells}</tr>')
     return "\n".join(lines)
+
+
+def _pictures(pictures: Pictures) -> str:
+    heads, *lines = pictures.table
+    heads[0] = messages.text("quality.column.choice")
+    drawn = []
+    for name, *cells in lines:
+        drawn.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in cells)}</tr>')
+    return gallery(pictures, _head(heads), "\n".join(drawn))
 
 
 def _numbers(row: Row) -> tuple[float, ...]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +14,13 @@ from sd3deploy.errors import EncoderError, SettingError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["LENGTH", "OWN", "Prompt", "read", "tokenized", "tokenizer"]
+__all__ = ["LENGTH", "OWN", "Prompt", "read", "tokenized", "tokenizer", "varied"]
 
 OWN = Path(__file__).with_name("prompts.txt")
 LENGTH = 256  # tokens, to which each prompt is cut or padded: max_sequence_length of diffusers' StableDiffusion3Pipeline
 _MOST = 2**20  # bytes of a file with prompts
+_CLIP = 77  # tokens, which is all that CLIP sees of a prompt
+_WRITING = re.compile(r'["“]\w')
 
 
 @dataclass(frozen=True)
@@ -81,3 +84,16 @@ def tokenized(texts: Iterable[str], tokenizer: Any) -> list[Prompt]:
         made = tokenizer(text, padding="max_length", max_length=LENGTH, truncation=True)
         found.setdefault(tuple(made["input_ids"]), Prompt(text, tuple(made["input_ids"]), sum(made["attention_mask"])))
     return list(found.values())
+
+
+def varied(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
+    """`count` of them, or all where they are fewer, in turn of each kind that asks something else of T5: plain words, words to be written
+    in the picture, another language, more than CLIP sees. An empty one shows nothing and is passed over where there are others.
+    """
+    kinds: dict[str, list[Prompt]] = {"plain": [], "writing": [], "language": [], "long": []}
+    for prompt in prompts:
+        long, writing, plain = prompt.tokens > _CLIP, _WRITING.search(prompt.text), prompt.text.isascii()
+        kinds["long" if long else "writing" if writing else "plain" if plain else "language"].append(prompt)
+    kinds["plain"].sort(key=lambda prompt: not prompt.text.strip())
+    turns = ([one[turn] for one in kinds.values() if turn < len(one)] for turn in range(len(prompts)))
+    return [prompt for turn in turns for prompt in turn][:count]

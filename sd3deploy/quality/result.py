@@ -11,6 +11,7 @@ from sd3deploy import messages, units
 from sd3deploy.device import Device
 from sd3deploy.encoders.choices import Choice
 from sd3deploy.quality.beside import Measured
+from sd3deploy.quality.pictures import Pictures
 from sd3deploy.quality.prompts import LENGTH, Prompt
 from sd3deploy.terminal import columns
 
@@ -62,7 +63,7 @@ class Row:
 @dataclass(frozen=True)
 class Result:
     """source: name of the weights; form: as they are stored. rows: the smallest error first. left_out: name of a choice → why.
-    lost: why not all of it is kept, as a sentence for who measures; "" where it is.
+    lost: why not all of it is kept, as a sentence for who measures; "" where it is. pictures: where they were asked for.
     """
 
     source: str
@@ -74,6 +75,7 @@ class Result:
     rows: Sequence[Row]
     left_out: Mapping[str, str]
     lost: str = ""
+    pictures: Pictures | None = None
 
     @property
     def title(self) -> str:
@@ -94,13 +96,8 @@ class Result:
         """For a terminal."""
         heads = ["", *(messages.text(f"quality.column.{name}") for name in COLUMNS)]
         table = [heads, *([row.choice.name, *row.cells] for row in self.rows)]
-        widths = [max(columns(line[place]) for line in table) for place in range(len(heads))]
-        gaps = [[" " * (width - columns(cell)) for cell, width in zip(line, widths, strict=True)] for line in table]
-        drawn = [
-            "  ".join([line[0] + gap[0], *(space + cell for space, cell in zip(gap[1:], line[1:], strict=True))])
-            for line, gap in zip(table, gaps, strict=True)
-        ]
-        return [self.title, "", *drawn, *(["", *self.omissions] if self.left_out else [])]
+        lines = [self.title, "", *_aligned(table), *(["", *self.omissions] if self.left_out else [])]
+        return [*lines, "", self.pictures.title, "", *_aligned(self.pictures.table), *self.pictures.notes] if self.pictures else lines
 
     def report(self) -> dict[str, Any]:
         """As JSON-able values: bytes, seconds. choices: id → its numbers, with those of each prompt in the order of `prompts`."""
@@ -125,4 +122,15 @@ class Result:
             "prompts": [{"text": prompt.text, "tokens": prompt.tokens} for prompt in self.prompts],
             "choices": rows,
             "left_out": dict(self.left_out),
+            **({"pictures": self.pictures.report()} if self.pictures else {}),
         }
+
+
+def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    """Lines in columns: the first to the left, numbers to the right."""
+    widths = [max(columns(line[place]) for line in table) for place in range(len(table[0]))]
+    gaps = [[" " * (width - columns(cell)) for cell, width in zip(line, widths, strict=True)] for line in table]
+    return [
+        "  ".join([line[0] + gap[0], *(space + cell for space, cell in zip(gap[1:], line[1:], strict=True))])
+        for line, gap in zip(table, gaps, strict=True)
+    ]

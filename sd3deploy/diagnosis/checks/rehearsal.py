@@ -5,6 +5,7 @@ Where no Stable Diffusion 3 is on this disk a tiny one is made, of the same clas
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sd3deploy import device, messages, tiny_sd3, units
+from sd3deploy import device, messages, pipeline, tiny_sd3, units
 from sd3deploy.deps import requirements
 from sd3deploy.device import Device
 from sd3deploy.diagnosis.checks import files, room
@@ -50,26 +51,18 @@ class Plan:
 
 def base(context: Context, say: Say) -> Outcome:
     """The step: the pipeline without T5."""
-    import torch
-    from diffusers import StableDiffusion3Pipeline
-
     say(0.0, "")
-    _quiet(context)
+    quiet = contextlib.ExitStack()
+    quiet.enter_context(pipeline.without_bars())
+    context.cleanups.append(quiet.close)
     found = plan(context, say)
     if lack := _lack(found, NONE):
         return _refused(lack)
     say(0.3, found.name)
-    arguments: dict[str, Any] = {"text_encoder_3": None, "tokenizer_3": None, "torch_dtype": getattr(torch, found.device.compute_dtype)}
     started = time.perf_counter()
     context.cleanups.append(_free)
-    if found.model.is_dir():
-        pipeline = StableDiffusion3Pipeline.from_pretrained(str(found.model), local_files_only=True, **arguments)
-    else:
-        config = context.host_root / "configs" / "sd3" if context.host_root else None
-        local = {"config": str(config), "local_files_only": True} if config and config.is_dir() else {}
-        pipeline = StableDiffusion3Pipeline.from_single_file(str(found.model), **local, **arguments)
-    pipeline.set_progress_bar_config(disable=True)
-    context.held["pipeline"] = pipeline
+    config = context.host_root / "configs" / "sd3" if context.host_root else None
+    context.held["pipeline"] = pipeline.load(found.model, found.device, config)
     said = messages.text("checks.base.tiny" if found.made else "checks.base.ok", name=found.name, device=found.device.name)
     return Outcome(
         "ok",
@@ -92,8 +85,8 @@ def encoder(context: Context, say: Say) -> Outcome:
     place = source.find("Automatic", source.Facts(str(found.model), None, tuple(map(str, context.models)), offline=True))
     made = load.load(chosen, place, found.device)
     say(0.8, chosen.name)
-    pipeline = context.held["pipeline"]
-    swap.replace(pipeline, made, swap.tokenizer(pipeline, made, str(found.model), place))
+    loaded = context.held["pipeline"]
+    swap.replace(loaded, made, swap.tokenizer(loaded, made, str(found.model), place))
     measured = measure.measure(made)
     sizes = {"bytes": measured.bytes, "bytes_16bit": measured.bytes_16bit, "linears": measured.linears, "linear4bit": measured.linear4bit}
     facts = {"encoder": chosen.id, "wanted": wanted.id, **sizes}
@@ -111,12 +104,8 @@ def image(context: Context, say: Say) -> Outcome:
 
     say(0.0, "")
     found = plan(context, say)
-    pipeline = context.held["pipeline"]
-    where = found.device.torch
-    if where.partition(":")[0] in ("cuda", "xpu"):
-        pipeline.enable_model_cpu_offload(device=where)
-    else:
-        pipeline.to(where)
+    loaded = context.held["pipeline"]
+    pipeline.place(loaded, found.device)
     words = messages.text("checks.image.step", edge=found.edge)
 
     def stepped(_pipeline: Any, step: int, _timestep: Any, kept: dict[str, Any]) -> dict[str, Any]:
@@ -125,7 +114,7 @@ def image(context: Context, say: Say) -> Outcome:
 
     say(0.1, words)
     with torch.inference_mode():
-        pixels = pipeline(
+        pixels = loaded(
             _PROMPT, width=found.edge, height=found.edge, num_inference_steps=_STEPS, output_type="np",
             generator=torch.Generator().manual_seed(0), callback_on_step_end=stepped,
         ).images[0]  # fmt: skip
@@ -135,7 +124,7 @@ def image(context: Context, say: Say) -> Outcome:
         kind = messages.text("checks.image.black" if facts["finite"] else "checks.image.nan")
         wrong = seen("image-black", {"kind": kind, "dtype": found.device.compute_dtype})
         return Outcome("failed", wrong.message, wrong.remedy, (wrong,), facts)
-    lacks_t5 = getattr(pipeline, "text_encoder_3", None) is None and choices.find(context.encoder) is not NONE
+    lacks_t5 = getattr(loaded, "text_encoder_3", None) is None and choices.find(context.encoder) is not NONE
     said = messages.text("checks.image.clip" if lacks_t5 else "checks.image.ok", edge=found.edge)
     return Outcome("ok", f"{said} {messages.text('checks.image.tiny')}" if found.tiny else said, facts=facts)
 
@@ -249,17 +238,6 @@ def _refused(lack: Finding) -> Outcome:
 
 def _is_tiny(path: Path) -> bool:
     return (path / "recipe.json").is_file()
-
-
-def _quiet(context: Context) -> None:
-    """No bars of the libraries while this runs: it has its own."""
-    import diffusers.utils.logging
-    import transformers.utils.logging
-
-    for logging in (diffusers.utils.logging, transformers.utils.logging):
-        if logging.is_progress_bar_enabled():
-            logging.disable_progress_bar()
-            context.cleanups.append(logging.enable_progress_bar)
 
 
 def _free() -> None:
