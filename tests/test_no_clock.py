@@ -22,7 +22,6 @@ LEAST = 60  # seconds that a wait is left at least; one that has to end sooner a
 ALLOWED = {
     "waiting.py until": "the clock that guards against a hang",
     "conftest.py slow_disk": "what is tested is what goes on while a disk is slow",
-    "screen.py generate": "no host says when its button takes a press again",
     "test_screen_idle.py minutes": "the page's own clock is turned; the server's answers come when they come",
     "test_encoders_cache.py test_killed_at_any_moment_it_is_right_the_next_time": "a moment at random: what it meets is right in each",
     "test_deps_lock.py test_waits_and_says_for_what": "the patience that runs out is what is tested",
