@@ -338,6 +338,25 @@ def test_without_ranges_it_is_downloaded(hub, model, tmp_path):
     same(dict(make(weights).tensors), dict(local(model).tensors))
 
 
+def test_a_server_that_gives_no_more_ranges_half_way_is_told_and_the_next_try_downloads(hub, model, tmp_path):
+    weights = opened(tmp_path)
+    hub.change = lambda number: setattr(hub, "ranges", number < 5)
+    with pytest.raises(EncoderError, match="does not give the bytes") as caught:
+        make(weights)
+    assert caught.value.id == "hub.range"
+    hub.ranges, hub.change = False, lambda number: None
+    (file,) = opened(tmp_path).files
+    assert file.path is not None
+
+
+def test_a_size_that_is_not_told_any_more_half_way(hub, tmp_path):
+    weights = opened(tmp_path)
+    hub.sizes, hub.generation = False, 1
+    with pytest.raises(EncoderError) as caught:
+        make(weights)
+    assert caught.value.id == "hub.range"
+
+
 def test_what_is_to_be_kept_is_kept_and_then_read_from_the_disk(hub, model, tmp_path):
     found = source.find("Repository", facts(tmp_path), repository=FILE, keep=True)
     (file,) = open_weights(found).files
