@@ -142,6 +142,14 @@ def test_a_snapshot_that_lacks_a_file_offline(hub, model, tmp_path):
     assert caught.value.id == "hub.offline"
 
 
+@pytest.mark.parametrize("branch", [b"\xff\xfe", b"x" * 5000])
+def test_a_branch_that_is_damaged_in_the_cache_is_asked_for(hub, model, tmp_path, branch):
+    hub.repositories["org/two"] = in_shards(model, 1.0)
+    in_cache(tmp_path / "hub", hub.repositories["org/two"])
+    (tmp_path / "hub" / "models--org--two" / "refs" / "main").write_bytes(branch)
+    assert [file.path for file in opened(tmp_path, "org/two").files] == [None, None]
+
+
 def test_a_snapshot_that_is_whole_is_read_whatever_the_hub_has(hub, model, tmp_path):
     hub.repositories["org/two"] = in_shards(model, 5.0)
     in_cache(tmp_path / "hub", in_shards(model, 1.0))

@@ -140,7 +140,11 @@ def _choice(options: argparse.Namespace) -> choices.Choice:
 
 def find_source(words: str) -> source.Source:
     """Raises EncoderError where there is none of what it may be. What lies on this disk goes before a repository of that name."""
-    words = words.strip().strip("\"'")
+    with source.understood(words):
+        return _source_of(words.strip().strip("\"'"))
+
+
+def _source_of(words: str) -> source.Source:
     path = Path(words).expanduser()
     if not words:
         raise EncoderError("source.file-unset")
