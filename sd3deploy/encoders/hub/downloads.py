@@ -8,8 +8,8 @@ __all__ = ["downloaded"]
 
 
 def downloaded(repository: str, path: str, cache: str, revision: str | None = None) -> Path | None:
-    """Where a file of a repository lies in the folder `cache`. None where it does not, or where what lies there is damaged, or where that is
-    no name of a repository: the hub says so.
+    """Where a file of a repository lies in the folder `cache`. None where it does not, where what lies there is damaged, and for what is no
+    name of a repository: the hub says so.
     """
     from huggingface_hub import try_to_load_from_cache
 
