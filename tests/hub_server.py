@@ -24,8 +24,9 @@ class Hub:
 
     Switches: status, the answers to the next requests for bytes (each used once); head_status, to all requests at the hub itself; broken:
     how many bytes come before a connection is closed, for each of the next requests; ranges: whether the server knows them; hanging: while
-    it is set no bytes come; versions: whether it tells commits and ETags; commit: of the main branch's files, which a list of names knows
-    later; change: called with the number of each request for bytes; generation: addresses of another one have expired.
+    it is set no bytes come; versions: whether it tells commits and ETags; sizes: whether the hub tells how long a large file is; commit: of
+    the main branch's files, which a list of names knows later; change: called with the number of each request for bytes; generation:
+    addresses of another one have expired.
     """
 
     def __init__(self):
@@ -36,7 +37,7 @@ class Hub:
         self.status: list[tuple[int, dict[str, str]]] = []
         self.head_status: tuple[int, dict[str, str]] | None = None
         self.broken: list[int] = []
-        self.ranges = self.versions = True
+        self.ranges = self.versions = self.sizes = True
         self.commit = COMMIT
         self.hanging = threading.Event()
         self.released = threading.Event()
@@ -112,7 +113,8 @@ class Hub:
             return self.plain(handler, 200, content, headers)
         # Another name of the same machine, so that it is another server for whoever looks at names.
         where = f"http://localhost:{self.server.server_port}/cdn/{self.generation}/{repository}/{name}"
-        linked = {"X-Linked-Size": str(len(content)), "Location": where} | ({"X-Linked-ETag": tag} if self.versions else {})
+        size = {"X-Linked-Size": str(len(content))} if self.sizes else {"Content-Length": None}
+        linked = {"Location": where} | size | ({"X-Linked-ETag": tag} if self.versions else {})
         self.plain(handler, 302, b"", {**headers, **linked})
 
     def bytes(self, handler, found):
@@ -156,8 +158,9 @@ class Hub:
     @staticmethod
     def plain(handler, status, content, headers):
         handler.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(content))}.items():
-            handler.send_header(name, value)
+        for name, value in {"Content-Length": str(len(content)), **headers}.items():
+            if value is not None:
+                handler.send_header(name, value)
         handler.end_headers()
         if handler.command != "HEAD":
             handler.wfile.write(content)

@@ -18,11 +18,12 @@ import transformers
 from demo.environment import linked
 from sd3deploy import messages
 from sd3deploy.__main__ import main
-from sd3deploy.commands import progress
+from sd3deploy.commands import progress, quantize
 from sd3deploy.encoders import choices, source
 from sd3deploy.encoders.cache import Cache, folder_for
 from sd3deploy.encoders.recipe import Recipe
 from sd3deploy.encoders.weights import open_weights
+from sd3deploy.errors import EncoderError
 from tests import t5
 
 ROOT = Path(__file__).parent.parent
@@ -316,3 +317,10 @@ def test_it_needs_no_library(stored):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert folders[0].name in done.stdout
+
+
+def test_words_that_nobody_has_foreseen_are_refused_with_a_remedy():
+    with pytest.raises(EncoderError) as caught:
+        quantize.find_source("~nobody-of-that-name/t5.safetensors")
+    assert caught.value.id == "source.unusable"
+    assert caught.value.remedy

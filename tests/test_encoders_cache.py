@@ -530,12 +530,15 @@ def somebody_writes(cache):
         process.communicate()
 
 
-def test_one_process_writes_and_the_others_do_without(cache, weights, made, told):
+def test_one_process_writes_and_the_others_wait_for_it_but_not_for_ever(cache, weights, made, told, monkeypatch):
+    monkeypatch.setattr("sd3deploy.encoders.cache.cache._WRITING", 0.2)
     stored = cache.store(weights, FP4, made(FP4))
     unfinished = cache.folder / ".sd3-part-of-the-other"
     with somebody_writes(cache):
         unfinished.mkdir()
-        assert cache.store(weights, NF4, made(NF4)) is None
+        with pytest.raises(CacheError) as caught:
+            cache.store(weights, NF4, made(NF4))
+        assert caught.value.id == "cache.waited"
         assert same(cache.find(weights, FP4), made(FP4))  # to read needs no lock
         _cut(stored.folder / MODEL)
         assert cache.find(weights, FP4) is None
@@ -563,10 +566,9 @@ def test_threads_that_store_at_once(cache, weights, made):
         thread.start()
     for thread in threads:
         thread.join()
-    kept = [recipe for recipe in recipes if done[recipe]]
-    assert kept
-    assert all(same(cache.find(weights, recipe), made(recipe)) for recipe in kept)
-    assert len(left(cache.folder)) == len(kept)
+    assert all(done.values())
+    assert all(same(cache.find(weights, recipe), made(recipe)) for recipe in recipes)
+    assert len(left(cache.folder)) == len(recipes)
 
 
 # Small files beside the encoders

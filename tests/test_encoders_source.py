@@ -5,6 +5,8 @@ import os
 import pytest
 import torch
 import transformers
+from hypothesis import example, given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from sd3deploy.encoders import source, weights
@@ -133,11 +135,11 @@ def test_kinds():
 # What people paste
 
 
-@pytest.mark.parametrize("form", ["{}", " {} ", '"{}"', "'{}'", "“{}”", "„{}“", "file://{}"])
+@pytest.mark.parametrize("form", ["{}", " {} ", '"{}"', "'{}'", "“{}”", "„{}“", "file://{}", "File://localhost{}"])
 def test_a_path_as_people_paste_it(tmp_path, form):
     t5.make(tmp_path / "a folder")
     file = tmp_path / "a folder" / "t5.safetensors"
-    words = str(file).replace(" ", "%20") if "file:" in form else str(file)
+    words = str(file).replace(" ", "%20") if "ile:" in form else str(file)
     assert source.find("Local file", source.Facts(""), form.format(words)).file == file
 
 
@@ -148,6 +150,13 @@ def test_a_path_as_people_paste_it(tmp_path, form):
         ("https://huggingface.co/owner/name", "source.file-repository"),
         ("owner/name", "source.file-missing"),
         ("t5.safetensors", "source.file-missing"),
+        ("file://home/me/t5.safetensors", "source.file-address"),  # two slashes, where three are meant
+        ("file://C:/t5.safetensors", "source.file-address"),
+        ("file://[x", "source.file-address"),
+        ("FILE://[::1", "source.file-address"),
+        ("file://%", "source.file-address"),
+        ("file://", "source.file-unset"),
+        ("file:///nowhere/t5.safetensors", "source.file-missing"),
     ],
 )
 def test_what_is_no_file_is_told_apart(words, id):
@@ -156,3 +165,38 @@ def test_what_is_no_file_is_told_apart(words, id):
     assert caught.value.id == id
     if words == "t5.safetensors":
         assert os.path.abspath(words) in str(caught.value)  # where it was looked for
+
+
+def test_an_address_of_two_slashes_is_answered_with_the_one_of_three():
+    with pytest.raises(EncoderError) as caught:
+        source.find("Local file", source.Facts(""), "file://home/me/t5.safetensors")
+    assert "file:///home/me/t5.safetensors" in caught.value.remedy
+
+
+PARTS = ["file://", "file:///", "[", "]", "~", "%00", "%", "//", "..", "/", "\\", ":", "@", "https://", "o/n", "\0", "\ud800", "x" * 300]
+
+
+@example(kind="Local file", words="file://[x")
+@given(kind=st.sampled_from(source.KINDS), words=st.lists(st.sampled_from(PARTS) | st.text(max_size=3), max_size=6).map("".join))
+def test_whatever_is_typed_as_a_source_is_one_or_is_refused_with_a_remedy(kind, words):
+    remedy = "none is needed"
+    try:
+        source.find(kind, source.Facts(words, caches=("/nowhere",)), words, words)
+    except EncoderError as error:
+        remedy = error.remedy
+    assert remedy
+
+
+def test_what_nobody_has_foreseen_of_a_source_is_refused_with_a_remedy():
+    with pytest.raises(EncoderError, match="name too long") as caught:
+        source.find("Model", source.Facts("x" * 5000))
+    assert caught.value.id == "source.unusable"
+    assert caught.value.remedy
+
+
+def test_a_folder_of_downloads_with_a_damaged_branch_does_not_have_it(tmp_path):
+    folder = tmp_path / "models--org--sd3"
+    (folder / "snapshots").mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_bytes(b"\xff\xfe")
+    assert source.find("Model", source.Facts("org/sd3", caches=(str(tmp_path),))).place == "org/sd3"

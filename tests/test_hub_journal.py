@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,20 +25,24 @@ from sd3deploy import units
 from sd3deploy.device import Device
 from sd3deploy.encoders import choices, load, source, stopping
 from sd3deploy.encoders.cache import Cache
+from sd3deploy.encoders.cache import cache as caching
 from sd3deploy.encoders.cache.entry import MODEL
 from sd3deploy.encoders.cache.journal import HEADER, JOURNAL, Journal
+from sd3deploy.encoders.cache.writing import SPARE
 from sd3deploy.encoders.hub import stream
 from sd3deploy.encoders.hub.pages import PAGE
 from sd3deploy.encoders.quantize import quantize
 from sd3deploy.encoders.recipe import Recipe
 from sd3deploy.encoders.stored import Weight
 from sd3deploy.encoders.weights import open_weights
+from sd3deploy.file_lock import try_lock
 from tests import t5
 from tests.hub_server import with_a_model
 
 ROOT = Path(__file__).parent.parent
 CPU = Device("cpu", "cpu", "CPU")
 FILE = "org/t5:encoders/t5.safetensors"
+SOURCE = {"place": "0", "content": "0"}
 
 
 @pytest.fixture(scope="module")
@@ -58,22 +64,31 @@ def journals(cache):
     return sorted(folder for folder in cache.folder.iterdir() if folder.name.startswith(JOURNAL))
 
 
-def read(cache, choice="fp8", part=2.0, device=CPU):
-    """Load it, and cancel when `part` of it was read. Returns the encoder's output, None when it was cancelled."""
-    found = source.find("Repository", source.Facts(""), repository=FILE)
-    seen = [0.0]
+def read(cache, choice="fp8", part=2.0, device=CPU, file=FILE, seen=lambda part: None):
+    """Load it, and cancel when `part` of it was read. Returns the encoder's output, None when it was cancelled. seen: called with what was
+    read, 0 to 1.
+    """
+    found = source.find("Repository", source.Facts(""), repository=file)
+    at = [0.0]
 
     def progress(done, total):
-        seen[0] = done / total
+        at[0] = done / total
+        seen(at[0])
 
     try:
-        made = load.read(choices.find(choice), found, device, cache=cache, progress=progress, cancelled=lambda: seen[0] >= part)
+        made = load.read(choices.find(choice), found, device, cache=cache, progress=progress, cancelled=lambda: at[0] >= part)
     except stopping.Stopped:
         return None
     if (thread := load.writing()) is not None:
         thread.join()
     with torch.no_grad():
         return made.place()(t5.tokens())[0]
+
+
+def quantize_size(choice):
+    """Bytes of the small T5 in that form, about: those of its weights, which are in float32."""
+    weights = open_weights(source.find("Repository", source.Facts(""), repository=FILE))
+    return min(weights.size, choices.find(choice).bytes)
 
 
 def expected(model, choice="fp8"):
@@ -147,8 +162,114 @@ def test_another_source_begins_anew(hub, model, tmp_path):
 def test_another_recipe_begins_anew(hub, model, tmp_path):
     cache = Cache(tmp_path / "cache")
     assert read(cache, part=0.7) is None
+    before = journals(cache)
     assert torch.equal(read(cache, "nf4"), expected(model, "nf4"))
+    assert journals(cache) == before  # which is promised to whoever cancels
+
+
+def test_each_choice_goes_on_where_it_was(hub, model, tmp_path):
+    cache = Cache(tmp_path / "cache")
+    for choice in ("q8", "q4"):
+        assert read(cache, choice, 0.7) is None
+    for choice in ("q8", "q4"):
+        hub.served = 0
+        assert torch.equal(read(cache, choice), expected(model, choice))
+        assert hub.served < 0.6 * len(hub.repositories["org/t5"]["encoders/t5.safetensors"])
     assert journals(cache) == []
+    assert sorted(entry.choice for entry in cache.entries()) == ["q4", "q8"]
+
+
+def test_what_is_left_of_a_file_that_has_changed_goes_whatever_is_chosen(hub, tmp_path):
+    cache = Cache(tmp_path / "cache")
+    assert read(cache, "q8", 0.7) is None
+    (before,) = journals(cache)
+    content = hub.repositories["org/t5"]["encoders/t5.safetensors"]
+    hub.repositories["org/t5"]["encoders/t5.safetensors"] = content[:-1] + bytes([content[-1] ^ 1])
+    assert read(cache, "q4", 0.7) is None
+    assert before not in journals(cache)
+    assert len(journals(cache)) == 1
+
+
+def test_files_of_one_name_in_two_repositories_are_two_sources(hub, tmp_path):
+    content = hub.repositories["org/t5"]["encoders/t5.safetensors"]
+    hub.repositories["org/other"] = {"encoders/t5.safetensors": content[:-1] + bytes([content[-1] ^ 1])}
+    other = FILE.replace("org/t5", "org/other")
+    cache = Cache(tmp_path / "cache")
+    assert read(cache, "q8", 0.7) is None
+    assert read(cache, "q8", 0.7, file=other) is None
+    assert len(journals(cache)) == 2
+    read(cache, "q8")
+    read(cache, "q8", file=other)
+    assert len(cache.entries()) == 2
+
+
+def test_what_was_left_longest_ago_makes_room_as_entries_do(hub, tmp_path):
+    cache = Cache(tmp_path / "cache")
+    for age, choice in enumerate(("q8", "q6", "q5")):
+        before = set(journals(cache)) if age else set()
+        assert read(cache, choice, 0.7) is None
+        (new,) = set(journals(cache)) - before
+        os.utime(new / "finished.jsonl", (0, 1000 + age))
+    oldest = min(journals(cache), key=lambda folder: (folder / "finished.jsonl").stat().st_mtime)
+    sizes = [sum(file.stat().st_size for file in folder.iterdir()) for folder in journals(cache)]
+    size = quantize_size("q4")
+    read(Cache(cache.folder, sum(sizes) + size - 1), "q4", 0.7)  # for a part of it, as much room as for all of it
+    assert oldest not in journals(cache)
+    assert len(journals(cache)) == 3
+
+
+def test_it_goes_on_where_the_disk_has_room_for_the_rest_alone(hub, tmp_path, monkeypatch):
+    cache = Cache(tmp_path / "cache")
+    assert read(cache, "q8", 0.7) is None
+    usage = shutil.disk_usage(tmp_path)
+    rest = quantize_size("q8") // 2  # of which 0.7 are there
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=SPARE + rest))
+    hub.served = 0
+    assert read(cache, "q8") is not None
+    assert hub.served < 0.6 * len(hub.repositories["org/t5"]["encoders/t5.safetensors"])
+
+
+@contextlib.contextmanager
+def held(cache):
+    """The lock of the folder, as a process has it that writes. What is given lets go of it."""
+    descriptors = [os.open(cache.folder / ".sd3-lock", os.O_RDWR | os.O_CREAT)]
+    assert try_lock(descriptors[0])
+    try:
+        yield lambda: os.close(descriptors.pop()) if descriptors else None
+    finally:
+        while descriptors:
+            os.close(descriptors.pop())
+
+
+def test_an_encoder_that_is_ready_while_another_process_writes_is_kept_after_it(hub, model, tmp_path, monkeypatch):
+    cache, whole = Cache(tmp_path / "cache"), caching.try_lock
+
+    def once(descriptor):
+        if not (mine := whole(descriptor)):
+            free[0]()
+        return mine
+
+    monkeypatch.setattr(caching, "try_lock", once)
+    with contextlib.ExitStack() as stack:
+        free = []
+        read(cache, "q8", seen=lambda part: part > 0.9 and not free and free.append(stack.enter_context(held(cache))))
+    assert len(cache.entries()) == 1
+    assert journals(cache) == []
+
+
+def test_an_encoder_that_another_process_lets_nobody_keep_is_told_and_not_fetched_again(hub, model, tmp_path, monkeypatch):
+    told = []
+    cache = Cache(tmp_path / "cache", told=lambda id, values: told.append(id))
+    with contextlib.ExitStack() as stack, monkeypatch.context() as patch:
+        patch.setattr(caching, "_WRITING", 0.1)
+        free = []
+        read(cache, "q8", seen=lambda part: part > 0.9 and not free and free.append(stack.enter_context(held(cache))))
+    assert told == ["cache.waited"]
+    assert len(journals(cache)) == 1
+    hub.served = 0
+    assert torch.equal(read(cache, "q8"), expected(model, "q8"))
+    assert hub.served < 0.1 * len(hub.repositories["org/t5"]["encoders/t5.safetensors"])
+    assert len(cache.entries()) == 1
 
 
 def test_clear_removes_it(hub, tmp_path):
@@ -165,7 +286,9 @@ def test_a_journal_that_is_in_use_is_left_alone(hub, tmp_path):
     mine = cache.journal(weights, recipe, weights.fingerprint())
     assert mine is not None
     assert cache.journal(weights, recipe, weights.fingerprint()) is None
-    cache.clear()
+    told = []
+    Cache(cache.folder, told=lambda id, values: told.append((id, values["folder"]))).clear()
+    assert told == [("cache.in-use", mine.folder)]
     assert journals(cache) == [mine.folder]
     mine.discard()
     assert journals(cache) == []
@@ -360,7 +483,7 @@ def test_cut_off_anywhere_it_is_read_right_or_not_at_all(tmp_path_factory, cut):
     added = {f"w{number}": {"codes": torch.randint(0, 255, (number * 1000 + 20_000,), dtype=torch.uint8), "scale": torch.rand(number + 1)}
              for number in (0, 1, 4)}  # fmt: skip
     added = {weight: {f"{weight}.{name}": tensor for name, tensor in tensors.items()} for weight, tensors in added.items()}
-    journal = Journal.begin(folder, key)
+    journal = Journal.begin(folder, key, SOURCE)
     assert journal is not None
     for weight, tensors in added.items():
         journal.add(weight, tensors)
@@ -368,7 +491,7 @@ def test_cut_off_anywhere_it_is_read_right_or_not_at_all(tmp_path_factory, cut):
     for name in ("finished.jsonl", MODEL):
         content = (journal.folder / name).read_bytes()
         (journal.folder / name).write_bytes(content[: max(0, len(content) - cut % (100_000 if name == MODEL else 900))])
-    again = Journal.begin(folder, key)
+    again = Journal.begin(folder, key, SOURCE)
     assert again is not None
     for weight, tensors in again.take().items():
         assert all(torch.equal(tensor, added[weight][name]) for name, tensor in tensors.items())

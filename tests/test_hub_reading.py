@@ -142,6 +142,14 @@ def test_a_snapshot_that_lacks_a_file_offline(hub, model, tmp_path):
     assert caught.value.id == "hub.offline"
 
 
+@pytest.mark.parametrize("branch", [b"\xff\xfe", b"x" * 5000])
+def test_a_branch_that_is_damaged_in_the_cache_is_asked_for(hub, model, tmp_path, branch):
+    hub.repositories["org/two"] = in_shards(model, 1.0)
+    in_cache(tmp_path / "hub", hub.repositories["org/two"])
+    (tmp_path / "hub" / "models--org--two" / "refs" / "main").write_bytes(branch)
+    assert [file.path for file in opened(tmp_path, "org/two").files] == [None, None]
+
+
 def test_a_snapshot_that_is_whole_is_read_whatever_the_hub_has(hub, model, tmp_path):
     hub.repositories["org/two"] = in_shards(model, 5.0)
     in_cache(tmp_path / "hub", in_shards(model, 1.0))
@@ -336,6 +344,25 @@ def test_without_ranges_it_is_downloaded(hub, model, tmp_path):
     assert file.path is not None
     assert file.path.is_relative_to(tmp_path / "hub")
     same(dict(make(weights).tensors), dict(local(model).tensors))
+
+
+def test_a_server_that_gives_no_more_ranges_half_way_is_told_and_the_next_try_downloads(hub, model, tmp_path):
+    weights = opened(tmp_path)
+    hub.change = lambda number: setattr(hub, "ranges", number < 5)
+    with pytest.raises(EncoderError, match="does not give the bytes") as caught:
+        make(weights)
+    assert caught.value.id == "hub.range"
+    hub.ranges, hub.change = False, lambda number: None
+    (file,) = opened(tmp_path).files
+    assert file.path is not None
+
+
+def test_a_size_that_is_not_told_any_more_half_way(hub, tmp_path):
+    weights = opened(tmp_path)
+    hub.sizes, hub.generation = False, 1
+    with pytest.raises(EncoderError) as caught:
+        make(weights)
+    assert caught.value.id == "hub.range"
 
 
 def test_what_is_to_be_kept_is_kept_and_then_read_from_the_disk(hub, model, tmp_path):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import posixpath
 from contextlib import suppress
 
 import pytest
@@ -40,6 +41,30 @@ def test_what_is_no_repository(text):
         Spec.parse(text)
     assert caught.value.id == "hub.spec"
     assert DEFAULT in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(f"a/b@{revision}:c" for revision in ("..", "../x", "main/../../x", "/etc/passwd", "a//b", "a/", ".git", "./a", "-a")),
+        "https://huggingface.co/a/b/resolve/../c",
+        "a/b:C:/d",
+    ],
+)
+def test_no_part_of_a_name_is_a_way_out_of_the_repository(text):
+    with pytest.raises(EncoderError) as caught:
+        Spec.parse(text)
+    assert caught.value.id == "hub.spec"
+
+
+@given(st.text("./\\:@ab-", min_size=1))
+def test_a_revision_is_below_where_revisions_are(text):
+    found = None
+    with suppress(EncoderError):
+        found = Spec.parse(f"o/n@{text}:p")
+    if found is not None:
+        assert found.revision == posixpath.normpath(found.revision)
+        assert not found.revision.startswith(("/", ".", "-"))
 
 
 @pytest.mark.parametrize("text", ["", "  ", None, 5])

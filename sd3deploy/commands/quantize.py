@@ -20,7 +20,7 @@ from sd3deploy.commands import cache, progress
 from sd3deploy.deps import require_packages
 from sd3deploy.diagnosis.checks.probe import guess
 from sd3deploy.encoders import choices, source
-from sd3deploy.encoders.cache import Cache, CacheError, Entry, export
+from sd3deploy.encoders.cache import Cache, Entry, export
 from sd3deploy.encoders.hub import Repository, Spec
 from sd3deploy.encoders.quantize import Stopped, quantize
 from sd3deploy.encoders.recipe import Recipe
@@ -120,7 +120,7 @@ def _make(
         return weights, export(options.out.expanduser(), weights, encoded, before, written), True
     entry = kept.store(weights, recipe, encoded, before, written, journal)
     if entry is None:
-        raise CacheError("cache.busy", folder=kept.folder)
+        raise EncoderError("source.changed", file=weights.name)
     return weights, entry, True
 
 
@@ -140,7 +140,11 @@ def _choice(options: argparse.Namespace) -> choices.Choice:
 
 def find_source(words: str) -> source.Source:
     """Raises EncoderError where there is none of what it may be. What lies on this disk goes before a repository of that name."""
-    words = words.strip().strip("\"'")
+    with source.understood(words):
+        return _source_of(words.strip().strip("\"'"))
+
+
+def _source_of(words: str) -> source.Source:
     path = Path(words).expanduser()
     if not words:
         raise EncoderError("source.file-unset")

@@ -5,12 +5,12 @@ A new choice is a row here; a new way to store a layer is a class in `storage.py
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 
 from sd3deploy import messages
 from sd3deploy.device import Device
 from sd3deploy.errors import EncoderError, SettingError
+from sd3deploy.nearest import nearest
 
 __all__ = ["CHOICES", "HOST_DEFAULT", "NONE", "Choice", "find", "label", "require", "successor", "suitable", "unsuitable"]
 
@@ -86,9 +86,8 @@ def find(value: object) -> Choice:
         return names[value.strip().lower()]
     if new := successor(value):
         raise SettingError("setting.encoder-gone", value=repr(value)[:60], name=new.name)
-    near = difflib.get_close_matches(value.lower(), names, 1, 0.6) if isinstance(value, str) else []
-    nearest = names[near[0]] if near else HOST_DEFAULT
-    raise SettingError("setting.encoder-unknown", value=repr(value)[:60], nearest=nearest.name)
+    near = nearest(value, names, 0.6) if isinstance(value, str) else None
+    raise SettingError("setting.encoder-unknown", value=repr(value)[:60], nearest=(names[near] if near else HOST_DEFAULT).name)
 
 
 def successor(value: object) -> Choice | None:

@@ -6,22 +6,23 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from sd3deploy import messages
-from sd3deploy.encoders.hub import Repository, Spec
+from sd3deploy.encoders.hub import Repository, Spec, downloaded
 from sd3deploy.encoders.weights import has_t5, require_t5
-from sd3deploy.errors import EncoderError, SettingError
+from sd3deploy.errors import EncoderError, Sd3Error, SettingError
 
-__all__ = ["KINDS", "Facts", "Source", "find", "kind_of", "offline"]
+__all__ = ["KINDS", "Facts", "Source", "find", "kind_of", "offline", "understood"]
 
 KINDS = ("Automatic", "Model", "Shared repository", "Local file", "Repository")
 _SUBFOLDER = "text_encoder_3"
+_ADDRESS = "file://"
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(?:@[\w.-]+)?:\S+|https?://\S+", re.ASCII)  # owner/name:file, or the address of a page
 
 
@@ -74,8 +75,24 @@ def find(kind: str, facts: Facts, file: str = "", repository: str = "", keep: bo
 
     Automatic is the model's own T5 when it is on this disk, else the host's shared repository when that setting is on, else
     `repository`, and where none is named the model's repository. keep: what is read of `repository` is stored among the host's own.
-    Raises EncoderError that says what is missing and where to get it.
+    Raises EncoderError that says what is missing and where to get it, and nothing else whatever the words are.
     """
+    with understood({"Local file": file, "Repository": repository}.get(kind) or facts.model):
+        return _find(kind, facts, file, repository, keep)
+
+
+@contextmanager
+def understood(words: object) -> Iterator[None]:
+    """Whatever goes wrong inside with what somebody has typed, as an EncoderError."""
+    try:
+        yield
+    except Sd3Error:
+        raise
+    except Exception as error:
+        raise EncoderError("source.unusable", source=str(words)[:200], error=f"{type(error).__name__}: {error}"[:200]) from error
+
+
+def _find(kind: str, facts: Facts, file: str, repository: str, keep: bool) -> Source:
     if kind == "Repository":
         return _repository(repository, facts, keep)
     if kind == "Local file":
@@ -130,21 +147,15 @@ def _hub(facts: Facts, repository: str, arguments: Mapping[str, Any]) -> dict[st
 
 def _cache_of(facts: Facts, repository: str, subfolder: str | None) -> str | None:
     """The cache folder that holds this part of a repository already."""
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
     file = f"{subfolder}/config.json" if subfolder else "config.json"
-    try:
-        return next((cache for cache in facts.caches if isinstance(try_to_load_from_cache(repository, file, cache), str)), None)
-    except HFValidationError:  # not the name of a repository, such as a folder that is gone
-        return None
+    return next((cache for cache in facts.caches if downloaded(repository, file, cache)), None)
 
 
 def _local_file(name: str) -> Source:
     if not isinstance(name, str) or not name.strip():
         raise EncoderError("source.file-unset")
     words = name.strip().strip("\"'“”‘’„")
-    file = Path(os.path.expanduser(url2pathname(urlsplit(words).path) if words.lower().startswith("file://") else words))
+    file = Path(os.path.expanduser(_path_of(words) if words.lower().startswith(_ADDRESS) else words))
     if "\0" in name or not (os.path.isfile(file) or os.path.isdir(file)):
         if "\0" not in name and os.path.islink(file):
             raise EncoderError("source.file-link", file=file)
@@ -152,8 +163,18 @@ def _local_file(name: str) -> Source:
             raise EncoderError("source.file-repository", name=words)
         raise EncoderError("source.file-missing", file=file if "\0" in name else os.path.abspath(file))
     if file.is_dir():
-        return Source(file.name, str(file))
+        return Source(file.name or str(file.absolute()), str(file))
     return _inside(file)
+
+
+def _path_of(address: str) -> str:
+    """That of file:///path. Raises EncoderError for one that names a machine first."""
+    machine, slash, path = address[len(_ADDRESS) :].partition("/")
+    if not (machine or path):
+        raise EncoderError("source.file-unset")
+    if machine.lower() not in ("", "localhost"):
+        raise EncoderError("source.file-address", address=address, meant=f"{_ADDRESS}/{machine}{slash}{path}")
+    return url2pathname(f"/{path}")
 
 
 def _inside(file: Path) -> Source:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from typing import Any
 
 from sd3deploy.errors import SettingError
+from sd3deploy.nearest import nearest
 
 __all__ = ["MODELS", "Hires", "Job", "Misfit", "Model", "Prompt", "describe_model", "known"]
 
@@ -57,8 +57,7 @@ def known(name: str) -> Model:
     """The published model of that name. Raises SettingError that suggests the nearest one."""
     if found := MODELS.get(name.strip().lower()):
         return found
-    nearest = difflib.get_close_matches(name.lower(), MODELS, 1, 0.0)[0]
-    raise SettingError("setting.model-unknown", value=repr(name)[:60], nearest=nearest, known=", ".join(MODELS))
+    raise SettingError("setting.model-unknown", value=repr(name)[:60], nearest=nearest(name, MODELS), known=", ".join(MODELS))
 
 
 def describe_model(pipeline: Any, name: str) -> Model:

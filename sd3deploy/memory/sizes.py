@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -14,6 +13,7 @@ from sd3deploy.encoders.choices import HOST_DEFAULT, NONE, Choice
 from sd3deploy.encoders.header import Tensor, read_header
 from sd3deploy.errors import SettingError
 from sd3deploy.memory.t5_shape import DTYPES, T5_XXL, T5Shape
+from sd3deploy.nearest import nearest
 
 __all__ = ["MODELS", "PARTS", "Part", "Weights", "guess", "known", "measure_pipeline", "read_model", "tiled", "unknown"]
 
@@ -105,8 +105,7 @@ def known(name: str) -> Weights:
 
 def unknown(name: str) -> SettingError:
     """The error for a model that there is not, which names the nearest one."""
-    nearest = difflib.get_close_matches(name.lower(), MODELS, 1, 0.0)[0]
-    return SettingError("setting.model-unknown", value=repr(name)[:60], nearest=nearest, known=", ".join(MODELS))
+    return SettingError("setting.model-unknown", value=repr(name)[:60], nearest=nearest(name, MODELS), known=", ".join(MODELS))
 
 
 def guess(name: str) -> Weights | None:

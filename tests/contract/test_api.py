@@ -159,7 +159,7 @@ def test_the_routes_that_change_something_are_those_that_are_not_read(schema):
     for method, path in CHANGING:
         assert "403" in schema["paths"][f"{PREFIX}/{path}"][method.lower()]["responses"]
     for method, path in POSTED:
-        assert "415" in schema["paths"][f"{PREFIX}/{path}"][method.lower()]["responses"]
+        assert {"413", "415"} <= schema["paths"][f"{PREFIX}/{path}"][method.lower()]["responses"].keys()
 
 
 @pytest.mark.parametrize(("method", "path"), POSTED)
@@ -192,6 +192,14 @@ def test_a_body_that_no_answer_could_quote_is_refused(host, method, path, conten
     answer = raw(host, method, path, {"content-type": "application/json"}, content)
     assert answer.status_code == 422, answer.text
     assert answer.json()["body"]["id"] == "api.not-json"
+
+
+@pytest.mark.parametrize(("method", "path"), POSTED)
+def test_a_body_without_an_end_is_not_looked_at(host, method, path):
+    answer = raw(host, method, path, {"content-type": "application/json"}, b'{"encoder": "' + b"a" * 100_000 + b'"}')
+    assert answer.status_code == 413, answer.text[:300]
+    assert answer.json()["body"]["id"] == "api.too-large"
+    assert len(answer.content) < 1000
 
 
 @pytest.mark.parametrize(("method", "path"), CHANGING)

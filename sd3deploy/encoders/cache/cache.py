@@ -17,9 +17,10 @@ from sd3deploy.encoders import choices
 from sd3deploy.encoders.cache import writing
 from sd3deploy.encoders.cache.entry import CONFIG, MODEL, TEMPORARY, Entry, name_for, ours
 from sd3deploy.encoders.cache.error import CacheError
-from sd3deploy.encoders.cache.journal import Journal, remove_journals
-from sd3deploy.encoders.cache.manifest import key
+from sd3deploy.encoders.cache.journal import Journal, folder_of
+from sd3deploy.encoders.cache.manifest import digest, key, place
 from sd3deploy.encoders.cache.tensors import Progress, map_tensors, quiet
+from sd3deploy.encoders.cache.unfinished import Unfinished, unfinished
 from sd3deploy.encoders.mapped import Mapped, stamp
 from sd3deploy.errors import Sd3Error, SettingError
 from sd3deploy.file_lock import try_lock
@@ -34,10 +35,10 @@ __all__ = ["DEFAULT_LIMIT", "Cache", "folder_for", "limit_for"]
 DEFAULT_LIMIT = 20  # GB: each of the choices that can be kept, for one source
 _NAME = "SD3 Deploy"  # of the folder among those of the host's models
 _LOCK = ".sd3-lock"
-_PATIENCE = 2.0  # seconds that somebody waits who removes: a reader that tidies up is quicker, a writer is not
-_WRITING = 120.0  # seconds that a small file waits, for a writer too: a slow disk takes a minute for an encoder
+_PATIENCE = 2.0  # seconds that somebody waits who removes or begins: a reader that tidies up is quicker, a writer is not
+_WRITING = 120.0  # seconds that whoever has something to write waits for a writer: a slow disk takes a minute for an encoder
 _POLL = 0.05  # seconds
-_STALE = 7 * 86400.0  # seconds after which nobody goes on with what was interrupted
+_STALE = 7 * 86400.0  # seconds after which nobody goes on with what was interrupted: “encoder.cancelled-kept” says a week
 
 
 def folder_for(models: Path, setting: str = "") -> Path:
@@ -123,21 +124,26 @@ class Cache:
         progress: Progress = quiet,
         journal: Journal | None = None,
     ) -> Entry | None:
-        """Keep an encoder. None where it is not kept: another process is writing, or the source was changed while it was read.
+        """Keep an encoder, after whoever is writing. None where it is not kept because the source was changed while it was read.
 
         fingerprint: that of the weights before they were read. progress: called with bytes done and bytes in all; what it raises ends
-        the writing, and nothing is left of it. journal: what was written while it was made; it is gone afterwards. Raises CacheError with
-        a remedy when there is no room, or the folder can not be written.
+        the writing. journal: what was written while it was made; it is gone afterwards, unless this raises: then the next attempt goes on
+        with it. Raises CacheError with a remedy when there is no room, another process writes for minutes, or the folder is not writable.
         """
         try:
-            return self._checked(weights, recipe, encoded, fingerprint, progress, journal)
-        finally:
+            entry = self._checked(weights, recipe, encoded, fingerprint, progress, journal)
+        except BaseException:
             if journal is not None:
-                journal.discard()
+                journal.close()
+            raise
+        if journal is not None:
+            journal.discard()
+        return entry
 
     def journal(self, weights: Weights, recipe: Recipe, fingerprint: list[Any]) -> Journal | None:
         """Where to write what is made of these weights while the rest of them is read, with what an earlier attempt has made. None where
-        that can not be: another process is at it, or the disk has no room. Whoever has one ends it with `close` or `store`.
+        that can not be: another process is at it, or the disk has no room. Whoever has one ends it with `close` or `store`. What nobody can
+        go on with is removed, and what others left goes where there is no room for both, the oldest first.
         """
         expected = min(weights.size, recipe.choice.bytes or weights.size)
         if expected > self.limit:
@@ -145,10 +151,14 @@ class Cache:
         try:
             self._require_own()
             self.folder.mkdir(parents=True, exist_ok=True)
-            if shutil.disk_usage(self.folder).free < expected + writing.SPARE:
-                return None
-            with self._lock() as mine:
-                return Journal.begin(self.folder, key(fingerprint, recipe)) if mine else None
+            with self._lock(_PATIENCE) as mine:
+                if not mine:
+                    return None
+                wanted, source = key(fingerprint, recipe), {"place": place(weights), "content": digest(fingerprint)}
+                own = Unfinished(folder_of(self.folder, wanted))
+                if not self._make_room_beside(own, max(0, expected - own.bytes), source):
+                    return None
+                return Journal.begin(self.folder, wanted, source)
         except (OSError, ValueError, CacheError):  # `store` says what is wrong with the folder
             return None
 
@@ -189,8 +199,10 @@ class Cache:
         try:
             self._require_own()
             self.folder.mkdir(parents=True, exist_ok=True)
-            with self._lock() as mine:
-                return self._store(weights, encoded, now, progress, journal) if mine else None
+            with self._lock(_WRITING) as mine:
+                if not mine:
+                    raise CacheError("cache.waited", name=recipe.choice.name, folder=self.folder)
+                return self._store(weights, encoded, now, progress, journal)
         except (OSError, ValueError) as error:  # ValueError: a name with a zero in it
             raise writing.failure(self.folder, encoded, error) from error
 
@@ -219,12 +231,12 @@ class Cache:
             with self._lock(_PATIENCE) as mine:
                 if not mine:
                     raise CacheError("cache.busy", folder=self.folder)
-                freed += self._sweep() + remove_journals(self.folder)
-                for entry in self.entries():
+                freed += self._sweep()
+                for one in (*self.entries(), *unfinished(self.folder)):
                     try:
-                        freed += entry.remove()
+                        freed += one.remove()
                     except OSError as error:
-                        self.told("cache.in-use", {"folder": entry.folder, "detail": error.strerror or error})
+                        self.told("cache.in-use", {"folder": one.folder, "detail": error.strerror or error})
         except OSError as error:
             raise CacheError("cache.unwritable", folder=self.folder, detail=error.strerror or error) from error
         return freed
@@ -320,25 +332,41 @@ class Cache:
         self._make_room(entry)
         return entry
 
+    def _make_room_beside(self, own: Unfinished, expected: int, source: Mapping[str, str]) -> bool:
+        """Remove the journals that nobody can go on with, then those not used for longest, until there is room for `expected` bytes more.
+        Returns whether the disk has it: entries go when another one is there, and not before.
+        """
+        others = [one for one in unfinished(self.folder) if one != own]
+        for one in [one for one in others if not one.serves(source)]:
+            _try_to_remove(one)
+            others.remove(one)
+
+        def free() -> int:
+            return shutil.disk_usage(self.folder).free - writing.SPARE - expected
+
+        def left() -> int:
+            return self.limit - self.bytes - own.bytes - expected - sum(one.bytes for one in others)
+
+        while others and (left() < 0 or free() < 0):
+            _try_to_remove(others.pop())
+        return free() >= 0
+
     def _make_room(self, new: Entry) -> None:
         """Remove what the new one takes the place of, then what was not used for longest, until the limit is kept."""
         made = new.manifest
         others = [entry for entry in self.entries() if entry != new]
-        stale = [entry for entry in others if (there := entry.manifest) and made and there.same_source(made)]
-        kept = [entry for entry in others if entry not in stale]
+        stale: list[Entry | Unfinished] = [entry for entry in others if (there := entry.manifest) and made and there.same_source(made)]
+        kept = sorted([*(entry for entry in others if entry not in stale), *unfinished(self.folder)], key=lambda one: -one.used)
         total = new.bytes + sum(entry.bytes for entry in kept)
         while kept and total > self.limit:
             stale.append(kept.pop())
             total -= stale[-1].bytes
-        for entry in stale:
-            try:
-                entry.remove()
-            except OSError:  # in use: the next one that is stored finds it again
-                pass
+        for one in stale:
+            _try_to_remove(one)
 
     def _sweep(self) -> int:
         """Remove what a writer left that was killed: whoever holds the lock is the only one. Returns the bytes that are free now."""
-        freed = remove_journals(self.folder, older=_STALE)
+        freed = sum(_try_to_remove(one) for one in unfinished(self.folder) if time.time() - one.used > _STALE)
         for folder in self.folder.iterdir():
             if folder.name.startswith(TEMPORARY) and folder.is_dir() and not folder.is_symlink():
                 freed += sum(file.stat().st_size for file in folder.iterdir())
@@ -375,6 +403,14 @@ class Cache:
             yield mine
         finally:
             os.close(descriptor)  # closing is unlocking
+
+
+def _try_to_remove(one: Entry | Unfinished) -> int:
+    """Returns the bytes that are free now."""
+    try:
+        return one.remove()
+    except OSError:  # in use: the next one that is stored finds it again
+        return 0
 
 
 def _title(entry: Entry) -> str:

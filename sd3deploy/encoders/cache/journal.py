@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 import threading
-import time
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,10 +25,10 @@ from sd3deploy.file_lock import try_lock
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["JOURNAL", "Journal", "remove_journals"]
+__all__ = ["JOURNAL", "Journal", "folder_of", "source_of"]
 
 JOURNAL = ".sd3-journal-"  # how its folder begins
-FORMAT = 2
+FORMAT = 3
 HEADER = 1 << 20  # bytes of room; that of T5-XXL in NF4 has 150 KB
 _SMALL = 1 << 14  # bytes of a tensor that is kept in the list
 _STEP = 8  # bytes: where any type may lie, so what is appended is a multiple of it
@@ -39,10 +38,10 @@ _PIECE = 1 << 22  # bytes hashed at a time
 class Journal:
     """folder: of the journal. `add` is called by several threads. The lock of the folder is held until `close`."""
 
-    def __init__(self, folder: Path, key: str, descriptor: int) -> None:
+    def __init__(self, folder: Path, key: str, source: Mapping[str, str], descriptor: int) -> None:
         self.folder = folder
         self._descriptor: int | None = descriptor
-        self._head = {"format": FORMAT, "key": key}
+        self._head = {"format": FORMAT, "key": key, "source": dict(source)}
         self._lock = threading.Lock()
         self._places: dict[str, tuple[str, list[int], int, int]] = {}  # of what was appended: type, shape, offset, bytes
         self._failed = False
@@ -52,18 +51,16 @@ class Journal:
         self._data.truncate(self._end)
 
     @classmethod
-    def begin(cls, parent: Path, key: str) -> Journal | None:
-        """Go on with the one of this key, or begin it; others are removed. None where another process is at it. Raises OSError.
-
-        The caller holds the lock of the cache.
+    def begin(cls, parent: Path, key: str, source: Mapping[str, str]) -> Journal | None:
+        """Go on with the one of this key, or begin it. source: hashes of where the weights are (`place`) and of what they are (`content`).
+        None where another process is at it. Raises OSError. The caller holds the lock of the cache.
         """
-        folder = parent / f"{JOURNAL}{key[:12]}"
-        remove_journals(parent, but=folder)
+        folder = folder_of(parent, key)
         folder.mkdir(exist_ok=True)
         descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             if try_lock(descriptor):
-                return cls(folder, key, descriptor)
+                return cls(folder, key, source, descriptor)
         except BaseException:
             os.close(descriptor)
             raise
@@ -170,6 +167,7 @@ class Journal:
             file.truncate(good)
             if not good:
                 file.write(_text(self._head))
+        os.utime(self.folder / LIST)  # it is used now
         return end
 
     def _note(self, line: dict[str, Any]) -> None:
@@ -246,29 +244,19 @@ class Journal:
         return digest.hexdigest()
 
 
-def remove_journals(parent: Path, but: Path | None = None, older: float = 0.0) -> int:
-    """Remove the journals that no process is at; the caller holds the lock of the cache. older: seconds since anything was added. Returns
-    the bytes that are free now.
-    """
-    freed = 0
-    for folder in parent.iterdir():
-        if not folder.name.startswith(JOURNAL) or folder == but or folder.is_symlink() or not folder.is_dir():
-            continue
-        try:
-            if time.time() - folder.stat().st_mtime < older:
-                continue
-            descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-            try:
-                if not try_lock(descriptor):
-                    continue
-            finally:
-                os.close(descriptor)
-            size = sum(file.stat().st_size for file in folder.iterdir())
-            shutil.rmtree(folder)
-            freed += size
-        except OSError:  # not to be removed now
-            continue
-    return freed
+def folder_of(parent: Path, key: str) -> Path:
+    """Where the journal of this key is, or would be."""
+    return parent / f"{JOURNAL}{key[:12]}"
+
+
+def source_of(folder: Path) -> dict[str, str] | None:
+    """What the journal in this folder is made of, as `begin` was told; None where that can not be read."""
+    try:
+        with open(folder / LIST, "rb") as file:
+            head = _line(file.readline())
+        return dict(head["source"]) if head["format"] == FORMAT else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _appended(tensor: torch.Tensor) -> bool:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sd3deploy.encoders.recipe import Recipe
     from sd3deploy.encoders.weights import Weights
 
-__all__ = ["FORMAT", "Manifest", "key", "place", "stamp", "versions"]
+__all__ = ["FORMAT", "Manifest", "digest", "key", "place", "stamp", "versions"]
 
 FORMAT = 1  # of the folder; another number is another key, so that an old one is never read as a new one
 _VERSIONS = ("bitsandbytes", "torch", "transformers", "safetensors")
@@ -68,12 +68,12 @@ class Manifest:
 def key(fingerprint: object, recipe: Recipe) -> str:
     """Hexadecimal: another one for whatever changes the content."""
     library = installed.version("bitsandbytes") if "bitsandbytes" in recipe.choice.groups else None
-    return _digest({"format": FORMAT, "fingerprint": fingerprint, "settings": recipe.settings(), "bitsandbytes": library})
+    return digest({"format": FORMAT, "fingerprint": fingerprint, "settings": recipe.settings(), "bitsandbytes": library})
 
 
 def place(weights: Weights) -> str:
     """A hash of where the files lie; the path itself would carry the name of the user."""
-    return _digest(sorted({str(file.path.absolute() if file.path else file.name) for file in weights.files}))
+    return digest(sorted({str(file.path.absolute() if file.path else f"{weights.name} {file.name}") for file in weights.files}))
 
 
 def versions() -> dict[str, str | None]:
@@ -81,9 +81,10 @@ def versions() -> dict[str, str | None]:
     return {"sd3deploy": __version__, **{name: installed.version(name) for name in _VERSIONS}}
 
 
-def _digest(value: object) -> str:
+def digest(value: object) -> str:
+    """Hexadecimal, of JSON-able values."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 def _seal(content: Mapping[str, Any]) -> str:
-    return _digest({name: value for name, value in content.items() if name != _SEAL})
+    return digest({name: value for name, value in content.items() if name != _SEAL})

@@ -99,7 +99,8 @@ def write(
             target.rmdir()  # Windows renames onto nothing that is there
         os.rename(part, target)
     except BaseException:  # Ctrl-C too
-        shutil.rmtree(part, ignore_errors=True)
+        if journal is None:  # with which the next attempt goes on
+            shutil.rmtree(part, ignore_errors=True)
         raise
     for name in (LIST, LOCK) if journal else ():
         with suppress(OSError):  # they do no harm

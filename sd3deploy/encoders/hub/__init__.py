@@ -2,6 +2,7 @@
 
 spec.py         what a user writes: owner/name:path
 repository.py   which files those are: what is on this disk already, or remote ones
+downloads.py    what huggingface_hub keeps on this disk
 remote.py       a remote file, as encoders/files.py has files
 reader.py       reads of it: small ones page by page, what was announced ahead of time
 pages.py        the small reads
@@ -13,8 +14,9 @@ failure.py      what went wrong, in one sentence with a remedy
 waiting.py      waits that end on Cancel
 """
 
+from sd3deploy.encoders.hub.downloads import downloaded
 from sd3deploy.encoders.hub.remote import RemoteFile
 from sd3deploy.encoders.hub.repository import Repository
 from sd3deploy.encoders.hub.spec import Spec
 
-__all__ = ["RemoteFile", "Repository", "Spec"]
+__all__ = ["RemoteFile", "Repository", "Spec", "downloaded"]

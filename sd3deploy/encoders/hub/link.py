@@ -24,7 +24,7 @@ _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
 class NoRanges(Exception):
-    """The server gives the file as a whole only. size: bytes, where it tells that."""
+    """The server gives the file as a whole only, which is known before any of it was read. size: bytes, where it tells that."""
 
     def __init__(self, size: int | None) -> None:
         super().__init__()
@@ -54,6 +54,7 @@ class Link:
         self._lock = threading.Lock()
         self._tags: dict[str, str] = {}  # server → the tag it gives the file
         self._place: Place | None = None
+        self._parts = False  # whether the server has given any
 
     def place(self) -> Place:
         """Where the file is. Raises EncoderError where it can not be had, NoRanges where its size is not told."""
@@ -64,8 +65,16 @@ class Link:
 
     def fill(self, offset: int, view: memoryview, ended: threading.Event, arrived: Callable[[int], None] = lambda count: None) -> None:
         """Bytes of the file from `offset` on. arrived: called with how many are there so far. Raises EncoderError where they can not be
-        had or the file has changed, Stopped when `ended` is set, NoRanges.
+        had or the file has changed, Stopped when `ended` is set, NoRanges as long as no part of the file has come.
         """
+        try:
+            self._fill(offset, view, ended, arrived)
+        except NoRanges:
+            if not self._parts:
+                raise
+            raise EncoderError("hub.range", server=failure.shown(self.server), file=self.file, start=offset) from None
+
+    def _fill(self, offset: int, view: memoryview, ended: threading.Event, arrived: Callable[[int], None]) -> None:
         patience = Patience(ended, self.server, self.file)
         done, renewed = 0, False
         while done < len(view):
@@ -165,3 +174,4 @@ class Link:
             raise EncoderError("hub.status", server=failure.shown(self.server), file=self.file, status=status)
         if found is None or int(found[1]) != start:
             raise EncoderError("hub.range", server=failure.shown(self.server), file=self.file, start=start)
+        self._parts = True

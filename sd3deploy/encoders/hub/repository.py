@@ -14,6 +14,7 @@ from sd3deploy.encoders import stopping
 from sd3deploy.encoders.files import File, LocalFile
 from sd3deploy.encoders.folder import shard_names, spellings
 from sd3deploy.encoders.hub import failure
+from sd3deploy.encoders.hub.downloads import downloaded
 from sd3deploy.encoders.hub.link import NoRanges
 from sd3deploy.encoders.hub.remote import RemoteFile
 from sd3deploy.encoders.hub.spec import Spec
@@ -180,15 +181,7 @@ class Repository:
             raise EncoderError("source.file-damaged", file=file.name, error=error) from error
 
     def _cached(self, path: str, revision: str | None, cache: str) -> Path | None:
-        """Where it lies on this disk."""
-        from huggingface_hub import try_to_load_from_cache
-        from huggingface_hub.errors import HFValidationError
-
-        try:
-            found = try_to_load_from_cache(self.spec.repository, path, cache, revision=revision)
-        except HFValidationError:  # not the name of a repository: the hub says so
-            return None
-        return Path(found) if isinstance(found, str) else None
+        return downloaded(self.spec.repository, path, cache, revision)
 
     def _fetched(self, path: str, size: int | None, revision: str | None) -> LocalFile:
         """A file as a whole, in the first folder of those that keep repositories: as the branch that is asked for, so that it is found

@@ -11,7 +11,8 @@ __all__ = ["DEFAULT", "Spec"]
 
 DEFAULT = "comfyanonymous/flux_text_encoders:t5xxl_fp16.safetensors"  # open to everybody, 9.8 GB, FP16
 _PART = r"[A-Za-z0-9](?:[\w.-]{0,94}[A-Za-z0-9_])?"  # huggingface_hub's utils/_validators.py: at most 96 characters, no end in - or .
-_SPEC = re.compile(rf"({_PART}/{_PART})(?:@([\w./-]+))?(?::(.*))?", re.ASCII)
+_STEP = r"\w[\w.-]*"  # between the slashes of a revision: it is the name of a file in huggingface_hub's folders
+_SPEC = re.compile(rf"({_PART}/{_PART})(?:@({_STEP}(?:/{_STEP})*))?(?::(.*))?", re.ASCII)
 _ADDRESS = re.compile(r"https?://[^/]+/([^/]+/[^/]+)(?:/(?:blob|resolve|tree)/([^/]+)(?:/(.*?))?)?(?:\?.*)?/?")
 
 
@@ -37,7 +38,8 @@ class Spec:
             words += "/" if tree and page[3] and not words.endswith("/") else ""
         found = _SPEC.fullmatch(words)
         path = (found[3] or "").strip().lstrip("/") if found else ""
-        if not found or ".." in path.split("/") or "\\" in path or not path.isprintable() or "--" in found[1] or ".." in found[1]:
+        out = ".." in path.split("/") or "\\" in path or ":" in path  # of the repository: by a drive too
+        if not found or out or not path.isprintable() or "--" in found[1] or ".." in found[1]:
             from sd3deploy.redact import Redactor
 
             value = "“" + Redactor(paths=False)(str(text)[:1000])[:100] + "”"  # a token that was pasted into the wrong field

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 import pydantic
 from pydantic import BaseModel
 
 from sd3deploy import messages
+from sd3deploy.nearest import nearest
 
 __all__ = ["Nothing", "Question"]
 
@@ -38,7 +38,6 @@ def _error(name: Any, known: list[str]) -> Any:
 
     shown = str(name)[:60]
     id = "api.unknown-field" if known else "api.unknown-field.none"
-    nearest = difflib.get_close_matches(shown.lower(), known, 1, 0.0)[0] if known else ""
-    values = {"name": shown, "nearest": nearest, "known": ", ".join(known)}
+    values = {"name": shown, "nearest": nearest(shown, known), "known": ", ".join(known)}
     text: Any = f"{messages.text(id, **values)} {messages.remedy(id, **values)}"  # is taken as it is: there is no context to fill in
     return PydanticCustomError("unknown_field", text)

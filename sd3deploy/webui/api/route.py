@@ -11,22 +11,24 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Header, HTTPException, Request
 
-from sd3deploy import messages
+from sd3deploy import messages, units
 from sd3deploy.errors import Sd3Error, SettingError
 from sd3deploy.origin import Trusted, is_foreign
 from sd3deploy.webui.api.problem import Problem
 from sd3deploy.webui.page import language
 
-__all__ = ["PREFIX", "TAG", "Conflict", "Forbidden", "NoJson", "Refused", "Route", "add"]
+__all__ = ["PREFIX", "TAG", "Conflict", "Forbidden", "NoJson", "Refused", "Route", "TooLarge", "add"]
 
 PREFIX = "/sdapi/v1/sd3"
 TAG = "SD3 Deploy"
+_LARGEST = 1 << 16  # bytes of a body: a path of Linux has at most 4096
 
 _PROBLEMS = {
     400: "The body is no text.",
     401: "The host was started with --auth, and the user or the password is missing or wrong.",
     403: "This server allows nobody to do that, or not to a page of another site.",
     409: "It could not be done: everything is as it was.",
+    413: "The body is larger than any that means something.",
     415: "A request that changes something needs a body of JSON, with Content-Type: application/json; {} will do.",
     422: "Something in the request is unknown or of the wrong type.",
     429: "More requests in a minute than the host's setting server_rate_limit allows from one address to one path.",
@@ -83,6 +85,12 @@ class NoJson(Refused):
     code = 415
 
 
+class TooLarge(Refused):
+    """A body that holds more than any question of ours: nothing in it is looked at."""
+
+    code = 413
+
+
 def add(route: Route) -> None:
     """Register it with the host, which asks for the password first. What changes something is not open to pages of other sites."""
     from modules import shared
@@ -107,7 +115,7 @@ def add(route: Route) -> None:
 
 
 def _guarded(method: str) -> tuple[int, ...]:
-    return () if method in _READING else (400, 403, 415) if method == "POST" else (403,)
+    return () if method in _READING else (400, 403, 413, 415) if method == "POST" else (403,)
 
 
 def _answering(handler: Callable[..., Any], guarded: bool) -> Callable[..., Any]:
@@ -134,7 +142,7 @@ def _answering(handler: Callable[..., Any], guarded: bool) -> Callable[..., Any]
 
 async def _admit(request: Request) -> None:
     """Raise Forbidden for a page of another site, NoJson without a body of JSON: browsers send that of another site only after they have
-    asked, and so do they with DELETE.
+    asked, and so do they with DELETE. Raise TooLarge for a body of more than 64 KiB: so whatever a request names is bounded.
     """
     from modules import shared
 
@@ -145,6 +153,8 @@ async def _admit(request: Request) -> None:
     if request.method == "POST":
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         body = await request.body()
+        if len(body) > _LARGEST:
+            raise TooLarge.of(SettingError("api.too-large", size=units.size(len(body)), most=units.size(_LARGEST)))
         if kind != "application/json" or not body.strip():
             raise NoJson.of(SettingError("api.no-json", example="{}", path=request.url.path))
         _check(body)
