@@ -336,6 +336,73 @@ class Asked:
         self.release()
 
 
+def test_of_several_changes_that_wait_only_the_last_is_loaded_and_told(loaded, deployment):
+    threads = []
+    with loaded.lock:
+        for number, name in enumerate(("T5 FP4", "T5 FP8", "T5 NF4"), 1):
+            loaded.options["sd3_text_encoder"] = name
+            threads.append(threading.Thread(target=deployment.change))
+            threads[-1].start()
+            assert until(lambda: told(deployment, "info").count("encoder.waiting") == number)  # noqa: B023
+    for thread in threads:
+        thread.join()
+    status = deployment.status()
+    assert status["encoder"] == status["wanted"] == "T5 NF4"
+    assert [about for _, about, _ in loaded.jobs] == ["T5 NF4"]
+    assert [event.message[:6] for event in deployment.events.since(0) if event.severity == "success"] == ["T5 NF4"]
+
+
+def test_a_picture_that_waits_for_a_model_takes_what_is_wanted_when_it_is_there(loaded, deployment):
+    model = Loading(deployment)
+    loaded.options["sd3_text_encoder"] = "T5 FP4"
+    job, results = begin(deployment.reconcile)
+    assert until(lambda: "encoder.waiting-model" in told(deployment, "info"))
+    loaded.options["sd3_text_encoder"] = "T5 FP8"
+    model.finish()
+    join(job)
+    assert results == [Wanted(choices.find("fp8"))]
+    assert loaded.swaps == 1
+
+
+def test_a_changed_source_is_cancelled_before_its_load_begins(loaded, deployment):
+    choose(deployment, "T5 FP4")
+    loaded.options["sd3_weights"] = "Model"
+    thread = deployment.later(lambda choice: None).ask()
+    assert deployment.loading
+    assert deployment.cancel()
+    join(thread)
+    assert deployment.placed(loaded.pipe).weights == "Automatic"
+    last = deployment.events.since(0)[-1]
+    assert (last.id, last.message) == ("encoder.cancelled", "Loading T5 FP4 was cancelled. T5 FP4 is still in use.")
+    assert not deployment.loading
+
+
+def test_a_changed_source_that_is_not_allowed_is_not_loaded_by_the_next_picture_either(loaded, deployment):
+    choose(deployment, "T5 FP4")
+    loaded.options["sd3_weights"] = "Model"
+
+    def allow(choice):
+        raise EncoderError("memory.encoder", name=choice.name, verdict="", remedy="")
+
+    join(deployment.later(allow).ask())
+    assert told(deployment, "error") == ["memory.encoder"]
+    assert deployment.reconcile() == deployment.reconcile() == Wanted(choices.find("fp4"))
+    join(deployment.later(lambda choice: None).ask())
+    assert deployment.placed(loaded.pipe).weights == "Model"
+
+
+@pytest.mark.parametrize("name", ["T5 FP4", "T5 Q4", "T5 BF16", "Host default"])
+def test_an_encoder_that_is_changed_in_inference_mode_is_like_any_other(loaded, deployment, name):
+    choose(deployment, "T5 FP8")
+    with torch.inference_mode():
+        deployment.reconcile(name)
+        assert deployment.placed(loaded.pipe).choice.name == name
+        assert not [tensor for tensor in loaded.pipe.text_encoder_3.parameters() if tensor.is_inference()]
+        assert picture(loaded).shape == (64, 64, 3)
+    assert picture(loaded).shape == (64, 64, 3)
+    assert told(deployment, "error") == []
+
+
 def test_a_change_waits_for_a_model_that_is_being_loaded(loaded, deployment):
     pipeline, loaded.pipe = loaded.pipe, None
     loaded.options["sd3_text_encoder"] = "T5 FP4"
@@ -739,9 +806,41 @@ def test_when_not_even_the_old_one_can_be_loaded_again_clip_remains_and_it_is_sa
     assert deployment.status()["encoder"] == "None (CLIP only)"
     assert picture(cached).shape == (64, 64, 3)
     cached.options["sd3_text_encoder"] = "T5 FP8"  # as the host puts it back
+    deployment.reconcile()
     count = len(deployment.events.since(0))
     deployment.reconcile()
-    assert len(deployment.events.since(0)) == count  # not tried again with every picture
+    assert len(deployment.events.since(0)) == count  # tried once more, and not again with every picture
+
+
+def test_what_the_settings_want_is_there_again_with_the_next_picture_when_a_second_try_and_the_way_back_failed(cached, deployment):
+    """As where memory runs out: what does not fit then does so soon after."""
+    cached.kept = None
+    choose(deployment, "T5 FP8")
+    cached.memory = TIGHT
+
+    def press(job):
+        raise MemoryError
+
+    cached.press = press
+    with deployment.instead("T5 FP4") as there:
+        assert not there
+        assert deployment.status()["encoder"] == "None (CLIP only)"
+    assert deployment.status()["encoder"] == "None (CLIP only)"
+    cached.press = lambda job: None
+    assert deployment.reconcile() == Wanted(choices.find("fp8"))
+
+
+def test_another_encoder_for_a_while_is_there_and_then_the_one_of_the_job_again(loaded, deployment):
+    loaded.options["sd3_text_encoder"] = "T5 FP8"
+    deployment.reconcile("T5 NF4")  # as a job may ask for
+    with deployment.instead("T5 FP4") as there:
+        assert there
+        assert deployment.status()["encoder"] == "T5 FP4"
+    assert deployment.status()["encoder"] == "T5 NF4"
+    loaded.refuses = RuntimeError("no such device")
+    with deployment.instead("T5 FP4") as there:
+        assert not there
+    assert deployment.status()["encoder"] == "T5 NF4"
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ import torch
 
 from sd3deploy.device import Device, detect_device
 from sd3deploy.encoders import choices, source
-from sd3deploy.encoders.load import load
+from sd3deploy.encoders.cache import Cache
+from sd3deploy.encoders.load import load, writing
 from sd3deploy.encoders.measure import measure
 from sd3deploy.encoders.t5 import t5_encoder_class
 from sd3deploy.errors import EncoderError
@@ -78,6 +79,25 @@ def test_the_sizes_are_in_this_order(model):
     parameters = sum(parameter.numel() for parameter in full.parameters())
     assert {one.bytes_16bit for one in measured.values()} == {2 * parameters}
     assert measured["bf16"].bytes == 2 * parameters
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["from its source", "from the cache"])
+@pytest.mark.parametrize("choice", LOADABLE, ids=lambda choice: choice.id)
+def test_an_encoder_that_is_made_in_inference_mode_is_like_any_other_in_every_mode(model, tmp_path, choice, kept):
+    folder, full = model
+    place, cache = source.find("Model", source.Facts(str(folder))), Cache(tmp_path) if kept else None
+    if kept:
+        load(choice, place, CPU, cache)
+        if thread := writing():
+            thread.join()
+    with torch.inference_mode():
+        encoder = load(choice, place, CPU, cache)
+    assert not [name for name, tensor in (*encoder.named_parameters(), *encoder.named_buffers()) if tensor.is_inference()]
+    expected = full(t5.tokens())[0]
+    for mode in (torch.no_grad, torch.inference_mode, torch.no_grad):
+        with mode():
+            assert t5.cosine(encoder(t5.tokens())[0], expected) > FLOOR[choice.id]
+            encoder.to("cpu")
 
 
 def test_nothing_overflows_in_float16(tmp_path):

@@ -374,3 +374,39 @@ def test_pipelines_hooks_and_casts_treat_it_as_bitsandbytes(models, choice):
     accelerate.hooks.remove_hook_from_module(encoder, recurse=True)
     wide = encoder.dequantize()
     assert {type(module) for module in wide.modules() if hasattr(module, "in_features")} == {torch.nn.Linear}
+
+
+def test_threads_that_are_not_ours_keep_their_number_of_torchs_threads_while_encoders_are_made_and_afterwards(models):
+    def of_a_new_thread():
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(torch.get_num_threads).result()
+
+    before, seen, meet = torch.get_num_threads(), [], threading.Barrier(2, timeout=60)
+
+    def load():
+        begun = []
+
+        def progress(done, total):
+            if len(begun) == 3:  # ours have begun, in both loads at once
+                meet.wait()
+                seen.extend([of_a_new_thread(), torch.get_num_threads()])
+                meet.wait()
+            begun.append(done)
+
+        quantize.quantize(opened(models["float16"]), Recipe(choices.find("q8")), CPU, progress)
+
+    torch.set_num_threads(3)
+    try:
+        threads = [threading.Thread(target=load) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [*seen, of_a_new_thread(), torch.get_num_threads()] == [3] * 6
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_thread_that_quantizes_has_none_of_torchs_beside_it():
+    with ThreadPoolExecutor(2, initializer=quantize._alone) as pool:
+        assert {pool.submit(torch.get_num_threads).result() for _ in range(4)} == {1}

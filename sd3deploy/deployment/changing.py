@@ -13,6 +13,7 @@ from sd3deploy.deployment.wanted import Wanted
 from sd3deploy.encoders import load, swap
 from sd3deploy.encoders.choices import NONE, Choice
 from sd3deploy.encoders.handover import Handover, forget_tensors
+from sd3deploy.encoders.mode import ordinary
 from sd3deploy.events import Events
 from sd3deploy.memory import exhausted
 
@@ -20,10 +21,10 @@ __all__ = ["Changing"]
 
 
 class Changing:
-    """Changes encoders. back_failed: called with what was there before when it could not be brought back."""
+    """Changes encoders."""
 
-    def __init__(self, host: Host, events: Events, making: Making, placed: Placed, back_failed: Callable[[Wanted], None]) -> None:
-        self._host, self._events, self._making, self._placed, self._back_failed = host, events, making, placed, back_failed
+    def __init__(self, host: Host, events: Events, making: Making, placed: Placed) -> None:
+        self._host, self._events, self._making, self._placed = host, events, making, placed
         self._told: set[str] = set()
 
     def change(self, pipeline: Any, wanted: Wanted, under: Undertaking) -> None:
@@ -37,7 +38,7 @@ class Changing:
         before = self._placed.read(pipeline)
         try:
             name = wanted.choice.name
-            with under.doing("encoder.loading", name=name), self._host.job("Load TE", name) as job, under.heeding(job.stopped):
+            with ordinary(), under.doing("encoder.loading", name=name), self._host.job("Load TE", name) as job, under.heeding(job.stopped):
 
                 def again() -> Any:
                     under.insist()
@@ -93,7 +94,6 @@ class Changing:
             if pipeline.text_encoder_3 is not None:
                 self._placed.set_emptied(pipeline, False)
         except Exception as error:
-            self._back_failed(before)
             self._events.fail(error)
             self._events.tell("warning", "encoder.gone", name=before.choice.name)
 

@@ -18,6 +18,7 @@ from sd3deploy import installed, messages, units
 from sd3deploy.deployment import locks
 from sd3deploy.deployment.changing import Changing
 from sd3deploy.deployment.host import Host
+from sd3deploy.deployment.later import Later
 from sd3deploy.deployment.making import Making
 from sd3deploy.deployment.newcomers import Newcomers
 from sd3deploy.deployment.placed import Placed
@@ -52,7 +53,7 @@ class Deployment:
         self._making = Making(host, events, self._placed)
         self._warned: set[str] = set()  # what was said of files that have changed
         self._failed: Wanted | None = None  # not tried again with every image: only a change or another load does that
-        self._changing = Changing(host, events, self._making, self._placed, self._set_failed)
+        self._changing = Changing(host, events, self._making, self._placed)
         self._newcomers = Newcomers(host.queue, self.busy, self._tell_unusable)
 
     # What is wanted, and what is there
@@ -75,22 +76,43 @@ class Deployment:
         """A setting was changed: install what is missing, wait for the running job and for a model that is being loaded, swap.
 
         Called with neither lock held; the queue is free while it waits for a load. `cancel` ends it. Raises Sd3Error, Stopped when it was
-        cancelled, and what the host's own functions raise; then nothing has changed. Once the encoder is in place it raises nothing.
+        cancelled, and what the host's own functions raise; then nothing has changed. Once the encoder is in place it raises nothing. Where
+        the settings want another encoder by the time that the locks are held it does nothing: whoever has set that brings it.
         allow: asked before anything is done; raises for a choice that is not to be loaded now.
         """
+        with self._under_way.begin() as under:
+            self._change(allow, under)
+
+    def later(self, allow: Callable[[Choice], None]) -> Later:
+        """What is asked when a setting was changed that others follow, and that nobody puts back: it does the same as `change`, on a thread
+        of its own. What fails or is not allowed is told, and is not tried with every image though the settings still want it.
+        """
+
+        def work(under: Undertaking) -> None:
+            try:
+                self._change(allow, under)
+            except Exception as error:
+                if not _was_cancelled(error):
+                    self._failed = self._settings.wanted_or_default()
+
+        return Later(self._under_way, work)
+
+    def _change(self, allow: Callable[[Choice], None], under: Undertaking) -> None:
         self._failed = None
         try:
             wanted = self.wanted()
+            under.check(wanted.choice)
             choices.require(wanted.choice, self.host.device())
             allow(wanted.choice)
-            with self._under_way.begin() as under:
-                self._making.install(wanted, under)  # outside the queue: new files disturb no running job
-                with locks.both(self.host.queue(), self.busy, under.cancelled, _waiting(under, wanted.choice)) as mine:
-                    if not mine:
-                        under.check(wanted.choice)
-                    pipeline = self.host.pipeline()
-                    if swap.is_sd3(pipeline) and self.placed(pipeline) != wanted:
-                        self._changing.change(pipeline, wanted, under)
+            self._making.install(wanted, under)  # outside the queue: new files disturb no running job
+            with locks.both(self.host.queue(), self.busy, under.cancelled, _waiting(under, wanted.choice)) as mine:
+                if not mine:
+                    under.check(wanted.choice)
+                if self._settings.wanted_or_default() != wanted:
+                    return
+                pipeline = self.host.pipeline()
+                if swap.is_sd3(pipeline) and self.placed(pipeline) != wanted:
+                    self._changing.change(pipeline, wanted, under)
         except Exception as error:
             self._tell_failed(error)
             raise
@@ -98,19 +120,41 @@ class Deployment:
             self.events.tell("info", "encoder.later", name=wanted.choice.name)
 
     def reconcile(self, choice: object = None, stopped: Callable[[], object] = lambda: None) -> Wanted | None:
-        """Bring the loaded model to what is wanted: before a job, within the load of a model, and for the retry of a job.
+        """Bring the loaded model to what is wanted: before a job, and within the load of a model.
 
         Called by a job of the host, which holds the queue, or inside `with busy` of a load. While another thread loads a model, a job whose
         encoder is there goes on at once; another waits until the model is there, because a picture with another encoder is not the one
         that was asked for; `cancel` and the host's own Stop end that. A failure is told, not raised.
         stopped: called when somebody has cancelled it. Returns what is in the pipeline afterwards, None when no SD3 model is loaded.
         """
+        return self._bring(lambda: self._settings.wanted_or_default(choice), stopped)[1]
+
+    @contextmanager
+    def instead(self, choice: object) -> Iterator[bool]:
+        """Another encoder in the loaded model for the time inside, and then the one that is in it now. Gives whether it is there.
+
+        Called by a job of the host, which holds the queue. A failure is told, not raised, and holds nothing up: what the settings want is
+        tried again with the next image, where it did not come back.
+        """
+        failed, before = self._failed, self.placed(self.host.pipeline())
+        try:
+            wanted, placed = self._bring(lambda: self._settings.wanted_or_default(choice))
+            yield placed == wanted
+        finally:
+            self._bring(lambda: before)
+            self._failed = failed
+
+    def _bring(self, read: Callable[[], Wanted], stopped: Callable[[], object] = lambda: None) -> tuple[Wanted, Wanted | None]:
+        """Bring the loaded model to what `read` gives, which is asked again where it had to wait. Returns that and what is in the pipeline
+        afterwards, None where that is no SD3 model. What has failed before is left; a failure is told.
+        """
         self.host.pipeline()  # a host that has changed so much raises here, before a failure would be told as one of the encoder
-        wanted = self._settings.wanted_or_default(choice)
+        wanted = read()
         if wanted != self._failed:
             try:
                 with self._under_way.begin() as under, self._change_of(wanted, under) as pipeline:
-                    if pipeline is not None:
+                    wanted = read()
+                    if swap.is_sd3(pipeline) and self.placed(pipeline) != wanted:
                         self._changing.change(pipeline, wanted, under)
             except Exception as error:
                 if _was_cancelled(error):
@@ -120,10 +164,10 @@ class Deployment:
                 self._tell_failed(error)
         pipeline = self.host.pipeline()
         if not swap.is_sd3(pipeline):
-            return None
+            return wanted, None
         if wanted == self._failed and pipeline.text_encoder_3 is None:  # it was loaded without, because of that
             self._placed.set_emptied(pipeline, True)
-        return self.placed(pipeline)
+        return wanted, self.placed(pipeline)
 
     def encoder_for_load(self) -> tuple[bool, Any]:
         """Asked while an SD3 model is being loaded: (whether the choice is ours to make, the encoder or None).
@@ -235,8 +279,8 @@ class Deployment:
 
     @contextmanager
     def _change_of(self, wanted: Wanted, under: Undertaking) -> Iterator[Any]:
-        """The pipeline that has to be brought to what is wanted, with `busy` held for the time inside; None where there is nothing to do.
-        Raises Stopped.
+        """The pipeline with `busy` held for the time inside; None, with nothing held, where a model is being loaded and there is nothing to
+        do. Raises Stopped.
         """
         if not self.busy.acquire(0):
             pipeline = self.host.pipeline()
@@ -245,8 +289,7 @@ class Deployment:
                 return
             self._wait(wanted, under)
         try:
-            pipeline = self.host.pipeline()
-            yield pipeline if swap.is_sd3(pipeline) and self.placed(pipeline) != wanted else None
+            yield self.host.pipeline()
         finally:
             self.busy.release()
 
@@ -256,9 +299,6 @@ class Deployment:
         with under.doing("encoder.waiting-model", name=name), self.host.job("Load TE", name) as job, under.heeding(job.stopped):
             while not self.busy.acquire(locks.PATIENCE_S):
                 under.check(wanted.choice)
-
-    def _set_failed(self, wanted: Wanted) -> None:
-        self._failed = wanted
 
     def _tell_unusable(self, verdict: Verdict) -> None:
         for one in verdict.restart:

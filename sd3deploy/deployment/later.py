@@ -6,6 +6,10 @@ import contextvars
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+
+from sd3deploy.deployment.locks import PATIENCE_S
+from sd3deploy.deployment.undertaking import Undertaking, Undertakings
 
 __all__ = ["Later"]
 
@@ -13,30 +17,41 @@ QUIET = 0.5  # seconds without another question: a webui applies several setting
 
 
 class Later:
-    """work: is called on a thread of its own, in the language of whoever asked first; what it raises it has told."""
+    """work: is called on a thread of its own, in the language of whoever asked first, with what is under way since then; that may be
+    cancelled already. What it raises it has told.
+    """
 
-    def __init__(self, work: Callable[[], object]) -> None:
-        self._work = work
+    def __init__(self, under_way: Undertakings, work: Callable[[Undertaking], object]) -> None:
+        self._under_way, self._work = under_way, work
         self._lock = threading.Lock()
         self._until = 0.0
-        self._waiting: threading.Thread | None = None
+        self._waiting: tuple[threading.Thread, Undertaking] | None = None
 
     def ask(self) -> threading.Thread:
-        """Soon, once nobody has asked for a moment. Called with any lock held. Returns the thread that will do it."""
+        """Soon, once nobody has asked for a moment; from now on it can be cancelled. Called with any lock held. Returns the thread that
+        does it.
+        """
         with self._lock:
             self._until = time.monotonic() + QUIET
-            if self._waiting is None:
+            if self._waiting is None or self._waiting[1].cancelled():
+                begun = ExitStack()
+                under = begun.enter_context(self._under_way.begin())
                 speaking = contextvars.copy_context()
-                self._waiting = threading.Thread(target=speaking.run, args=(self._run,), name="sd3-later", daemon=True)
-                self._waiting.start()
-            return self._waiting
+                thread = threading.Thread(target=speaking.run, args=(self._run, begun, under), name="sd3-later", daemon=True)
+                self._waiting = thread, under
+                thread.start()
+            return self._waiting[0]
 
-    def _run(self) -> None:
-        while True:
-            with self._lock:
-                left = self._until - time.monotonic()
-                if left <= 0:
-                    self._waiting = None
-                    break
-            time.sleep(left)
-        self._work()
+    def _run(self, begun: AbstractContextManager[object], under: Undertaking) -> None:
+        with begun:
+            while left := self._left(under):
+                time.sleep(min(left, PATIENCE_S))
+            self._work(under)
+
+    def _left(self, under: Undertaking) -> float:
+        """The seconds to wait; 0 once they are over or it was cancelled, and then whoever asks begins anew."""
+        with self._lock:
+            left = 0.0 if under.cancelled() else max(0.0, self._until - time.monotonic())
+            if not left and self._waiting and self._waiting[1] is under:
+                self._waiting = None
+            return left

@@ -14,6 +14,7 @@ from sd3deploy.encoders.assemble import assemble
 from sd3deploy.encoders.choices import Choice, require
 from sd3deploy.encoders.encoded import Encoded
 from sd3deploy.encoders.mapped import Mapped
+from sd3deploy.encoders.mode import ordinary
 from sd3deploy.encoders.quantize import quantize
 from sd3deploy.encoders.recipe import Recipe
 from sd3deploy.encoders.source import Source
@@ -51,7 +52,7 @@ class Read:
 
     def place(self) -> transformers.T5EncoderModel:
         """The encoder, in evaluation mode: with bitsandbytes' layers on the device, else on the CPU. Raises EncoderError with a remedy."""
-        with _explained(self.choice, ""):
+        with _explained(self.choice, ""), ordinary():
             return self._make()
 
 
@@ -70,7 +71,7 @@ def read(
     """
     require(choice, device)
     _quiet()
-    with _explained(choice, source.name), stoppable(cancelled):
+    with _explained(choice, source.name), stoppable(cancelled), ordinary():
         weights = open_weights(source)
         same = f"bitsandbytes {choice.stored.upper()}"  # which is taken as it is
         before_us = "" if weights.exact or weights.form == same else weights.form

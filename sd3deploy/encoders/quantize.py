@@ -12,7 +12,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +43,7 @@ _TRIM = 64  # pieces after which free memory is given back: results lie between 
 _WORKERS = 8  # threads at most: from there on reading is slower
 _WORKERS_GPU = 2  # what takes time there is to start its kernels, which threads do one after the other
 _ROOM = 2**30  # bytes free on a GPU for quantizing there
+_numbering = threading.Lock()  # held while a thread gets its number of torch's threads
 
 
 @dataclass
@@ -206,7 +207,7 @@ def _run(
         finally:
             free.put(buffer)
 
-    with _alone(workers) as pool, stoppable(cancelled), ExitStack() as opened:
+    with ThreadPoolExecutor(workers, "sd3-quantize", _alone) as pool, stoppable(cancelled), ExitStack() as opened:
         files: dict[File, Any] = {file: opened.enter_context(file.open()) for file in {piece.weight.stored.file for piece in pieces}}
         try:
             for number, piece in enumerate(pieces, 1):
@@ -231,18 +232,20 @@ def _run(
         raise failed[0]
 
 
-@contextmanager
-def _alone(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads, and torch starts none of its own meanwhile: two of ours with two of its own each wait for each other all the time."""
+def _alone() -> None:
+    """Let torch start no threads for this one: two of ours with two of its own each wait for each other all the time.
+
+    A thread keeps its number. What torch also keeps is the number for threads that have not used it yet, which are not ours: another
+    thread puts that one back at once.
+    """
     import torch
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(workers, "sd3-quantize") as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(before)
+    with _numbering:
+        of_others = torch.get_num_threads()  # this thread has not used it yet; from here on it has a number of its own
+        torch.set_num_threads(1)
+        back = threading.Thread(target=torch.set_num_threads, args=(of_others,))
+        back.start()
+        back.join()
 
 
 def _announce(content: Any, file: File, pieces: list[_Piece]) -> None:

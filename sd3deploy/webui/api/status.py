@@ -68,7 +68,8 @@ def _choose(services: Services, choice: choices.Choice) -> None:
     try:
         deployment.change(services.forecast.allow)
     except Exception as error:
-        setattr(shared.opts, _OPTION, before)
+        if deployment.host.option(_OPTION) == choice.name:  # else somebody has chosen again meanwhile
+            setattr(shared.opts, _OPTION, before)
         if isinstance(error, Sd3Error):
             raise Conflict(error.id, error.message, error.remedy) from None
         errors.display(error, "SD3 Deploy")

@@ -215,33 +215,30 @@ class SdNext:
         return True
 
     @contextmanager
-    def changed(self, fields: Mapping[str, Any], bring: Callable[[Any], Any]) -> Iterator[bool]:
-        """For the time inside, with the queue held: settings as a change wants them. Gives whether they can be changed in a running job.
+    def changed(self, fields: Mapping[str, Any], instead: Callable[[Any], AbstractContextManager[bool]]) -> Iterator[bool]:
+        """For the time inside, with the queue held: settings as a change wants them. Gives whether they are, which they can not be where a
+        part of the change is the job's own or its encoder can not be loaded.
 
-        bring: called with the name of an encoder to put it into the loaded model, with None for the one of the settings.
+        instead: called with the name of an encoder; puts it into the loaded model for the time inside, and gives whether it is there.
         """
         values = _settings(fields)
-        if not values:
-            yield False
-            return
         before = {key: getattr(shared.opts, key, None) for key in values}
-        mode = values.get("diffusers_offload_mode")
-        try:
-            if "encoder" in fields:
-                bring(fields["encoder"])
-            if mode is not None:
-                offload.switch(self.pipeline(), mode)
-            for key in values.keys() - {"sd3_text_encoder", "diffusers_offload_mode"}:
-                shared.opts.data[key] = values[key]
-            shared.state.interrupted = False  # set by the host because of the failure
-            yield True
-        finally:
-            if mode is not None:
-                offload.switch(self.pipeline(), str(before["diffusers_offload_mode"]))
-            for key in values.keys() - {"sd3_text_encoder", "diffusers_offload_mode"}:
-                shared.opts.data[key] = before[key]
-            if "encoder" in fields:
-                bring(None)
+        mode = values.pop("diffusers_offload_mode", None)
+        name = values.pop("sd3_text_encoder", None)
+        with instead(name) if name is not None else nullcontext(bool(before)) as possible:
+            if not possible:
+                yield False
+                return
+            try:
+                if mode is not None:
+                    offload.switch(self.pipeline(), mode)
+                shared.opts.data.update(values)
+                shared.state.interrupted = False  # set by the host because of the failure
+                yield True
+            finally:
+                if mode is not None:
+                    offload.switch(self.pipeline(), str(before["diffusers_offload_mode"]))
+                shared.opts.data.update({key: before[key] for key in values})
 
     def install_options(self) -> deps.Options:
         installer = sys.modules.get("installer")

@@ -20,6 +20,7 @@ from sd3deploy.webui.host import offload
 from sd3deploy.webui.host.adapter import SdNext
 from sd3deploy.webui.jobs.forecast import Forecast
 from sd3deploy.webui.jobs.memory_setup import free_memory
+from sd3deploy.webui.jobs.metadata import record_encoder
 from sd3deploy.webui.jobs.state import JobState, opened, state_of
 from sd3deploy.webui.services.diagnosing import Diagnosing
 
@@ -73,7 +74,8 @@ class Watching:
         setup = self.forecast.setup_of(p) if is_sd3(self.host.pipeline()) else None
         if setup is None:
             return proceed()
-        state = state_of(p)
+        state, deployment = state_of(p), self.forecast.deployment
+        record_encoder(p, deployment)  # the batch before this one may have been made with another
         result, noted = self._watched(proceed, setup)
         tried = False
         while noted and _is_empty(result):
@@ -81,13 +83,15 @@ class Watching:
             if tried or change is None or not self.host.option("sd3_memory_retry"):
                 return result
             tried = True
-            with self.host.changed(change.fields, self.forecast.deployment.reconcile) as possible:
+            with self.host.changed(change.fields, deployment.instead) as possible:
                 if not possible:
                     return result
                 text = messages.text("memory.retry", steps=change.steps)
                 self.events.add("warning", "memory.retry", text, "", job=True)
                 state.report(text)
                 setup, state.exhausted = change.setup, ""
+                p.extra_generation_params = dict(p.extra_generation_params)  # the job that this one is a copy of has its own picture
+                record_encoder(p, deployment)
                 result, noted = self._watched(again, setup)
         return result
 

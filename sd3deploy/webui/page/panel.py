@@ -9,10 +9,10 @@ from modules import scripts_manager, shared
 
 from sd3deploy import messages, units
 from sd3deploy.deployment import Deployment
-from sd3deploy.encoders import choices
 from sd3deploy.webui.host.feature import Features
 from sd3deploy.webui.jobs import override
 from sd3deploy.webui.jobs.guarding import Guarding
+from sd3deploy.webui.jobs.metadata import record_encoder
 from sd3deploy.webui.jobs.state import state_of
 from sd3deploy.webui.jobs.watching import Watching
 from sd3deploy.webui.notice import TITLE, notice_html
@@ -98,9 +98,8 @@ def script_class(
             state = state_of(p)
             state.override = wanted = override.read_override(values, deployment.events.fail)
             placed = deployment.reconcile(wanted.encoder, stopped=state.stop)
-            if placed and placed.choice is not choices.HOST_DEFAULT:
-                p.extra_generation_params["T5"] = placed.choice.name
-                p.extra_generation_params["T5 state"] = deployment.t5_state()
+            if placed:
+                record_encoder(p, deployment)
             p.extra_generation_params |= wanted.describe()
             guard(p)
             check(p)

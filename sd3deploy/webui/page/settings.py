@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import html
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +11,6 @@ from modules import shared
 
 from sd3deploy import guards, messages
 from sd3deploy.deployment import Deployment
-from sd3deploy.deployment.later import Later
 from sd3deploy.device import Device
 from sd3deploy.encoders import choices, source
 from sd3deploy.encoders.cache import DEFAULT_LIMIT
@@ -68,16 +66,12 @@ def register(deployment: Deployment, forecast: Forecast, features: Features) -> 
 
         return changed
 
-    def again() -> None:
-        """The source was changed: the encoder of the new one is loaded when all settings are applied, and told as any other."""
-        if not features.ended:
-            with contextlib.suppress(Exception):  # `change` has told it
-                deployment.change(forecast.allow)
-
-    later = Later(again)
+    later = deployment.later(forecast.allow)
 
     def moved() -> None:
-        later.ask()
+        """The source was changed: the encoder of the new one is loaded when all settings are applied, and told as any other."""
+        if not features.ended:
+            later.ask()
 
     @refusing
     def modes() -> None:
