@@ -87,7 +87,7 @@ def measured(
     numbers are kept; None for nowhere. Raises Sd3Error, Stopped among them; what was measured before that is kept.
     """
     beside = [folder for file in weights.files if file.path for folder in (file.path.parent, file.path.parent.parent)]
-    tokenizer = prompts.tokenizer(dict.fromkeys([*beside, *places]), weights.config["vocab_size"])
+    tokenizer = prompts.tokenizer([*beside, *places], weights.config["vocab_size"])
     asked = prompts.tokenized(texts, tokenizer)
     wanted, left_out = able(named, device)
     fingerprint = weights.fingerprint()

@@ -23,7 +23,7 @@ from sd3deploy.diagnosis.checks.result import Cancelled, Outcome, Progress, Resu
 from sd3deploy.diagnosis.checks.rules import seen
 from sd3deploy.diagnosis.checks.runner import Step, blocked, known, title, unmade
 from sd3deploy.diagnosis.finding import Finding
-from sd3deploy.encoders import choices, load, measure, source, swap
+from sd3deploy.encoders import choices, load, measure, source, swap, tokenizer
 from sd3deploy.encoders.choices import HOST_DEFAULT, NONE, Choice
 from sd3deploy.memory import capacity
 
@@ -65,8 +65,8 @@ def base(context: Context, say: Say) -> Outcome:
     if found.model.is_dir():
         pipeline = StableDiffusion3Pipeline.from_pretrained(str(found.model), local_files_only=True, **arguments)
     else:
-        config = context.host_root / "configs" / "sd3" if context.host_root else None
-        local = {"config": str(config), "local_files_only": True} if config and config.is_dir() else {}
+        config = _shipped(context)
+        local = {"config": config, "local_files_only": True} if config else {}
         pipeline = StableDiffusion3Pipeline.from_single_file(str(found.model), **local, **arguments)
     pipeline.set_progress_bar_config(disable=True)
     context.held["pipeline"] = pipeline
@@ -89,11 +89,12 @@ def encoder(context: Context, say: Say) -> Outcome:
     if lack := _lack(found, chosen):
         return _refused(lack)
     say(0.2, chosen.name)
-    place = source.find("Automatic", source.Facts(str(found.model), None, tuple(map(str, context.models)), offline=True))
+    facts = source.Facts(str(found.model), None, tuple(map(str, context.models)), offline=True, tokenizer=_shipped(context))
+    place = source.find("Automatic", facts)
     made = load.load(chosen, place, found.device)
     say(0.8, chosen.name)
     pipeline = context.held["pipeline"]
-    swap.replace(pipeline, made, swap.tokenizer(pipeline, made, str(found.model), place))
+    swap.replace(pipeline, made, tokenizer.find(None, made, facts, place))
     measured = measure.measure(made)
     sizes = {"bytes": measured.bytes, "bytes_16bit": measured.bytes_16bit, "linears": measured.linears, "linear4bit": measured.linear4bit}
     facts = {"encoder": chosen.id, "wanted": wanted.id, **sizes}
@@ -236,6 +237,12 @@ def _runs(choice: Choice, place: Device, context: Context) -> bool:
     if not choice.bytes or choices.unsuitable(choice, place):
         return False
     return all(context.installed.version(one.name) for one in requirements(choice.groups) if one.group)
+
+
+def _shipped(context: Context) -> str:
+    """The model folder without weights that the host ships; "" where nobody knows one."""
+    folder = context.host_root / "configs" / "sd3" if context.host_root else None
+    return str(folder) if folder and folder.is_dir() else ""
 
 
 def _lack(found: Plan, chosen: Choice) -> Finding | None:
