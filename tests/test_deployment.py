@@ -24,6 +24,7 @@ from sd3deploy.encoders.weights import open_weights
 from sd3deploy.errors import EncoderError, SettingError
 from sd3deploy.events import Events
 from sd3deploy.memory import capacity
+from tests import gguf_files
 from tests.waiting import until
 
 PLENTY = capacity.Capacity("cpu", ram_total=2**40, ram_usable=2**40)
@@ -396,6 +397,24 @@ def test_a_missing_tokenizer_is_read_from_the_model(loaded, deployment):
     choose(deployment, "T5 FP4")
     assert loaded.pipe.tokenizer_3 is not None
     assert picture(loaded).shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize("kind", ["Automatic", "Model", "Shared repository"])
+def test_the_package_of_gguf_is_installed_for_a_folder_too(loaded, deployment, tmp_path, monkeypatch, kind):
+    model = shutil.copytree(loaded.folder, tmp_path / "model", ignore=shutil.ignore_patterns("text_encoder_3"))
+    state = loaded.pipe.text_encoder_3.state_dict()
+    state.pop("encoder.embed_tokens.weight", None)
+    (model / "text_encoder_3").mkdir()
+    shutil.copy(loaded.folder / "text_encoder_3" / "config.json", model / "text_encoder_3")
+    gguf_files.write(model / "text_encoder_3" / "t5.gguf", state, "Q8_0")
+    shared = (str(model), {"subfolder": "text_encoder_3"}) if kind == "Shared repository" else None
+    monkeypatch.setattr(loaded, "facts", lambda: source.Facts(str(model), shared, offline=True))
+    check, installed = deps.check, []
+    monkeypatch.setattr(deps, "check", lambda needed: [dataclasses.replace(one, state=deps.State.MISSING) for one in check(needed)])
+    monkeypatch.setattr(deps, "ensure", lambda groups, options: installed.append(groups))
+    loaded.options["sd3_weights"] = kind
+    choose(deployment, "T5 Q8")
+    assert ("gguf",) in installed
 
 
 @pytest.fixture
