@@ -153,7 +153,7 @@ def _load_and_draw(folder: str, choice: Any, px: int, mark: Any) -> dict[str, in
     from diffusers import StableDiffusion3Pipeline
 
     from sd3deploy.device import detect_device
-    from sd3deploy.encoders import choices, source, swap
+    from sd3deploy.encoders import choices, source, swap, tokenizer
     from sd3deploy.encoders.load import load
     from sd3deploy.encoders.measure import tensors
     from sd3deploy.memory.phases import watched
@@ -163,9 +163,10 @@ def _load_and_draw(folder: str, choice: Any, px: int, mark: Any) -> dict[str, in
     without = {"text_encoder_3": None} if ours else {}
     pipeline: Any = StableDiffusion3Pipeline.from_pretrained(folder, torch_dtype=torch.float32, **without)
     if ours and choice is not choices.NONE:
-        found = source.find("Model", source.Facts(folder))
+        facts = source.Facts(folder)
+        found = source.find("Model", facts)
         encoder = load(choice, found, detect_device("cpu", "cpu"))
-        swap.replace(pipeline, encoder, swap.tokenizer(pipeline, encoder, folder, found))
+        swap.replace(pipeline, encoder, tokenizer.find(pipeline.tokenizer_3, encoder, facts, found))
     modules = {name: getattr(pipeline, name) for name in PARTS}
     parts = {name: sum(t.numel() * t.element_size() for t in tensors(module)) if module else 0 for name, module in modules.items()}
     pipeline.set_progress_bar_config(disable=True)

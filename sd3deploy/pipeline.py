@@ -12,7 +12,7 @@ from sd3deploy.device import Device
 __all__ = ["load", "place", "without_bars"]
 
 
-def load(model: Path, device: Device, config: Path | None = None) -> Any:
+def load(model: Path, device: Device, config: str = "") -> Any:
     """The StableDiffusion3Pipeline of a folder or file, in the device's compute type and in RAM. config: a folder with what a file does
     not tell, such as tokenizers; without it that is downloaded. Raises what diffusers raises.
     """
@@ -23,7 +23,7 @@ def load(model: Path, device: Device, config: Path | None = None) -> Any:
     if model.is_dir():
         pipeline = StableDiffusion3Pipeline.from_pretrained(str(model), local_files_only=True, **arguments)
     else:
-        local = {"config": str(config), "local_files_only": True} if config and config.is_dir() else {}
+        local = {"config": config, "local_files_only": True} if config else {}
         pipeline = StableDiffusion3Pipeline.from_single_file(str(model), **local, **arguments)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

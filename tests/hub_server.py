@@ -15,6 +15,7 @@ __all__ = ["COMMIT", "Hub", "in_place_of_the_hub", "with_a_model"]
 
 _RESOLVE = re.compile(r"/([\w.-]+/[\w.-]+)/resolve/([^/]+)/(.+)")
 _CDN = re.compile(r"/cdn/(\d+)/([\w.-]+/[\w.-]+)/(.+)")
+_TREE = re.compile(r"/api/models/([\w.-]+/[\w.-]+)/tree/")
 _INFO = re.compile(r"/api/models/([\w.-]+/[\w.-]+?)(?:/revision/([^/]+))?")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -93,6 +94,8 @@ class Hub:
                 names = [{"rfilename": name} for name in self.repositories[found[1]]]
                 content = json.dumps({"id": found[1], "sha": COMMIT if self.versions else None, "siblings": names}).encode()
                 self.plain(handler, 200, content, {"Content-Type": "application/json"})
+            elif (found := _TREE.match(path)) and found[1] in self.repositories:  # of folders that it never has
+                self.plain(handler, 404, b"", {"X-Error-Code": "EntryNotFound"})
             elif (found := _RESOLVE.fullmatch(path)) and found[1] in self.repositories:
                 self.resolve(handler, found[1], found[3], body)
             else:

@@ -24,6 +24,7 @@ from sd3deploy.encoders.weights import open_weights
 from sd3deploy.errors import EncoderError, SettingError
 from sd3deploy.events import Events
 from sd3deploy.memory import capacity
+from tests import gguf_files
 from tests.waiting import until
 
 PLENTY = capacity.Capacity("cpu", ram_total=2**40, ram_usable=2**40)
@@ -463,6 +464,79 @@ def test_a_missing_tokenizer_is_read_from_the_model(loaded, deployment):
     choose(deployment, "T5 FP4")
     assert loaded.pipe.tokenizer_3 is not None
     assert picture(loaded).shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize("kind", ["Automatic", "Model", "Shared repository"])
+def test_the_package_of_gguf_is_installed_for_a_folder_too(loaded, deployment, tmp_path, monkeypatch, kind):
+    model = shutil.copytree(loaded.folder, tmp_path / "model", ignore=shutil.ignore_patterns("text_encoder_3"))
+    state = loaded.pipe.text_encoder_3.state_dict()
+    state.pop("encoder.embed_tokens.weight", None)
+    (model / "text_encoder_3").mkdir()
+    shutil.copy(loaded.folder / "text_encoder_3" / "config.json", model / "text_encoder_3")
+    gguf_files.write(model / "text_encoder_3" / "t5.gguf", state, "Q8_0")
+    shared = (str(model), {"subfolder": "text_encoder_3"}) if kind == "Shared repository" else None
+    monkeypatch.setattr(loaded, "facts", lambda: source.Facts(str(model), shared, offline=True))
+    check, installed = deps.check, []
+    monkeypatch.setattr(deps, "check", lambda needed: [dataclasses.replace(one, state=deps.State.MISSING) for one in check(needed)])
+    monkeypatch.setattr(deps, "ensure", lambda groups, options: installed.append(groups))
+    loaded.options["sd3_weights"] = kind
+    choose(deployment, "T5 Q8")
+    assert ("gguf",) in installed
+
+
+@pytest.fixture
+def without(loaded, tmp_path, monkeypatch):
+    """A model that came without T5 and its tokenizer, on a host that ships one."""
+    model = shutil.copytree(loaded.folder, tmp_path / "model", ignore=shutil.ignore_patterns("text_encoder_3", "tokenizer_3"))
+    monkeypatch.setattr(loaded, "facts", lambda: source.Facts(str(model), offline=True, tokenizer=str(loaded.folder)))
+    loaded.pipe.text_encoder_3 = loaded.pipe.tokenizer_3 = None
+    return loaded
+
+
+def differ(pipe):
+    """Whether two prompts are two for T5."""
+    a, b = (pipe._get_t5_prompt_embeds(text, max_sequence_length=77, device="cpu") for text in ("a red cat", "the blue world"))
+    return not torch.equal(a, b)
+
+
+def test_prompts_count_with_a_folder_of_weights_that_has_no_tokenizer(without, deployment):
+    without.options |= {"sd3_weights": "Local file", "sd3_weights_file": str(without.folder / "text_encoder_3")}
+    choose(deployment, "T5 Q8")
+    assert differ(without.pipe)
+
+
+def test_prompts_count_after_a_tokenizer_without_words(loaded, deployment):
+    import transformers
+
+    loaded.pipe.tokenizer_3 = transformers.T5TokenizerFast()
+    choose(deployment, "T5 Q8")
+    assert differ(loaded.pipe)
+
+
+def test_the_hosts_own_t5_gets_a_tokenizer_too(without, deployment):
+    choose(deployment, "None (CLIP only)")
+    choose(deployment, "Host default")
+    assert without.pipe.text_encoder_3 is not None
+    assert picture(without).shape == (64, 64, 3)
+
+
+def test_no_t5_comes_where_nothing_has_its_tokenizer(without, deployment, monkeypatch, tmp_path):
+    monkeypatch.setattr(without, "facts", lambda: source.Facts(str(tmp_path / "model"), offline=True))
+    choose(deployment, "None (CLIP only)")
+    with pytest.raises(EncoderError) as caught:
+        choose(deployment, "Host default")
+    assert caught.value.id == "encoder.no-tokenizer"
+    assert picture(without).shape == (64, 64, 3)
+
+
+def test_a_model_that_is_loaded_around_our_encoder_gets_a_tokenizer(without, deployment):
+    without.options |= {"sd3_text_encoder": "T5 Q8", "sd3_weights": "Local file"}
+    without.options["sd3_weights_file"] = str(without.folder / "text_encoder_3")
+    with deployment.busy:
+        ours, without.pipe.text_encoder_3 = deployment.encoder_for_load()
+        assert deployment.reconcile().choice.name == "T5 Q8"
+    assert ours
+    assert differ(without.pipe)
 
 
 def test_the_output_is_that_of_the_encoder(loaded, deployment):

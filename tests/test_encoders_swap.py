@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import types
 import weakref
@@ -9,9 +10,8 @@ import weakref
 import pytest
 import torch
 
-from sd3deploy import tiny_sd3, tiny_tokenizers
-from sd3deploy.encoders import source, swap
-from sd3deploy.errors import EncoderError
+from sd3deploy import tiny_sd3
+from sd3deploy.encoders import swap
 
 
 @pytest.fixture
@@ -83,6 +83,9 @@ def test_every_pipeline_that_shares_it_gets_the_new_one_wherever_it_is_kept(pipe
     assert registry["text_encoder_3"] is new
     assert pipeline.components["text_encoder_3"] is new
     assert alive(old) == 0
+    swap.give_tokenizer(hidden(), given := copy.copy(pipeline.tokenizer_3))
+    assert all(one.tokenizer_3 is given for one in everywhere)
+    assert registry["tokenizer_3"] is given
 
 
 def test_a_pipeline_of_another_model_or_with_an_encoder_of_its_own_is_left_alone(pipeline):
@@ -102,11 +105,11 @@ def test_without_t5_those_that_share_the_transformer_belong_together(pipeline):
     control, new = with_controlnet(pipeline), encoder(pipeline)
     swap.replace(pipeline, None)
     assert control.text_encoder_3 is None
-    control.tokenizer_3 = None
-    swap.replace(pipeline, new, "the tokenizer")
+    control.tokenizer_3, given = None, copy.copy(pipeline.tokenizer_3)
+    swap.replace(pipeline, new, given)
     assert control.text_encoder_3 is new
-    assert (control.tokenizer_3, pipeline.tokenizer_3 == "the tokenizer") == ("the tokenizer", False)
-    assert other.text_encoder_3 is None
+    assert control.tokenizer_3 is pipeline.tokenizer_3 is given
+    assert (other.text_encoder_3, other.tokenizer_3 is given) == (None, False)
 
 
 def test_a_pipeline_that_refuses_stops_nothing_and_is_named(pipeline):
@@ -170,39 +173,3 @@ def test_sequential_offload_holds_on_to_none(pipeline):
     old, new = gone(pipeline.text_encoder_3), encoder(pipeline)
     swap.replace(pipeline, new)
     assert alive(old) == 0
-
-
-# The tokenizer
-
-
-@pytest.fixture
-def shipped(tmp_path):
-    """A model folder without weights."""
-    tiny_tokenizers.t5(tmp_path / "host" / "tokenizer_3")
-    return tmp_path / "host"
-
-
-def tokenizer_for(vocabulary, place, shipped, model=""):
-    pipeline = types.SimpleNamespace(tokenizer_3=None)
-    encoder = types.SimpleNamespace(config=types.SimpleNamespace(vocab_size=vocabulary))
-    return swap.tokenizer(pipeline, encoder, model, source.Source("a file", file=place), str(shipped or ""))
-
-
-def test_a_model_without_tokenizer_takes_that_of_the_host(tmp_path, shipped):
-    found = tokenizer_for(32128, tmp_path / "t5.gguf", shipped)
-    assert found("a cat").input_ids
-
-
-@pytest.mark.parametrize("content", ["{}", "[]", "null", '{"model": {"type": "nothing"}}', "no json"])
-def test_a_tokenizer_that_is_damaged_is_none(tmp_path, shipped, content):
-    (tmp_path / "model" / "tokenizer_3").mkdir(parents=True)
-    (tmp_path / "model" / "tokenizer_3" / "tokenizer.json").write_text(content)
-    found = tokenizer_for(32128, None, shipped, str(tmp_path / "model"))
-    assert found("a cat").input_ids
-
-
-@pytest.mark.parametrize("vocabulary", [16, None])
-def test_a_tokenizer_that_does_not_fit_is_none(tmp_path, shipped, vocabulary):
-    with pytest.raises(EncoderError) as caught:
-        tokenizer_for(vocabulary or 32128, tmp_path / "t5.gguf", shipped if vocabulary else None)
-    assert caught.value.id == "encoder.no-tokenizer"

@@ -15,6 +15,7 @@ from sd3deploy.device import Device
 from sd3deploy.encoders import choices, load, quantize, source
 from sd3deploy.encoders.assemble import assemble
 from sd3deploy.encoders.forms import FORMS
+from sd3deploy.encoders.outlook import look
 from sd3deploy.encoders.recipe import Recipe
 from sd3deploy.encoders.weights import mapped, numbers, open_weights
 from sd3deploy.errors import EncoderError
@@ -126,6 +127,22 @@ def test_what_was_quantized_before_and_is_quantized_again_is_told(state, tmp_pat
     assert load.read(choices.find(choice), found, CPU).quantized_before == told
 
 
+def mixed(state, tmp_path, wo):
+    """NF4 whose `wo` is in another form."""
+    nf4, other = (forms.written(next(case for case in forms.CASES if case.name == name), state)[0] for name in ("bnb nf4", wo))
+    tensors = {key: one for key, one in nf4.items() if ".wo." not in key} | {key: one for key, one in other.items() if ".wo." in key}
+    return source.find("Local file", source.Facts("x"), str(forms.save(tmp_path / "t5.safetensors", tensors)))
+
+
+@pytest.mark.parametrize(("wo", "told"), [("weight_scale", "FP8, a scale per row"), ("f16", "")])
+def test_layers_that_are_quantized_again_are_told_where_most_are_taken_as_they_are(state, tmp_path, wo, told):
+    found = mixed(state, tmp_path, wo)
+    assert load.read(choices.find("nf4"), found, CPU).quantized_before == told
+    cost = look(found, source.Facts("x"), choices.find("nf4"), CPU, None, ask=False).cost
+    assert ("has been quantized before" in cost) == bool(told)
+    assert told in cost
+
+
 @pytest.mark.parametrize("name", ["bnb nf4 not nested", "bnb fp4 in blocks of 256", "bnb fp4"])
 def test_another_form_of_bitsandbytes_is_quantized_anew(state, tmp_path, name):
     case = next(case for case in forms.CASES if case.name == name)
@@ -147,6 +164,8 @@ def test_a_table_of_its_own_is_no_reason_to_take_the_codes(state, tmp_path):
     encoded = made(opened(forms.save(tmp_path / "t5.safetensors", tensors)), "nf4").tensors
     key = "encoder.block.1.layer.0.SelfAttention.q.weight.quant_map"
     assert torch.equal(encoded[key], functional.get_4bit_type("nf4", device="cpu"))
+    found = source.find("Local file", source.Facts("x"), str(tmp_path / "t5.safetensors"))
+    assert load.read(choices.find("nf4"), found, CPU).quantized_before == "bitsandbytes NF4"
 
 
 def test_a_scale_that_is_no_number_is_found_where_codes_are_taken(state, tmp_path):

@@ -193,9 +193,16 @@ def test_two_embeddings_that_differ(state, empty):
     opened(empty)
     altered = state["shared.weight"].clone()
     altered[-1] += 1
-    for other in (altered, -2 * state["shared.weight"]):
+    for other in (altered, -2 * state["shared.weight"], state["shared.weight"].flip(0).half(), -state["shared.weight"].half()):
         forms.save(empty / "model.safetensors", plain(state) | {copy: forms.raw(other)})
         assert refusal(empty).id == "source.two-embeddings"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2])
+def test_one_embedding_in_two_types(state, empty, dtype):
+    copy = forms.raw(state["shared.weight"].to(dtype))
+    forms.save(empty / "model.safetensors", plain(state) | {"encoder.embed_tokens.weight": copy})
+    opened(empty)
 
 
 def test_what_an_older_set_has_left_is_not_taken(state, empty):

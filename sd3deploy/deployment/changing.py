@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -10,10 +12,13 @@ from sd3deploy.deployment.making import Making
 from sd3deploy.deployment.placed import Placed
 from sd3deploy.deployment.undertaking import Undertaking
 from sd3deploy.deployment.wanted import Wanted
-from sd3deploy.encoders import load, swap
+from sd3deploy.encoders import load, swap, tokenizer
+from sd3deploy.encoders import stopping as encoder_stopping
 from sd3deploy.encoders.choices import NONE, Choice
 from sd3deploy.encoders.handover import Handover, forget_tensors
 from sd3deploy.encoders.mode import ordinary
+from sd3deploy.encoders.source import Source
+from sd3deploy.encoders.stopping import Stopped
 from sd3deploy.events import Events
 from sd3deploy.memory import exhausted
 
@@ -26,6 +31,7 @@ class Changing:
     def __init__(self, host: Host, events: Events, making: Making, placed: Placed) -> None:
         self._host, self._events, self._making, self._placed = host, events, making, placed
         self._told: set[str] = set()
+        self._complete: weakref.WeakSet[Any] = weakref.WeakSet()  # encoders to which a tokenizer was looked for
 
     def change(self, pipeline: Any, wanted: Wanted, under: Undertaking) -> None:
         """Bring `pipeline`, and whatever shares its parts, from what is in it to what is wanted.
@@ -68,6 +74,23 @@ class Changing:
                 raise
             self.tell_afterwards(wanted.choice, error)
 
+    def complete(self, pipeline: Any) -> None:
+        """Give T5's tokenizer to a pipeline that has T5 and no usable one, as the model is loaded around an encoder of ours. Called as
+        `change`, looks once for each encoder. Raises nothing: that there is none is told.
+        """
+        try:
+            encoder = swap.plain(pipeline.text_encoder_3)
+            if encoder is None or encoder in self._complete:
+                return
+            self._complete.add(encoder)
+            if tokenizer.usable(getattr(pipeline, "tokenizer_3", None), encoder.config.vocab_size):
+                return
+            wanted = self._placed.read(pipeline)
+            found = self._tokenizer(pipeline, encoder, self._making.source(wanted) if wanted.choice.bytes else None)
+            swap.give_tokenizer(pipeline, found)
+        except Exception as error:
+            self._events.fail(error)
+
     def tell_afterwards(self, choice: Choice, error: Exception) -> None:
         """Say that a step has failed on which the encoder does not depend."""
         self._events.tell("warning", "encoder.afterwards", name=choice.name, error=f"{type(error).__name__}: {error}")
@@ -78,14 +101,19 @@ class Changing:
         """Make the encoder that is wanted and put it into the pipelines."""
         try:
             encoder, found = self._making.make(wanted, report, under, step)
-            facts = self._host.facts()
-            tokenizer = swap.tokenizer(pipeline, encoder, facts.model, found, facts.tokenizer) if encoder is not None and found else None
+            fits = None
+            if encoder is not None:
+                with contextlib.suppress(Stopped), encoder_stopping.stoppable(under.cancelled):
+                    fits = self._tokenizer(pipeline, encoder, found)
             under.check(wanted.choice)
-            step.put(encoder, tokenizer)
+            step.put(encoder, fits)
         except Exception as error:
             if exhausted.read_exhausted(error):
                 raise load.too_large(wanted.choice) from error
             raise
+
+    def _tokenizer(self, pipeline: Any, encoder: Any, weights: Source | None) -> Any:
+        return tokenizer.find(getattr(pipeline, "tokenizer_3", None), encoder, self._host.facts(), weights)
 
     def _back(self, step: Handover, pipeline: Any, before: Wanted) -> None:
         """Nothing came of the next encoder: the one before it comes back, or, where even that fails, the two CLIP encoders remain."""

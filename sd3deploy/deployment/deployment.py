@@ -165,6 +165,7 @@ class Deployment:
         pipeline = self.host.pipeline()
         if not swap.is_sd3(pipeline):
             return wanted, None
+        self._changing.complete(pipeline)
         if wanted == self._failed and pipeline.text_encoder_3 is None:  # it was loaded without, because of that
             self._placed.set_emptied(pipeline, True)
         return wanted, self.placed(pipeline)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from sd3deploy import deps, installed, messages, units
@@ -105,8 +106,8 @@ class Making:
         return groups
 
     def _groups(self, wanted: Wanted, under: Undertaking) -> tuple[str, ...]:
-        """Those of the choice, and those that a local file or a repository needs to be read. Raises EncoderError for one that can not be:
-        nothing is installed for it.
+        """Those of the choice, and those that its weights need to be read. Raises EncoderError for what can not be: nothing is installed
+        for it.
         """
         choice = wanted.choice
         if choice in (NONE, HOST_DEFAULT):
@@ -114,8 +115,8 @@ class Making:
         if wanted.weights not in ("Local file", "Repository") and not self._host.facts().model:
             return choice.groups  # it will be the source of whatever model is loaded
         found = self.source(wanted)
-        if wanted.weights != "Local file" and found.remote is None:
-            return choice.groups
+        if found.place and not Path(found.place).is_dir():
+            return choice.groups  # a repository of which transformers takes the files: none of its forms needs a package
         looking = under.doing("encoder.looking", source=found.name) if found.remote else contextlib.nullcontext()
         try:
             with looking, encoder_stopping.stoppable(under.cancelled):

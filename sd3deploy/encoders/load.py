@@ -17,9 +17,10 @@ from sd3deploy.encoders.mapped import Mapped
 from sd3deploy.encoders.mode import ordinary
 from sd3deploy.encoders.quantize import quantize
 from sd3deploy.encoders.recipe import Recipe
+from sd3deploy.encoders.rounding import quantized_before
 from sd3deploy.encoders.source import Source
 from sd3deploy.encoders.stopping import Stopped, stoppable
-from sd3deploy.encoders.weights import Weights, open_weights
+from sd3deploy.encoders.weights import Weights, bytes_of, open_weights
 from sd3deploy.errors import EncoderError
 from sd3deploy.memory import exhausted
 from sd3deploy.units import size
@@ -73,9 +74,8 @@ def read(
     _quiet()
     with _explained(choice, source.name), stoppable(cancelled), ordinary():
         weights = open_weights(source)
-        same = f"bitsandbytes {choice.stored.upper()}"  # which is taken as it is
-        before_us = "" if weights.exact or weights.form == same else weights.form
         recipe = Recipe(choice, device.compute_dtype)
+        before_us = quantized_before(weights, recipe, bytes_of)
         place = device.torch if "bitsandbytes" in choice.groups else "cpu"
         cache = cache if choice.quantized else None
         found = cache.find(weights, recipe) if cache else None

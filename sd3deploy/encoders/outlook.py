@@ -14,6 +14,7 @@ from sd3deploy.encoders.cache.writing import SPARE
 from sd3deploy.encoders.choices import Choice
 from sd3deploy.encoders.hub import Repository, Spec
 from sd3deploy.encoders.recipe import Recipe
+from sd3deploy.encoders.rounding import quantized_before
 from sd3deploy.encoders.source import Facts, Source
 from sd3deploy.encoders.weights import Weights, open_weights
 from sd3deploy.errors import EncoderError
@@ -70,8 +71,8 @@ def look(found: Source, facts: Facts, choice: Choice, device: Device, cache: Cac
     needed = deps.requirements(tuple(dict.fromkeys((*choice.groups, *weights.groups))))
     if missing := [one.requirement.name for one in deps.check(needed) if one.state is not deps.State.OK]:
         cost.append(messages.text("sources.installs", names=", ".join(missing)))
-    if not weights.exact and weights.form != f"bitsandbytes {choice.stored.upper()}":
-        cost.append(messages.text("sources.twice", form=weights.form))
+    if before := quantized_before(weights, recipe):
+        cost.append(messages.text("sources.twice", form=before))
     return Outlook(what, " ".join(cost), weights.size - remote, remote, remote if stored else 0, kept)
 
 

@@ -6,13 +6,10 @@ import contextlib
 import gc
 from typing import Any
 
-from sd3deploy.encoders.source import Source
-from sd3deploy.errors import EncoderError
-
-__all__ = ["holders", "is_sd3", "kept_by", "plain", "replace", "tokenizer"]
+__all__ = ["give_tokenizer", "holders", "is_sd3", "kept_by", "plain", "replace"]
 
 A_CALL = "a call"
-_PLACE = "text_encoder_3"
+_PLACE, _TOKENIZER = "text_encoder_3", "tokenizer_3"
 
 
 def is_sd3(pipeline: object) -> bool:
@@ -51,7 +48,7 @@ def holders(pipeline: Any) -> list[Any]:
 
 
 def replace(pipeline: Any, encoder: Any, t5_tokenizer: Any = None) -> None:
-    """Set `text_encoder_3` in the pipeline and in whatever shares its encoder (None: CLIP only), and the tokenizer where there is none.
+    """Set `text_encoder_3` in the pipeline and in whatever shares its encoder (None: CLIP only), and the tokenizer that goes with it.
 
     accelerate's hooks on the old encoder are removed first: they hold it, and model offload keeps it in its chain. Raises what setting it
     in the pipeline itself raises.
@@ -67,10 +64,15 @@ def replace(pipeline: Any, encoder: Any, t5_tokenizer: Any = None) -> None:
                 _unlink(one, old)
             if isinstance(one, dict):
                 one[_PLACE] = encoder
-                continue
-            setattr(one, _PLACE, encoder)
-            if encoder is not None and t5_tokenizer is not None and getattr(one, "tokenizer_3", None) is None:
-                one.tokenizer_3 = t5_tokenizer
+            else:
+                setattr(one, _PLACE, encoder)
+    if encoder is not None and t5_tokenizer is not None:
+        _give(everywhere, pipeline, t5_tokenizer)
+
+
+def give_tokenizer(pipeline: Any, t5_tokenizer: Any) -> None:
+    """Set `tokenizer_3` in the pipeline and in whatever shares its encoder. Raises what setting it in the pipeline itself raises."""
+    _give(holders(pipeline), pipeline, t5_tokenizer)
 
 
 def kept_by(module: Any) -> list[str]:
@@ -90,29 +92,13 @@ def kept_by(module: Any) -> list[str]:
     return list(owners) or list(containers) or [A_CALL]
 
 
-def tokenizer(pipeline: Any, encoder: Any, model: str, source: Source, shipped: str = "") -> Any:
-    """The T5 tokenizer to go with an encoder, or None when the pipeline has one already.
-
-    It is read from the model, else from the source of the weights, else from `shipped`, a model folder of the host that has no weights.
-    Raises EncoderError when none of them has one whose tokens the encoder knows.
-    """
-    if getattr(pipeline, "tokenizer_3", None) is not None:
-        return None
-    import transformers
-
-    places = [(model, {"subfolder": "tokenizer_3"})]
-    if source.place:
-        hub = {key: value for key, value in source.arguments.items() if key in ("cache_dir", "local_files_only")}
-        places += [(source.place, {"subfolder": "tokenizer_3", **hub}), (source.place, hub)]
-    places += [(shipped, {"subfolder": "tokenizer_3"})] if shipped else []
-    for place, arguments in places:
-        try:
-            found = transformers.AutoTokenizer.from_pretrained(place, **arguments)
-        except Exception:  # not in this place (OSError, ValueError); a damaged file raises anything, the bare Exception of tokenizers too
-            continue
-        if len(found) <= plain(encoder).config.vocab_size:
-            return found
-    raise EncoderError("encoder.no-tokenizer")
+def _give(everywhere: list[Any], pipeline: Any, t5_tokenizer: Any) -> None:
+    for one in everywhere:
+        with contextlib.nullcontext() if one is pipeline else contextlib.suppress(Exception):
+            if isinstance(one, dict):
+                one[_TOKENIZER] = t5_tokenizer
+            elif getattr(one, _TOKENIZER, None) is not t5_tokenizer:
+                setattr(one, _TOKENIZER, t5_tokenizer)
 
 
 def _attributes(one: Any) -> dict[str, Any] | None:

@@ -49,7 +49,7 @@ def opened(found: Source) -> Weights:
 def tokenizer(weights: Weights, places: Sequence[Path]) -> Any:
     """The T5 tokenizer that lies beside the weights, else in one of the places. Raises EncoderError where there is none."""
     beside = [folder for file in weights.files if file.path for folder in (file.path.parent, file.path.parent.parent)]
-    return prompts.tokenizer(dict.fromkeys([*beside, *places]), weights.config["vocab_size"])
+    return prompts.tokenizer([*beside, *places], weights.config["vocab_size"])
 
 
 def able(named: Sequence[Choice], device: Device) -> tuple[list[Choice], dict[str, str]]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sd3deploy.encoders import tokenizer as t5
 from sd3deploy.errors import EncoderError, SettingError
 
 if TYPE_CHECKING:
@@ -58,23 +59,12 @@ def read(file: Path = OWN) -> list[str]:
     return list(dict.fromkeys(text.split("\n")))
 
 
-def tokenizer(places: Iterable[Path], vocabulary: int) -> Any:
-    """The T5 tokenizer of the first place that has one whose tokens the encoder knows: a folder with it, or with a folder tokenizer_3.
-    Raises EncoderError where none has.
-    """
-    import transformers
-
-    for place in places:
-        for folder in (place / "tokenizer_3", place):
-            if not any((folder / name).is_file() for name in ("tokenizer.json", "spiece.model")):
-                continue
-            try:
-                found = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-                if len(found) <= vocabulary:
-                    return found
-            except Exception:  # what a damaged file raises is anything: KeyError, TypeError, the bare Exception of tokenizers
-                continue
-    raise EncoderError("quality.no-tokenizer")
+def tokenizer(folders: Iterable[Path], vocabulary: int) -> Any:
+    """T5's tokenizer of the first folder that has a usable one, in it or in a folder tokenizer_3. Raises EncoderError where none has."""
+    found = t5.first(t5.local(folders), vocabulary)
+    if found is None:
+        raise EncoderError("quality.no-tokenizer")
+    return found
 
 
 def tokenized(texts: Iterable[str], tokenizer: Any) -> list[Prompt]:

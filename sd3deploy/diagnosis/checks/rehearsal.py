@@ -24,7 +24,7 @@ from sd3deploy.diagnosis.checks.result import Cancelled, Outcome, Progress, Resu
 from sd3deploy.diagnosis.checks.rules import seen
 from sd3deploy.diagnosis.checks.runner import Step, blocked, known, title, unmade
 from sd3deploy.diagnosis.finding import Finding
-from sd3deploy.encoders import choices, load, measure, source, swap
+from sd3deploy.encoders import choices, load, measure, source, swap, tokenizer
 from sd3deploy.encoders.choices import HOST_DEFAULT, NONE, Choice
 from sd3deploy.memory import capacity
 
@@ -61,8 +61,7 @@ def base(context: Context, say: Say) -> Outcome:
     say(0.3, found.name)
     started = time.perf_counter()
     context.cleanups.append(_free)
-    config = context.host_root / "configs" / "sd3" if context.host_root else None
-    context.held["pipeline"] = pipeline.load(found.model, found.device, config)
+    context.held["pipeline"] = pipeline.load(found.model, found.device, _shipped(context))
     said = messages.text("checks.base.tiny" if found.made else "checks.base.ok", name=found.name, device=found.device.name)
     return Outcome(
         "ok",
@@ -82,11 +81,12 @@ def encoder(context: Context, say: Say) -> Outcome:
     if lack := _lack(found, chosen):
         return _refused(lack)
     say(0.2, chosen.name)
-    place = source.find("Automatic", source.Facts(str(found.model), None, tuple(map(str, context.models)), offline=True))
+    facts = source.Facts(str(found.model), None, tuple(map(str, context.models)), offline=True, tokenizer=_shipped(context))
+    place = source.find("Automatic", facts)
     made = load.load(chosen, place, found.device)
     say(0.8, chosen.name)
     loaded = context.held["pipeline"]
-    swap.replace(loaded, made, swap.tokenizer(loaded, made, str(found.model), place))
+    swap.replace(loaded, made, tokenizer.find(None, made, facts, place))
     measured = measure.measure(made)
     sizes = {"bytes": measured.bytes, "bytes_16bit": measured.bytes_16bit, "linears": measured.linears, "linear4bit": measured.linear4bit}
     facts = {"encoder": chosen.id, "wanted": wanted.id, **sizes}
@@ -225,6 +225,12 @@ def _runs(choice: Choice, place: Device, context: Context) -> bool:
     if not choice.bytes or choices.unsuitable(choice, place):
         return False
     return all(context.installed.version(one.name) for one in requirements(choice.groups) if one.group)
+
+
+def _shipped(context: Context) -> str:
+    """The model folder without weights that the host ships; "" where nobody knows one."""
+    folder = context.host_root / "configs" / "sd3" if context.host_root else None
+    return str(folder) if folder and folder.is_dir() else ""
 
 
 def _lack(found: Plan, chosen: Choice) -> Finding | None:

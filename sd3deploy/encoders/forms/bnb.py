@@ -50,8 +50,11 @@ class Blocks:
 
     @property
     def name(self) -> str:
-        as_made_here = self.block == 64 and self.nested is not None and self.nested.size == _NESTED
-        return f"bitsandbytes {self.kind.upper()}" + ("" if as_made_here else ", other blocks")
+        return f"bitsandbytes {self.kind.upper()}" + ("" if self._as_made_here else ", other blocks")
+
+    @property
+    def _as_made_here(self) -> bool:
+        return self.block == 64 and self.nested is not None and self.nested.size == _NESTED
 
     @property
     def step(self) -> int:
@@ -80,26 +83,35 @@ class Blocks:
 
         return decode
 
+    def takes(self, kind: str, read: Callable[[Stored], torch.Tensor] | None = None) -> bool:
+        """Whether a way to store a layer wants the very same codes. The kernels have tables of their own, so the file's must be equal to
+        those; without `read` that is not looked at, and bitsandbytes not needed.
+        """
+        import torch
+
+        if kind != self.kind or not self._as_made_here:
+            return False
+        if read is None:
+            return True
+        from bitsandbytes.functional import get_4bit_type
+
+        return torch.equal(floats(read(self.table), "F32"), get_4bit_type(kind, device="cpu"))
+
     def encoded(self, kind: str, compute: str, read: Callable[[Stored], torch.Tensor]) -> dict[str, torch.Tensor] | None:
         """What stands beside the codes where a choice wants the very same, by part; None where it wants something else.
 
-        The kernels have tables of their own, so the file's must be equal to those. The word for the type in which bitsandbytes computes is
-        that of the choice: it says nothing about the numbers.
+        The word for the type in which bitsandbytes computes is that of the choice: it says nothing about the numbers.
         """
         import torch
-        from bitsandbytes.functional import get_4bit_type
 
-        if kind != self.kind or self.block != 64 or self.nested is None or self.nested.size != _NESTED:
-            return None
-        table = floats(read(self.table), "F32")
-        if not torch.equal(table, get_4bit_type(kind, device="cpu")):
+        if self.nested is None or not self.takes(kind, read):
             return None
         state = read(self.state)
         if self.said.get("dtype") != compute:
             state = torch.tensor(list(json.dumps({**self.said, "dtype": compute}).encode()), dtype=torch.uint8)
         return {
             "weight.absmax": read(self.scales),
-            "weight.quant_map": table,
+            "weight.quant_map": floats(read(self.table), "F32"),
             "weight.nested_absmax": floats(read(self.nested.scales), "F32"),
             "weight.nested_quant_map": floats(read(self.nested.table), "F32"),
             f"{STATE}{kind}": state,
@@ -215,11 +227,15 @@ class Rows8:
 
         return decode
 
+    def takes(self, kind: str, read: Callable[[Stored], torch.Tensor] | None = None) -> bool:
+        """As that of Blocks."""
+        return kind == "int8"
+
     def encoded(self, kind: str, compute: str, read: Callable[[Stored], torch.Tensor]) -> dict[str, torch.Tensor] | None:
         """As that of Blocks."""
         import torch
 
-        if kind != "int8":
+        if not self.takes(kind):
             return None
         return {"SCB": floats(read(self.scales), "F32"), FORMAT: torch.tensor(0, dtype=torch.uint8)}
 
