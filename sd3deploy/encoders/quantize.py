@@ -6,6 +6,8 @@ serialization: the same that is kept on disk, and that an encoder is put togethe
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import math
 import os
 import queue
@@ -235,17 +237,20 @@ def _run(
 def _alone() -> None:
     """Let torch start no threads for this one: two of ours with two of its own each wait for each other all the time.
 
-    A thread keeps its number. What torch also keeps is the number for threads that have not used it yet, which are not ours: another
-    thread puts that one back at once.
+    A thread keeps its number, which only OpenMP sets for one thread. torch's own function sets it for all threads too that have not used
+    torch yet, which are not ours: where OpenMP is not found, another thread puts that number back at once.
     """
     import torch
 
+    of_others = torch.get_num_threads()  # with its first use of torch this thread gets a number of its own
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(str(Path(torch.__file__).with_name("lib") / "libtorch_cpu.so")).omp_set_num_threads(1)
     with _numbering:
-        of_others = torch.get_num_threads()  # this thread has not used it yet; from here on it has a number of its own
-        torch.set_num_threads(1)
-        back = threading.Thread(target=torch.set_num_threads, args=(of_others,))
-        back.start()
-        back.join()
+        if torch.get_num_threads() != 1:
+            torch.set_num_threads(1)
+            back = threading.Thread(target=torch.set_num_threads, args=(of_others,))
+            back.start()
+            back.join()
 
 
 def _announce(content: Any, file: File, pieces: list[_Piece]) -> None:
