@@ -50,7 +50,7 @@ def test_it_is_under_way_from_the_question_on_and_what_is_asked_for_after_cancel
     assert under_way.cancel()
     monkeypatch.setattr(later, "QUIET", 0.01)
     second = one.ask()
-    first.join(30)
-    second.join(30)
+    first.join(60)
+    second.join(60)
     assert done.count(False) == done.count(True) == 1
     assert not under_way.cancel()
