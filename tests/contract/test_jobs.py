@@ -46,7 +46,7 @@ def mode(host):
     """Set the mode of the memory check for one test."""
     yield lambda name: host.set(sd3_memory=name)
     host.set(sd3_memory="warn")
-    host.run("from sd3probe import limit; limit.watching().forecast._held = None")
+    host.run("from sd3probe import limit; limit.watching().forecast._held.clear()")
 
 
 @pytest.fixture
@@ -297,10 +297,34 @@ def test_another_picture_than_the_one_that_was_held_back_is_asked_about_too(host
 
 
 @pytest.mark.usefixtures("little")
+def test_a_press_on_one_page_does_not_confirm_that_of_another(host, mode):
+    mode("ask")
+    code = """
+        from modules import processing
+        from sd3probe import jobs
+        result = []
+        for page in ("one", "other", "one", "other", "one"):
+            p = jobs.job()
+            p.per_script_args["SD3 Deploy"] = [*["As in Settings"] * 4, page]
+            result.append(len(jobs.press(lambda: processing.process_images(p)).images))
+    """
+    assert host.run(code) == [0, 0, 1, 1, 0]
+
+
+def test_every_page_that_is_opened_is_another_one(host):
+    host.login()
+    config = host.get("/config")
+    ids = [one["id"] for one in config["components"] if (one["props"].get("elem_id") or "").endswith("page-id")]
+    load = next(number for number, one in enumerate(config["dependencies"]) if one["outputs"] in [[id] for id in ids])
+    ask = {"data": [], "fn_index": load, "session_hash": "page"}
+    assert len({host.post("/run/predict", ask)["data"][0] for _ in range(3)}) == 3
+
+
+@pytest.mark.usefixtures("little")
 def test_a_second_press_that_comes_too_late_asks_anew(host, mode):
     mode("ask")
     assert call(host, "generate")[0] == 0
-    host.run("from sd3probe import limit; limit.watching().forecast._held.ended -= 31")
+    host.run("from sd3probe import limit; limit.watching().forecast._held[''].ended -= 31")
     assert call(host, "generate")[0] == 0
     assert call(host, "generate")[0] == 1
 

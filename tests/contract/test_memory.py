@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -342,6 +343,74 @@ def test_the_second_try_can_be_one_with_another_encoder(host, told, limit):
     assert "T5 BF16" in next(event for event in told() if event[0] == "memory.retry")[2]
     assert host.get("/sdapi/v1/sd3/status")["encoder"] == "Host default"
     assert pictures(ask(host, prompt="as before")) == 1
+
+
+MODES = ["no_grad", "inference_mode"]  # of the host, as its setting says
+
+
+@pytest.fixture
+def narrower(host, limit):
+    """A host in one of torch's modes, whose device once fails in a way that T5 Q4 helps against: `narrower(mode)`."""
+
+    def put(mode):
+        assert host.client.post("/sdapi/v1/sd3/encoder", json={"encoder": "T5 Q8"}).status_code == 200
+        host.set(sd3_memory_retry=True)
+        host.run(f"""
+            import dataclasses, torch
+            from modules import devices
+            from sd3deploy.encoders import choices
+            from sd3deploy.memory import verdict
+            sd3probe.before = devices.inference_context, verdict.cheapest
+            devices.inference_context = torch.{mode}
+            q4 = choices.find("q4")
+            verdict.cheapest = lambda setup, *_: verdict.Change({{"encoder": q4.name}}, dataclasses.replace(setup, encoder=q4))
+        """)
+        limit("encode", times=2)
+        host.run("from sd3probe import limit; limit.limit.message = 'HIP out of memory'")
+
+    yield put
+    host.run("""
+        from modules import devices
+        from sd3deploy.memory import verdict
+        devices.inference_context, verdict.cheapest = sd3probe.before
+    """)
+    host.set(sd3_memory_retry=False, sd3_text_encoder="Host default")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_picture_of_the_second_try_names_the_encoder_that_it_was_made_with(host, told, narrower, mode):
+    narrower(mode)
+    answer = ask(host, prompt=f"tried twice in {mode}", n_iter=2)
+    assert pictures(answer) == 2
+    assert [event[0] for event in told() if event[0].startswith("memory")] == ["memory.exhausted", "memory.retry"]
+    first, second = json.loads(answer.json()["info"])["infotexts"]
+    assert "T5: T5 Q4, T5 state: " in first
+    assert "T5: T5 Q8, T5 state: " in second
+    assert host.get("/sdapi/v1/sd3/status")["encoder"] == "T5 Q8"
+
+
+def test_what_can_not_be_loaded_is_no_second_try_and_the_next_picture_has_its_encoder(host, told, narrower, little):
+    narrower("no_grad")
+    little(10**8)  # one alone
+    host.run("""
+        from sd3deploy.encoders import load
+        sd3probe.quantize = load.quantize
+        def fail(*_):
+            raise MemoryError
+        load.quantize = fail
+    """)
+    host.set(sd3_cache=False)
+    try:
+        assert ask(host, prompt="not even a second try").status_code == 507
+    finally:
+        host.run("from sd3deploy.encoders import load; load.quantize = sd3probe.quantize")
+    said = [event[0] for event in told()]
+    assert "encoder.out-of-memory" in said
+    assert "memory.retry" not in said
+    try:
+        assert "T5: T5 Q8" in ask(host, prompt="the next one").json()["info"]
+    finally:
+        host.set(sd3_cache=True)
 
 
 def test_the_larger_pass_of_a_job_counts(host, told, little):

@@ -46,7 +46,7 @@ class Forecast:
     def __init__(self, host: SdNext, deployment: Deployment) -> None:
         self.host, self.deployment, self.events = host, deployment, deployment.events
         self.corrections = Corrections(Path(paths.data_path) / "data" / "sd3-deploy-memory.json")
-        self._held: Press | None = None  # the latest press of which something was held back
+        self._held: dict[str, Press] = {}  # page → the latest press of it of which something was held back
         self._refused: tuple[Choice, float] | None = None  # the encoder that was held back, and until when choosing it again goes on
         self._advised: deque[str] = deque(maxlen=50)
 
@@ -170,16 +170,18 @@ class Forecast:
 
     def _holds_back(self, press: Press, kind: Hashable) -> bool:
         """Return whether a picture waits for a second press. Nothing waits that nobody has pressed for; and a press within AGAIN_S of the
-        end of one that was held back, which begins with a kind of picture that was held back, makes all that is in it.
+        end of one that was held back, on the same page, which begins with a kind of picture that was held back, makes all that is in it.
         """
         if not press.by_hand or press.confirmed:
             return False
-        before = self._held
-        if before and before is not press and kind in before.held and press.began - before.ended < AGAIN_S:
-            press.confirmed, self._held = True, None
+        self._held = {page: one for page, one in self._held.items() if one is press or press.began - one.ended < AGAIN_S}
+        before = self._held.get(press.page)
+        if before and before is not press and kind in before.held:
+            press.confirmed = True
+            del self._held[press.page]
             return False
         press.held.add(kind)
-        self._held = press
+        self._held[press.page] = press
         return True
 
     def allow(self, choice: Choice) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,10 +25,13 @@ _MODES: dict[str, tuple[str, ...]] = {"size": guards.MODES, "memory": MODES, "sa
 
 @dataclass(frozen=True)
 class Override:
-    """Another encoder, the name of its choice, and modes: of the guards "size" and "sampling", and of "memory". Settings for the rest."""
+    """Another encoder, the name of its choice, and modes: of the guards "size" and "sampling", and of "memory". Settings for the rest.
+    page: the id of the open page that it comes from; "" where that can not be told.
+    """
 
     encoder: str | None = None
     modes: Mapping[str, str] = field(default_factory=dict)
+    page: str = ""
 
     def describe(self) -> dict[str, str]:
         """Return key → value for the metadata of a picture."""
@@ -50,17 +54,20 @@ def controls(script: Any, device: Device) -> list[Any]:
             named = [as_set, *((messages.text(f"panel.mode.{mode}"), mode) for mode in values)]
             label, info = messages.text(f"panel.{name}"), messages.text(f"panel.{name}.info")
             modes.append(gr.Radio(named, value=AS_SET, label=label, info=info, elem_id=script.elem_id(name), elem_classes=["sd3-modes"]))
-    return [encoder, *modes]
+    # A function, which gradio asks for every page that is opened: no two have the same. Whoever asks for the default has no page.
+    page = gr.Textbox(lambda: secrets.token_hex(8), visible=False, elem_id=script.elem_id("page-id"))
+    page.value = ""
+    return [encoder, *modes, page]
 
 
 def hidden() -> list[Any]:
     """As many components as `controls` gives, with values that leave everything as it is set, for where those can not be built."""
-    return [gr.Textbox(AS_SET, visible=False) for _ in (None, *_MODES)]
+    return [gr.Textbox(AS_SET, visible=False) for _ in (None, *_MODES, None)]
 
 
 def pasted(components: list[Any]) -> list[tuple[Any, Callable[[Mapping[str, Any]], Any]]]:
     """Return (component, function of the metadata) for the host's paste: it takes what the metadata says where that means something."""
-    encoder, *modes = components
+    encoder, *modes, _ = components
     fields: list[tuple[Any, Callable[[Mapping[str, Any]], Any]]] = [(encoder, lambda found: _encoder(found.get("T5")))]
     for component, (name, values) in zip(modes, _MODES.items(), strict=True):
         fields.append((component, lambda found, name=name, values=values: _known(found.get(_key(name)), values)))
@@ -78,7 +85,8 @@ def read_override(values: tuple[Any, ...], complain: Callable[[SettingError], ob
             modes[name] = mode
         elif mode not in ("", None, AS_SET):
             complain(SettingError("setting.guard-unknown", value=repr(mode)[:60], known=", ".join(known)))
-    return Override(None if encoder in ("", None, AS_SET) else encoder, modes)
+    page = given[len(_MODES)] if len(given) > len(_MODES) else ""
+    return Override(None if encoder in ("", None, AS_SET) else encoder, modes, page if isinstance(page, str) else "")
 
 
 def _key(name: str) -> str:

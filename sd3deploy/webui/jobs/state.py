@@ -30,7 +30,8 @@ class Press:
 
     task: the host's own id of the press; None where it has none. by_hand: whether a person waits for it. reported: what has been said of
     it already. held: what was held back, until the person presses again. confirmed: whether this press was that. ended: when its latest
-    job has ended, in seconds of time.monotonic. began: when its first job has begun.
+    job has ended, in seconds of time.monotonic. began: when its first job has begun. page: which open page it comes from; "" where that
+    can not be told.
     """
 
     task: str | None
@@ -40,6 +41,7 @@ class Press:
     confirmed: bool = False
     began: float = field(default_factory=time.monotonic)
     ended: float = 0.0
+    page: str = ""
 
 
 @dataclass(eq=False)

@@ -97,6 +97,7 @@ def script_class(
             # The encoder comes first: some guards depend on it.
             state = state_of(p)
             state.override = wanted = override.read_override(values, deployment.events.fail)
+            state.press.page = wanted.page
             placed = deployment.reconcile(wanted.encoder, stopped=state.stop)
             if placed:
                 record_encoder(p, deployment)
