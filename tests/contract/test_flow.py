@@ -325,7 +325,7 @@ def test_a_former_text_encoder_that_is_stored_becomes_what_took_its_place(host):
     ("said", "taken"), [("T5 UINT4 (SDNQ)", "T5 Q4"), ("T5 NF4 + INT8", "T5 Q5"), ("T5 FP4", "T5 FP4"), ("T5 FP5", None)]
 )
 def test_the_text_of_a_picture_with_a_former_text_encoder_brings_back_what_took_its_place(host, said, taken):
-    code = "from sd3deploy.webui.jobs.override import pasted; result = dict(pasted(list('eabc')))['e']({'T5': %r})"
+    code = "from sd3deploy.webui.jobs.override import pasted; result = dict(pasted(list('eabcp')))['e']({'T5': %r})"
     assert (host.run(code % said) or {}).get("value") == taken
 
 
