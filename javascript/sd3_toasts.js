@@ -4,6 +4,7 @@
   const sd3 = window.sd3deploy = window.sd3deploy || {};
   const HIDE_MS = { info: 6000, success: 10000 }; // warnings and errors stay until they are dismissed
   const KEPT = 20; // that come back when the page is reloaded
+  const STEPS = ['encoder.looking', 'encoder.loading']; // of work under way, which says itself at which it is
 
   const stored = (store, key) => {
     try {
@@ -73,7 +74,7 @@
   // An event of the server, as `GET events` has it.
   sd3.toast = (event) => {
     if (event.severity !== 'error' && quieted().includes(event.id)) return;
-    if (under && event.severity === 'info' && event.message === under.dataset.title) return; // is said there
+    if (under && event.severity === 'info' && (STEPS.includes(event.id) || event.message === under.dataset.title)) return; // is said there
     const all = area();
     for (const box of all.querySelectorAll('.sd3-toast')) {
       if (same(event)({ id: box.dataset.id, message: box.dataset.message })) box.remove(); // the same again, of the next image

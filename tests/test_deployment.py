@@ -374,8 +374,94 @@ def test_a_changed_source_is_cancelled_before_its_load_begins(loaded, deployment
     join(thread)
     assert deployment.placed(loaded.pipe).weights == "Automatic"
     last = deployment.events.since(0)[-1]
-    assert (last.id, last.message) == ("encoder.cancelled", "Loading T5 FP4 was cancelled. T5 FP4 is still in use.")
+    assert (last.id, last.message[:66]) == ("encoder.cancelled", "Loading T5 FP4 was cancelled. T5 FP4 is still in use. The new sour")
     assert not deployment.loading
+    assert deployment.reconcile() == Wanted(choices.find("fp4"))
+    assert len(loaded.jobs) == 1
+
+
+def settle(deployment, name, **source):
+    """As the settings do it: what is refused or cancelled is put back, but for the source."""
+    deployment.host.options |= {"sd3_text_encoder": name, **source}
+    deployment.change(undo=lambda stood: deployment.host.options.update(sd3_text_encoder=stood.choice.name))
+
+
+def test_a_picture_that_has_waited_for_a_change_that_is_cancelled_is_made_with_what_was_there(loaded, deployment):
+    settle(deployment, "T5 FP4")
+    pictures = []
+
+    def make():
+        with loaded.lock:
+            return deployment.reconcile()
+
+    def press(job):
+        loaded.press = job.press = lambda job: None  # once
+        pictures.append(begin(make))
+        deployment.cancel()
+
+    loaded.press = press
+    with pytest.raises(Stopped):
+        settle(deployment, "T5 NF4")
+    ((picture, results),) = pictures
+    join(picture)
+    assert results == [Wanted(choices.find("fp4"))]
+    assert [about for _, about, _ in loaded.jobs] == ["T5 FP4", "T5 NF4"]
+
+
+@pytest.mark.parametrize("source", [{"sd3_weights": "Model"}, {"sd3_weights": "Local file", "sd3_weights_file": "/nowhere/t5.gguf"}])
+def test_a_source_whose_change_came_to_nothing_stays_set_and_no_picture_reads_from_it(loaded, deployment, source):
+    settle(deployment, "T5 FP4")
+    loaded.press = lambda job: deployment.cancel()
+    with pytest.raises(EncoderError):
+        settle(deployment, "T5 NF4", **source)
+    loaded.press = lambda job: None
+    assert "T5 FP4 is still in use. The new source of weights stays in the settings" in deployment.events.since(0)[-1].message
+    count = len(loaded.jobs)
+    assert deployment.reconcile() == Wanted(choices.find("fp4"))
+    assert len(loaded.jobs) == count
+    assert deployment.reconcile("none") == Wanted(choices.NONE)
+    assert deployment.reconcile() == Wanted(choices.find("fp4"))  # from where it was read before
+    loaded.options["sd3_weights"] = "Model"
+    choose(deployment, "T5 NF4")
+    assert deployment.placed(loaded.pipe) == Wanted(choices.find("nf4"), "Model")
+    assert deployment.encoder_for_load()[0]
+
+
+def test_a_source_and_an_encoder_that_are_applied_at_once_are_one_change(loaded, deployment):
+    settle(deployment, "T5 FP4")
+    said, later = [], deployment.later(lambda choice: None)
+
+    def press(job):
+        loaded.press = job.press = lambda job: None  # once
+        join(thread)  # it does not wait for the change that brings the same
+        said.append(deployment.status()["busy"])
+
+    loaded.press = press
+    loaded.options["sd3_weights"] = "Model"
+    thread = later.ask()
+    assert deployment.status()["busy"] == "Loading T5 FP4…"  # not that it comes with the next picture
+    settle(deployment, "T5 NF4")
+    assert said == ["Loading T5 NF4…"]
+    assert told(deployment, "info").count("encoder.loading") == 2
+    assert "encoder.waiting" not in told(deployment, "info")
+    assert deployment.placed(loaded.pipe) == Wanted(choices.find("nf4"), "Model")
+
+
+def test_a_change_during_another_one_is_said_to_come_next_while_the_first_is_shown(loaded, deployment):
+    said, changes = [], []
+
+    def press(job):
+        loaded.press = job.press = lambda job: None  # once
+        loaded.options["sd3_text_encoder"] = "T5 FP8"
+        changes.append(begin(deployment.change))
+        assert until(lambda: "encoder.waiting-change" in told(deployment, "info"))
+        said.append(deployment.status()["busy"])
+
+    loaded.press = press
+    choose(deployment, "T5 NF4")
+    join(changes[0][0])
+    assert said == ["Loading T5 NF4…"]
+    assert deployment.status()["encoder"] == "T5 FP8"
 
 
 def test_a_changed_source_that_is_not_allowed_is_not_loaded_by_the_next_picture_either(loaded, deployment):
@@ -755,8 +841,7 @@ def test_a_change_that_waits_for_the_running_job_can_be_cancelled(loaded, deploy
 
         thread = threading.Thread(target=change)
         thread.start()
-        assert until(lambda: deployment.status()["busy"] is not None)
-        assert "as soon as the running job is done" in deployment.status()["busy"]
+        assert until(lambda: "as soon as the running job is done" in (deployment.status()["busy"] or ""))
         assert deployment.cancel()
         thread.join()
         assert failed == ["encoder.cancelled"]
@@ -1240,7 +1325,7 @@ def test_what_is_under_way_is_said_and_forgotten_in_any_order(cached, deployment
         assert inside.wait(60)
         change, results = begin(deployment.change)
         assert until(lambda: "encoder.waiting-model" in told(deployment, "info"))
-        assert "as soon as the model is there" in deployment.status()["busy"]
+        assert deployment.status()["busy"] == "Loading T5 FP4…"  # and not that of whoever waits for it
         end.set()
         join(model)  # the one that began first ends first
         assert "as soon as the model is there" in deployment.status()["busy"]
@@ -1267,5 +1352,7 @@ def test_of_several_that_are_under_way_the_progress_of_the_one_that_reads_is_sho
         first.progress = Progress(1, 2)
         with all_of_them.begin() as second, second.doing("encoder.waiting", name="T5 FP8"):
             assert all_of_them.latest is second
+            with second.doing("encoder.waiting", waits=True, name="T5 FP8"):
+                assert all_of_them.latest is first
             assert all_of_them.progress == Progress(1, 2)
     assert all_of_them.progress is None

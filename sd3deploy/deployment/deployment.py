@@ -53,6 +53,8 @@ class Deployment:
         self._making = Making(host, events, self._placed)
         self._warned: set[str] = set()  # what was said of files that have changed
         self._failed: Wanted | None = None  # not tried again with every image: only a change or another load does that
+        self._stood: Wanted | None = None  # what the settings asked for when that was last brought
+        self._given_up: Wanted | None = None  # what they ask for since a change came to nothing: pictures go on with what stood
         self._changing = Changing(host, events, self._making, self._placed)
         self._newcomers = Newcomers(host.queue, self.busy, self._tell_unusable)
 
@@ -72,40 +74,55 @@ class Deployment:
 
     # The ways in
 
-    def change(self, allow: Callable[[Choice], None] = lambda choice: None) -> None:
+    def change(
+        self, allow: Callable[[Choice], None] = lambda choice: None, undo: Callable[[Wanted | None], object] = lambda stood: None
+    ) -> None:
         """A setting was changed: install what is missing, wait for the running job and for a model that is being loaded, swap.
 
         Called with neither lock held; the queue is free while it waits for a load. `cancel` ends it. Raises Sd3Error, Stopped when it was
         cancelled, and what the host's own functions raise; then nothing has changed. Once the encoder is in place it raises nothing. Where
         the settings want another encoder by the time that the locks are held it does nothing: whoever has set that brings it.
-        allow: asked before anything is done; raises for a choice that is not to be loaded now.
+        allow: asked before anything is done; raises for a choice that is not to be loaded now. undo: puts the setting back where nothing
+        comes of the change, and is given what the settings asked for before, where that is known; called with the locks held that the
+        change has, so that no picture reads the setting before. Where the settings keep another source, pictures go on with what was there.
         """
         with self._under_way.begin() as under:
-            self._change(allow, under)
+            self._change(allow, under, undo)
 
     def later(self, allow: Callable[[Choice], None]) -> Later:
         """What is asked when a setting was changed that others follow, and that nobody puts back: it does the same as `change`, on a thread
-        of its own. What fails or is not allowed is told, and is not tried with every image though the settings still want it.
+        of its own, unless such a change brings the same already. What fails, is cancelled or is not allowed is told, and is not tried with
+        every image though the settings still want it.
         """
 
+        def asked(under: Undertaking) -> AbstractContextManager[None]:
+            self._given_up = None
+            return self._coming(under)
+
         def work(under: Undertaking) -> None:
-            try:
-                self._change(allow, under)
-            except Exception as error:
-                if not _was_cancelled(error):
-                    self._failed = self._settings.wanted_or_default()
+            wanted = self._settings.wanted_or_default()
+            if wanted != self._given_up and not self._under_way.has_change(wanted, under):
+                with contextlib.suppress(Exception):  # it was told
+                    self._change(allow, under)
 
-        return Later(self._under_way, work)
+        return Later(self._under_way, work, asked)
 
-    def _change(self, allow: Callable[[Choice], None], under: Undertaking) -> None:
-        self._failed = None
+    def _change(
+        self, allow: Callable[[Choice], None], under: Undertaking, undo: Callable[[Wanted | None], object] = lambda stood: None
+    ) -> None:
+        self._failed = self._given_up = None
         try:
-            wanted = self.wanted()
-            under.check(wanted.choice)
-            choices.require(wanted.choice, self.host.device())
-            allow(wanted.choice)
-            self._making.install(wanted, under)  # outside the queue: new files disturb no running job
-            with locks.both(self.host.queue(), self.busy, under.cancelled, _waiting(under, wanted.choice)) as mine:
+            with self._undoing(undo), self._coming(under):
+                wanted = under.change = self.wanted()
+                under.check(wanted.choice)
+                choices.require(wanted.choice, self.host.device())
+                allow(wanted.choice)
+                self._making.install(wanted, under)  # outside the queue: new files disturb no running job
+            with (
+                self._coming(under),
+                locks.both(self.host.queue(), self.busy, under.cancelled, self._waiting(under, wanted)) as mine,
+                self._undoing(undo),
+            ):
                 if not mine:
                     under.check(wanted.choice)
                 if self._settings.wanted_or_default() != wanted:
@@ -113,6 +130,7 @@ class Deployment:
                 pipeline = self.host.pipeline()
                 if swap.is_sd3(pipeline) and self.placed(pipeline) != wanted:
                     self._changing.change(pipeline, wanted, under)
+                self._stood = wanted
         except Exception as error:
             self._tell_failed(error)
             raise
@@ -127,7 +145,12 @@ class Deployment:
         that was asked for; `cancel` and the host's own Stop end that. A failure is told, not raised.
         stopped: called when somebody has cancelled it. Returns what is in the pipeline afterwards, None when no SD3 model is loaded.
         """
-        return self._bring(lambda: self._settings.wanted_or_default(choice), stopped)[1]
+        if choice is not None:
+            return self._bring(lambda: self._settings.wanted_or_default(choice), stopped)[1]
+        wanted, placed = self._bring(self._due, stopped)
+        if placed == wanted:
+            self._stood = placed
+        return placed
 
     @contextmanager
     def instead(self, choice: object) -> Iterator[bool]:
@@ -176,8 +199,8 @@ class Deployment:
         Called inside `with busy` of that load; takes no lock and raises nothing. A failure is told and leaves the model with its CLIP
         encoders: the host's full-size T5 might not fit, or be a download of gigabytes that nobody asked for. So does whoever cancels it.
         """
-        wanted = self._settings.wanted_or_default()
-        self._failed = None
+        wanted = self._stood = self._settings.wanted_or_default()
+        self._failed = self._given_up = None
         if wanted.choice is HOST_DEFAULT:
             return False, None
         encoder, made = None, False
@@ -192,7 +215,7 @@ class Deployment:
             if made:
                 self._changing.tell_afterwards(wanted.choice, error)
             else:
-                self._failed = wanted
+                self._failed, self._stood = wanted, None
                 self._tell_failed(error)
                 self.events.tell("warning", "encoder.without-t5")
         return True, encoder
@@ -278,6 +301,46 @@ class Deployment:
 
     # Small things
 
+    def _due(self) -> Wanted:
+        """What a picture is made with that asks for nothing of its own."""
+        wanted, pipeline = self._settings.wanted_or_default(), self.host.pipeline()
+        if wanted != self._given_up:
+            return wanted
+        return self._stood or (self.placed(pipeline) if swap.is_sd3(pipeline) else wanted)
+
+    @contextmanager
+    def _undoing(self, undo: Callable[[Wanted | None], object]) -> Iterator[None]:
+        """Where nothing comes of the inside, put the setting back, and leave the source that it may still name to the next change."""
+        try:
+            yield
+        except Exception:
+            undo(self._stood)
+            if (wanted := self._settings.wanted_or_default()) != self._stood:
+                self._given_up = wanted
+            raise
+
+    def _coming(self, under: Undertaking) -> AbstractContextManager[None]:
+        """For the time inside it is said that the encoder of the settings is loaded, where that is to come."""
+        wanted, pipeline = self._settings.wanted_or_default(), self.host.pipeline()
+        if not swap.is_sd3(pipeline) or self.placed(pipeline) == wanted:
+            return contextlib.nullcontext()
+        return under.doing("encoder.loading", told=False, name=wanted.choice.name)
+
+    def _waiting(self, under: Undertaking, wanted: Wanted) -> Callable[[str], AbstractContextManager[Any]]:
+        """What to say while something else goes on: a "job" of the host, the load of a "model", or another change. Nothing, where a change
+        brings the same.
+        """
+
+        def waiting(what: str) -> AbstractContextManager[Any]:
+            if self._under_way.has_change(wanted, under):
+                return contextlib.nullcontext()
+            id = {"job": "encoder.waiting", "model": "encoder.waiting-model"}[what]
+            if what == "job" and self.busy.changing:
+                id = "encoder.waiting-change"
+            return under.doing(id, waits=True, name=wanted.choice.name)
+
+        return waiting
+
     @contextmanager
     def _change_of(self, wanted: Wanted, under: Undertaking) -> Iterator[Any]:
         """The pipeline with `busy` held for the time inside; None, with nothing held, where a model is being loaded and there is nothing to
@@ -297,7 +360,8 @@ class Deployment:
     def _wait(self, wanted: Wanted, under: Undertaking) -> None:
         """Take `busy` once no other thread loads a model. The queue is the job's own: it can not be given back meanwhile."""
         name = wanted.choice.name
-        with under.doing("encoder.waiting-model", name=name), self.host.job("Load TE", name) as job, under.heeding(job.stopped):
+        waiting = under.doing("encoder.waiting-model", waits=True, name=name)
+        with waiting, self.host.job("Load TE", name) as job, under.heeding(job.stopped):
             while not self.busy.acquire(locks.PATIENCE_S):
                 under.check(wanted.choice)
 
@@ -312,7 +376,9 @@ class Deployment:
         with contextlib.suppress(Exception):
             pipeline = self.host.pipeline()
             if swap.is_sd3(pipeline):
-                return messages.text("encoder.kept", name=self.placed(pipeline).choice.name)
+                left, stood = self._given_up, self._stood
+                id = "encoder.kept-source" if left and stood and left.choice is stood.choice else "encoder.kept"
+                return messages.text(id, name=self.placed(pipeline).choice.name)
         return ""
 
     def _tell_failed(self, error: Exception) -> None:
@@ -324,12 +390,6 @@ class Deployment:
         if isinstance(error, Stopped):
             text = f"{text} {self._in_use()}".rstrip()
         self.events.add("info", getattr(error, "id", "encoder.cancelled"), text, "")
-
-
-def _waiting(under: Undertaking, choice: Choice) -> Callable[[str], AbstractContextManager[Any]]:
-    """What to say while something else goes on: a "job" of the host, or the load of a "model"."""
-    ids = {"job": "encoder.waiting", "model": "encoder.waiting-model"}
-    return lambda what: under.doing(ids[what], name=choice.name)
 
 
 def _was_cancelled(error: Exception) -> bool:

@@ -6,7 +6,7 @@ import contextvars
 import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 
 from sd3deploy.deployment.locks import PATIENCE_S
 from sd3deploy.deployment.undertaking import Undertaking, Undertakings
@@ -18,11 +18,16 @@ QUIET = 0.5  # seconds without another question: a webui applies several setting
 
 class Later:
     """work: is called on a thread of its own, in the language of whoever asked first, with what is under way since then; that may be
-    cancelled already. What it raises it has told.
+    cancelled already. What it raises it has told. doing: entered from the question until the work is done, to say what is under way.
     """
 
-    def __init__(self, under_way: Undertakings, work: Callable[[Undertaking], object]) -> None:
-        self._under_way, self._work = under_way, work
+    def __init__(
+        self,
+        under_way: Undertakings,
+        work: Callable[[Undertaking], object],
+        doing: Callable[[Undertaking], AbstractContextManager[object]] = lambda under: nullcontext(),
+    ) -> None:
+        self._under_way, self._work, self._doing = under_way, work, doing
         self._lock = threading.Lock()
         self._until = 0.0
         self._waiting: tuple[threading.Thread, Undertaking] | None = None
@@ -36,6 +41,7 @@ class Later:
             if self._waiting is None or self._waiting[1].cancelled():
                 begun = ExitStack()
                 under = begun.enter_context(self._under_way.begin())
+                begun.enter_context(self._doing(under))
                 speaking = contextvars.copy_context()
                 thread = threading.Thread(target=speaking.run, args=(self._run, begun, under), name="sd3-later", daemon=True)
                 self._waiting = thread, under

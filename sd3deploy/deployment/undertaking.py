@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sd3deploy import messages, units
+from sd3deploy.deployment.wanted import Wanted
 from sd3deploy.encoders.choices import Choice
 from sd3deploy.encoders.stopping import Stopped
 from sd3deploy.events import Events
@@ -45,15 +46,18 @@ def _clock(seconds: float) -> str:
 
 
 class Undertaking:
-    """One change or load. progress: None while nothing is read. `cancel` is called from any thread, with any lock held."""
+    """One change or load. progress: None while nothing is read. change: what a change of the settings brings. `cancel` is called from any
+    thread, with any lock held.
+    """
 
     def __init__(self, events: Events) -> None:
         self._events = events
         self._cancelled = threading.Event()
         self._insists = False
         self._stopped: Callable[[], bool] = lambda: False
-        self._phases: list[str] = []
+        self._phases: list[tuple[str, bool]] = []  # the sentence, and whether it waits
         self.progress: Progress | None = None
+        self.change: Wanted | None = None
 
     def cancel(self) -> None:
         """Ask it to end."""
@@ -84,13 +88,18 @@ class Undertaking:
     @property
     def phase(self) -> str | None:
         """What is being done, as a sentence."""
-        return next(reversed([*self._phases]), None)
+        return next((text for text, _ in reversed([*self._phases])), None)
+
+    @property
+    def waits(self) -> bool:
+        """Whether that is to wait for something else."""
+        return next((waits for _, waits in reversed([*self._phases])), False)
 
     @contextmanager
-    def doing(self, id: str, **values: object) -> Iterator[None]:
-        """For the time inside its phase is the sentence `id`, which is told too."""
-        text = self._events.tell("info", id, **values).message
-        self._phases.append(text)
+    def doing(self, id: str, *, told: bool = True, waits: bool = False, **values: object) -> Iterator[None]:
+        """For the time inside its phase is the sentence `id`. told: that is an event too. waits: something else goes on meanwhile."""
+        text = self._events.tell("info", id, **values).message if told else messages.text(id, **values)
+        self._phases.append((text, waits))
         try:
             yield
         finally:
@@ -116,8 +125,14 @@ class Undertakings:
 
     @property
     def latest(self) -> Undertaking | None:
-        """The one that began last and has something to say about itself."""
-        return next((one for one in reversed([*self._running]) if one.phase), None)
+        """The one that began last and has something to say about itself; one that waits only where all of them do."""
+        speaking = [one for one in reversed([*self._running]) if one.phase]
+        return next((one for one in speaking if not one.waits), next(iter(speaking), None))
+
+    def has_change(self, wanted: Wanted, but: Undertaking) -> bool:
+        """Whether a change other than `but` brings what is wanted, and is not asked to end unless `but` is too."""
+        others = [one for one in [*self._running] if one is not but and one.change == wanted]
+        return any(but.cancelled() or not one.cancelled() for one in others)
 
     @property
     def progress(self) -> Progress | None:

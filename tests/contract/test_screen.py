@@ -192,6 +192,7 @@ def test_a_load_shows_how_far_it_is_and_a_button_ends_it(host, place):
         assert " of " in bar.locator("xpath=following-sibling::p").inner_text()
         assert "Loading T5 FP8…" in host.text(".sd3-under-way")
         assert until(lambda: " of " in host.text(".sd3-under-way"))
+        assert host.page.locator(".sd3-toast", has_text="Loading T5 FP8…").count() == 1  # it is said once
         host.shot(f"load-{place.split()[-1]}")
         button.click()
         assert change.result(HANG) == {"sd3_text_encoder": False}

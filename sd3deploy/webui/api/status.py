@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import Query
 from pydantic import Field
 
+from sd3deploy.deployment import Wanted
 from sd3deploy.encoders import choices
 from sd3deploy.errors import Sd3Error
 from sd3deploy.webui.api.models import Status
@@ -65,11 +66,14 @@ def _choose(services: Services, choice: choices.Choice) -> None:
     deployment = services.deployment
     before = deployment.host.option(_OPTION)
     setattr(shared.opts, _OPTION, choice.name)
-    try:
-        deployment.change(services.forecast.allow)
-    except Exception as error:
+
+    def undo(_: Wanted | None) -> None:
         if deployment.host.option(_OPTION) == choice.name:  # else somebody has chosen again meanwhile
             setattr(shared.opts, _OPTION, before)
+
+    try:
+        deployment.change(services.forecast.allow, undo)
+    except Exception as error:
         if isinstance(error, Sd3Error):
             raise Conflict(error.id, error.message, error.remedy) from None
         errors.display(error, "SD3 Deploy")

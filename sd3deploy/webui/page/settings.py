@@ -10,7 +10,7 @@ import gradio as gr
 from modules import shared
 
 from sd3deploy import guards, messages
-from sd3deploy.deployment import Deployment
+from sd3deploy.deployment import Deployment, Wanted
 from sd3deploy.device import Device
 from sd3deploy.encoders import choices, source
 from sd3deploy.encoders.cache import DEFAULT_LIMIT
@@ -44,8 +44,14 @@ def register(deployment: Deployment, forecast: Forecast, features: Features) -> 
     def change() -> None:
         if features.ended:
             return
+        asked = shared.opts.data.get("sd3_text_encoder")
+
+        def back(stood: Wanted | None) -> None:  # the host puts the old value back too, when the next picture may have read the new one
+            if stood is not None and shared.opts.data.get("sd3_text_encoder") == asked:  # else somebody has chosen again meanwhile
+                shared.opts.data["sd3_text_encoder"] = stood.choice.name
+
         try:
-            deployment.change(forecast.allow)
+            deployment.change(forecast.allow, back)
         except Exception as error:
             raise rejection(error) from error
         checked.shield(remember)()  # the encoder is in place: nothing may bring the old value back
