@@ -23,7 +23,7 @@ from safetensors import safe_open
 
 from sd3deploy import units
 from sd3deploy.device import Device
-from sd3deploy.encoders import choices, load, source, stopping
+from sd3deploy.encoders import choices, load, outlook, source, stopping
 from sd3deploy.encoders.cache import Cache
 from sd3deploy.encoders.cache import cache as caching
 from sd3deploy.encoders.cache.entry import MODEL
@@ -519,6 +519,14 @@ def test_who_cancels_is_told_what_is_kept(model, hub, tmp_path):
             cancelled=lambda: bool(seen) and seen[-1] > 0.5,
         )
     assert raised.value.id == "encoder.cancelled-kept"
-    [folder] = journals(Cache(tmp_path))
-    kept = (folder / MODEL).stat().st_size - 8 - HEADER
-    assert f"{units.size(kept)} of it are finished and kept" in str(raised.value)
+    weights = open_weights(found)
+    kept = weights.size_of(Cache(tmp_path).finished(weights, Recipe(choices.find("fp8"), CPU.compute_dtype)))
+    words = f"{units.size(kept)} of {units.size(weights.size)} are"  # as the progress counts
+    assert f"{words} finished and kept" in str(raised.value)
+    assert 0 < kept <= 0.7 * weights.size
+    offer = outlook.look(found, source.Facts(""), choices.find("fp8"), CPU, Cache(tmp_path), True)
+    assert offer.fetched == weights.size - kept
+    assert f"{words} kept from an earlier attempt" in offer.cost
+    seen.clear()
+    assert read(Cache(tmp_path), seen=seen.append) is not None
+    assert (seen[0], seen[-1]) == (kept / weights.size, 1)

@@ -89,8 +89,9 @@ def read(
         except BaseException as error:
             if journal:
                 journal.close()  # the next attempt goes on with it
-                if isinstance(error, Stopped) and journal.size:
-                    raise Stopped("encoder.cancelled-kept", name=choice.name, size=size(journal.size)) from None
+                if isinstance(error, Stopped) and (kept := weights.size_of(journal.finished)):
+                    done, total = size(kept), size(weights.size)  # of the source, as in the progress
+                    raise Stopped("encoder.cancelled-kept", name=choice.name, done=done, total=total) from None
             raise
     if cache:
         _keep(cache, weights, recipe, encoded, before, journal)

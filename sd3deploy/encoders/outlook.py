@@ -61,6 +61,9 @@ def look(found: Source, facts: Facts, choice: Choice, device: Device, cache: Cac
     cost = []
     if weights.size > remote:
         cost.append(messages.text("sources.read", size=units.size(weights.size - remote)))
+    if remote and not stored and cache and (done := weights.size_of(cache.finished(weights, recipe))):
+        cost.append(messages.text("sources.goes-on", done=units.size(done), total=units.size(weights.size)))
+        remote = max(0, remote - done)
     if remote:
         folder = facts.caches[0] if stored and facts.caches else ""
         cost.append(messages.text("sources.downloaded" if stored else "sources.fetched", size=units.size(remote), folder=folder))

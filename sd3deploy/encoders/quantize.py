@@ -75,8 +75,8 @@ def quantize(
     cancelled: Callable[[], bool] = lambda: False,
     journal: Journal | None = None,
 ) -> Encoded:
-    """Read and quantize. progress: called with the bytes read and those to read. journal: has what was finished before and is not read
-    again, and gets what is finished now.
+    """Read and quantize. progress: called with the bytes of the source that are done and those of all of it. journal: has what was finished
+    before, which counts as done and is not read again, and gets what is finished now.
 
     Raises Stopped soon after `cancelled` says yes, EncoderError for files that lack a part of T5 or hold no numbers.
     """
@@ -156,7 +156,7 @@ def _quantize(
             except ValueError as error:
                 raise EncoderError("source.file-damaged", file=piece.weight.stored.file.name, error=error) from error
 
-    _run(pieces, begin, work, place, progress, cancelled)
+    _run(pieces, begin, work, place, progress, cancelled, sum(stored_as[name].stored.size for name in finished))
     for file, as_it_was in unread:
         if _changed(file, as_it_was):
             raise EncoderError("source.changed", file=file.name)
@@ -187,12 +187,17 @@ def _run(
     place: str | None,
     progress: Callable[[int, int], None],
     cancelled: Callable[[], bool],
+    before: int = 0,
 ) -> None:
-    """Read in this thread, ahead of those that work. The number of buffers is how far ahead. begin: called before a piece is read."""
+    """Read in this thread, ahead of those that work. The number of buffers is how far ahead. begin: called before a piece is read. before:
+    bytes that were done earlier.
+    """
     import torch
 
     workers = min(_WORKERS if place is None else _WORKERS_GPU, os.cpu_count() or 1)
-    total, done = sum(piece.size for piece in pieces), 0
+    total, done = before + sum(piece.size for piece in pieces), before
+    if before:
+        progress(done, total)
     largest = max((piece.size for piece in pieces), default=0)
     free: queue.SimpleQueue[torch.Tensor] = queue.SimpleQueue()
     for _ in range(workers + 2):

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,6 +62,10 @@ class Weights:
     def size(self) -> int:
         """Bytes to read."""
         return sum(weight.stored.size for weight in self.tensors.values())
+
+    def size_of(self, names: Iterable[str]) -> int:
+        """Bytes of those of these names."""
+        return sum(self.tensors[name].stored.size for name in names if name in self.tensors)
 
     @property
     def form(self) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -134,3 +136,35 @@ def test_another_model_is_refused_by_name_and_the_encoder_stays(host, state, tmp
     assert answer.json()["body"]["id"].startswith("identity.")
     assert "UMT5" in answer.json()["body"]["message"]
     assert host.get("/sdapi/v1/sd3/status")["encoder"] == before
+
+
+def test_a_source_and_an_encoder_that_are_cancelled_together_are_one_change_and_no_picture_reads_from_there(host, hub):
+    host.set(sd3_text_encoder="Host default")
+    host.set(sd3_weights="Model")
+    assert host.set(sd3_text_encoder="T5 FP8") == {"sd3_text_encoder": True}, host.log()[-2000:]
+    seen = host.get("/sdapi/v1/sd3/events")["events"][-1]["seq"]
+
+    def told():
+        return host.get(f"/sdapi/v1/sd3/events?since={seen}")["events"]
+
+    hub.hanging.set()
+    try:
+        with ThreadPoolExecutor() as pool:
+            repository = {"sd3_weights": "Repository", "sd3_weights_repository": f"{REPOSITORY}:t5.safetensors"}
+            change = pool.submit(host.set, **repository, sd3_text_encoder="T5 Q4")
+            assert until(hub.hung.is_set)
+            assert until(lambda: host.get("/sdapi/v1/sd3/status")["busy"])
+            assert host.post("/sdapi/v1/sd3/cancel", {})["cancelled"]
+            assert change.result(120)["sd3_text_encoder"] is False
+    finally:
+        hub.hanging.clear()
+        hub.released.set()
+    cancelled = [event["message"] for event in told() if event["id"].startswith("encoder.cancelled")]
+    assert len(cancelled) == 1
+    assert "T5 FP8 is still in use. The new source of weights stays in the settings" in cancelled[0]
+    assert "encoder.waiting" not in [event["id"] for event in told()]
+    served = hub.served
+    assert "T5: T5 FP8" in words(host)
+    assert hub.served == served
+    assert host.set(sd3_text_encoder="T5 Q4") == {"sd3_text_encoder": True}, host.log()[-2000:]
+    assert hub.served > served

@@ -17,7 +17,7 @@ from sd3deploy.encoders import choices
 from sd3deploy.encoders.cache import writing
 from sd3deploy.encoders.cache.entry import CONFIG, MODEL, TEMPORARY, Entry, name_for, ours
 from sd3deploy.encoders.cache.error import CacheError
-from sd3deploy.encoders.cache.journal import Journal, folder_of
+from sd3deploy.encoders.cache.journal import Journal, finished_of, folder_of
 from sd3deploy.encoders.cache.manifest import digest, key, place
 from sd3deploy.encoders.cache.tensors import Progress, map_tensors, quiet
 from sd3deploy.encoders.cache.unfinished import Unfinished, unfinished
@@ -139,6 +139,13 @@ class Cache:
         if journal is not None:
             journal.discard()
         return entry
+
+    def finished(self, weights: Weights, recipe: Recipe) -> frozenset[str]:
+        """The weights that an interrupted attempt has made, with which `journal` goes on; none where they can not be read."""
+        try:
+            return finished_of(self.folder, key(weights.fingerprint(), recipe))
+        except (OSError, ValueError):
+            return frozenset()
 
     def journal(self, weights: Weights, recipe: Recipe, fingerprint: list[Any]) -> Journal | None:
         """Where to write what is made of these weights while the rest of them is read, with what an earlier attempt has made. None where

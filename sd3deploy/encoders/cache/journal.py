@@ -8,6 +8,7 @@ written once, but for the small tensors (some MB) and the room for the header.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
@@ -25,7 +26,7 @@ from sd3deploy.file_lock import try_lock
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["JOURNAL", "Journal", "folder_of", "source_of"]
+__all__ = ["JOURNAL", "Journal", "finished_of", "folder_of", "source_of"]
 
 JOURNAL = ".sd3-journal-"  # how its folder begins
 FORMAT = 3
@@ -68,9 +69,9 @@ class Journal:
         return None
 
     @property
-    def size(self) -> int:
-        """Bytes that are finished."""
-        return self._end - 8 - HEADER
+    def finished(self) -> frozenset[str]:
+        """The weights that are finished."""
+        return frozenset(self._finished)
 
     def take(self) -> dict[str, dict[str, torch.Tensor]]:
         """Weight → its tensors, of those that are finished. What does not have the bytes that were written is forgotten."""
@@ -257,6 +258,16 @@ def source_of(folder: Path) -> dict[str, str] | None:
         return dict(head["source"]) if head["format"] == FORMAT else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def finished_of(parent: Path, key: str) -> frozenset[str]:
+    """The weights that are finished in the journal of this key, as far as its list is whole. Takes no lock and changes nothing."""
+    found: set[str] = set()
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError), open(folder_of(parent, key) / LIST, "rb") as file:
+        if _line(file.readline())["key"] == key:
+            for text in file:
+                found.add(_line(text)["weight"])
+    return frozenset(found)
 
 
 def _appended(tensor: torch.Tensor) -> bool:
