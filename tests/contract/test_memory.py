@@ -477,7 +477,7 @@ def test_each_kind_of_change_can_be_made_for_good_and_for_one_job(host, change):
         from sd3probe import limit
         service = limit.watching()
         with call_queue.queue_lock:
-            with service.host.changed({change!r}, service.forecast.deployment.reconcile) as possible:
+            with service.host.changed({change!r}, service.forecast.deployment.instead) as possible:
                 result = [possible, [getattr(shared.opts, key) for key in {keys}], service.forecast.deployment.status()["encoder"]]
     """
     possible, inside, encoder = host.run(code)

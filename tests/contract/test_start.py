@@ -287,7 +287,7 @@ def test_a_panel_that_can_not_be_built_says_so_and_jobs_are_looked_at_all_the_sa
         result = [[one.value for one in components], panel(script), len(patched())]
     """)
     values, sentence, count = result
-    assert values == ["As in Settings"] * 4
+    assert values == ["As in Settings"] * 4 + [""]
     assert messages.text("feature.panel.lost") in html.unescape(sentence[0])
     assert count == PATCHES
     assert told(log, "host.feature-off") == 1

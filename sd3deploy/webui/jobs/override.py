@@ -62,7 +62,7 @@ def controls(script: Any, device: Device) -> list[Any]:
 
 def hidden() -> list[Any]:
     """As many components as `controls` gives, with values that leave everything as it is set, for where those can not be built."""
-    return [gr.Textbox(AS_SET, visible=False) for _ in (None, *_MODES, None)]
+    return [gr.Textbox(value, visible=False) for value in (AS_SET, *[AS_SET] * len(_MODES), "")]
 
 
 def pasted(components: list[Any]) -> list[tuple[Any, Callable[[Mapping[str, Any]], Any]]]:
