@@ -72,6 +72,7 @@ def test_a_source_that_is_changed_is_loaded_when_it_is_applied(host, files):
     assert "had been quantized before (Q8_0)" in status["line"]
     host.set(sd3_weights_file=str(whole))
     assert until(lambda: host.get("/sdapi/v1/sd3/status")["quantized_before"] is None), host.log()[-2000:]
+    assert until(lambda: not host.get("/sdapi/v1/sd3/status")["busy"])  # it has told that it is ready: after an error, that one is over
     assert host.get("/sdapi/v1/sd3/status")["encoder"] == "T5 FP8"
     host.set(sd3_weights_file="/nowhere/t5.gguf")
     assert until(lambda: host.get("/sdapi/v1/sd3/status")["last_error"])
