@@ -94,7 +94,7 @@ def test_packages_that_will_be_installed_are_named(model, state, tmp_path, monke
     check = deps.check
     monkeypatch.setattr(deps, "check", lambda needed: [replace(one, state=deps.State.MISSING) for one in check(needed)])
     cost = found(model, tmp_path, file=file)["Local file"].outlook.cost
-    assert "gguf" in cost.partition("Packages are installed for it: ")[2]
+    assert "gguf" in cost.partition("Packages will be installed for it: ")[2]
 
 
 def test_what_is_kept_already_is_read_from_there(model, tmp_path):
