@@ -24,12 +24,12 @@ from sd3deploy import tiny_sd3
 
 __all__ = ["LANGUAGES", "MOST", "PICTURES", "THEMES", "files", "main"]
 
-DOCS = server.ROOT / "docs"
+DOCS = server.ROOT / "docs" / "pictures"
 LANGUAGES = {"en": "en-US", "zh": "zh-CN"}  # code of a language → what a browser calls it
 THEMES = ("light", "dark")
 MOST = 150_000  # bytes of a picture
 ENCODER = "T5 NF4"
-PICTURES = ("hints", "panel", "settings", "warning")
+PICTURES = ("apply", "hints", "panel", "settings", "warning")
 SIZE = {"width": 1000, "height": 1000}  # one that has to be mended
 LARGE = {"width": 2050, "height": 2050}  # one that is not what the model was trained on, too
 
@@ -43,7 +43,7 @@ Box = dict[str, float]
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="dev.py pictures", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--docs", metavar="DIR", type=Path, default=DOCS, help="where to write them (default: docs/)")
+    parser.add_argument("--docs", metavar="DIR", type=Path, default=DOCS, help="where to write them (default: docs/pictures/)")
     args = parser.parse_args()
     languages = [language for language in LANGUAGES if language == "en" or has_chinese()]
     if len(languages) < len(LANGUAGES):

@@ -68,7 +68,7 @@ def shown(kind: str) -> str:
 
 
 def kind_of(value: object) -> str:
-    """The kind that a stored setting means, or that a screen shows so in any language. Raises SettingError for a value that means nothing."""
+    """The kind that a stored setting means, or that a screen shows so in any language. Raises SettingError where it means none."""
     for language in messages.languages():
         with messages.speaking(language):
             for kind in KINDS:
