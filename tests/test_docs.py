@@ -231,7 +231,7 @@ def test_links_lead_somewhere(shown):
 
 def test_every_picture_is_shown_in_the_light_and_in_the_dark_and_in_each_language():
     pattern = r'<source media="\(prefers-color-scheme: dark\)" srcset="(.+?)">\n\s*'
-    pattern += r'<img alt="(.+?)" src="(.+?)" width="\d+"(?: align="top")?>'
+    pattern += r'<img alt="(.+?)" src="(.+?)" width="\d+"(?: align="(?:top|right)")?>'
     for language in LANGUAGES:
         shown = [
             ((one.path.parent / dark).resolve(), (one.path.parent / light).resolve(), alt)
