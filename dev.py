@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Everything that a developer runs: `python3 dev.py demo | test | bench | mutants | pictures | lint`, on a fresh machine too.
+"""Everything that a developer runs: `python3 dev.py demo | test | bench | mutants | pictures | docs | lint | release`, on a
+fresh machine too.
 
 The first call makes a virtual environment in `.venv` and fills it from demo/requirements.txt; later calls find it ready.
 Standard library only.
@@ -30,13 +31,15 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("demo", add_help=False, help="the stand-in host, from nothing to an image with a 4-bit T5: demo --help")
     commands.add_parser("test", add_help=False, help="all tests; what follows goes to pytest")
-    commands.add_parser("bench", add_help=False, help="the numbers of the README: bench [NAME] [--small] [--json FILE] | --list")
+    commands.add_parser("bench", add_help=False, help="the numbers of the pages: bench [NAME] [--small] [--json FILE] | --list")
     commands.add_parser("mutants", add_help=False, help="which changed lines no test notices: mutants [PATH …] [--minutes N]")
-    commands.add_parser("pictures", add_help=False, help="the pictures of the README, taken anew from the demo: pictures [--docs DIR]")
+    commands.add_parser("pictures", add_help=False, help="the pictures of the pages, taken anew from the demo: pictures [--docs DIR]")
+    commands.add_parser("docs", add_help=False, help="the tables of the pages that are made from data: docs [--check]")
     commands.add_parser("lint", add_help=False, help="ruff and pyright")
+    commands.add_parser("release", add_help=False, help="version, changelog, tag, and a zip without tests: release X.Y.Z")
     args, rest = parser.parse_known_args()
     prepare()
-    return {"demo": demo, "test": test, "bench": bench, "mutants": mutants, "pictures": pictures, "lint": lint}[args.command](rest)
+    return {work.__name__: work for work in (demo, test, bench, mutants, pictures, docs, lint, release)}[args.command](rest)
 
 
 def demo(rest: list[str]) -> int:
@@ -77,6 +80,14 @@ def mutants(rest: list[str]) -> int:
 
 def pictures(rest: list[str]) -> int:
     return run("-m", "demo.pictures", *rest)
+
+
+def docs(rest: list[str]) -> int:
+    return run("-m", "publish.pages", *rest)
+
+
+def release(rest: list[str]) -> int:
+    return run("-m", "publish.release", *rest)
 
 
 def lint(rest: list[str]) -> int:

@@ -1,1 +1,1 @@
-"""One module for each number in the README: `run(small)` measures and returns a dictionary."""
+"""One module for each number in the pages: `run(small)` measures and returns a dictionary."""

@@ -1,8 +1,8 @@
-"""The pictures of the README, taken from the page of the demo: `python3 dev.py pictures`.
+"""The pictures of the pages, taken from the page of the demo: `python3 dev.py pictures`.
 
 A server without bitsandbytes and without a package index gives the messages, one with everything the rest. Each picture is taken in the
-light and the dark theme, in every language that has a README, at two pixels for one, and written to docs/ with a palette of 256 colours.
-What is on them is what the page says: nothing is drawn in.
+light and the dark theme, in every language that has pages, at two pixels for one, and written to docs/pictures/ with a palette of 256
+colours. What is on them is what the page says: nothing is drawn in.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from sd3deploy import tiny_sd3
 
 __all__ = ["LANGUAGES", "MOST", "PICTURES", "THEMES", "files", "main"]
 
-DOCS = server.ROOT / "docs"
+DOCS = server.ROOT / "docs" / "pictures"
 LANGUAGES = {"en": "en-US", "zh": "zh-CN"}  # code of a language → what a browser calls it
 THEMES = ("light", "dark")
 MOST = 150_000  # bytes of a picture
 ENCODER = "T5 NF4"
-PICTURES = ("hints", "panel", "settings", "warning")
+CHOSEN, SHOWN = "T5 Q4", "T5 BF16"  # in the frames: one that needs no package; the last of the list that is to be seen
+PICTURES = ("apply", "hints", "panel", "settings", "warning")
 SIZE = {"width": 1000, "height": 1000}  # one that has to be mended
 LARGE = {"width": 2050, "height": 2050}  # one that is not what the model was trained on, too
 
@@ -37,13 +38,15 @@ LARGE = {"width": 2050, "height": 2050}  # one that is not what the model was tr
 STILL = "*, *::before, *::after { transition: none !important; animation: none !important; caret-color: transparent !important; }"
 VIEWPORT: Any = {"width": 1600, "height": 3000}  # px; so high that nothing is scrolled, and nothing is behind the messages at its foot
 NARROW: Any = {"width": 1200, "height": 3000}  # for what would else be two words at each end of a line
+FRAME: Any = {"width": 600, "height": 5000}  # higher than the page: a list opens downwards, and nothing is behind a message
+GAP = 12  # px around a frame
 PANEL = "#script_txt2img_sd3_deploy_"
 Box = dict[str, float]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="dev.py pictures", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--docs", metavar="DIR", type=Path, default=DOCS, help="where to write them (default: docs/)")
+    parser.add_argument("--docs", metavar="DIR", type=Path, default=DOCS, help="where to write them (default: docs/pictures/)")
     args = parser.parse_args()
     languages = [language for language in LANGUAGES if language == "en" or has_chinese()]
     if len(languages) < len(LANGUAGES):
@@ -57,6 +60,7 @@ def main() -> int:
     made: list[Path] = []
     for title, take, words in (
         ("messages", messages, {"python": without, "PIP_INDEX_URL": "http://127.0.0.1:9", "PIP_RETRIES": "0"}),
+        ("a choice", apply, {}),
         ("the panel and the settings", panel, {}),
     ):
         with steps.step(f"Take pictures of {title}"):
@@ -100,6 +104,33 @@ def messages(host: server.Host, page: Any) -> Iterator[tuple[str, bytes]]:
     yield "warning", page.screenshot(clip=around(toasts.bounding_box(), 16))
 
 
+def apply(host: server.Host, page: Any) -> Iterator[tuple[str, bytes]]:
+    """A text encoder is chosen, applied, and ready: three frames, one below the other."""
+    page.set_viewport_size(FRAME)
+    settings(page)
+    page.locator(".sd3-choices .sd3-verdict:not(:empty)").first.wait_for()  # nothing moves from now on
+    still(page)
+    field, submit = page.locator("#setting_sd3_text_encoder"), page.locator("#settings_submit")
+    field.locator("input").click()
+    entry = field.locator(f'li[data-value="{CHOSEN}"]')
+    entry.hover()
+    page.wait_for_timeout(500)
+    last = field.locator(f'li[data-value="{SHOWN}"]').bounding_box()
+    top = field.bounding_box()["y"]  # what is left and right of the list is half of what lies behind it
+    frames = [page.screenshot(clip={**last, "y": top, "height": last["y"] + last["height"] - top})]
+    entry.click()
+    submit.hover()
+    page.wait_for_timeout(500)
+    frames.append(page.screenshot(clip=submit.bounding_box()))
+    submit.click()
+    toast = page.locator(".sd3-toast.sd3-success", has_text=CHOSEN)
+    toast.wait_for(timeout=90_000)
+    still(page)
+    frames.append(page.screenshot(clip=toast.bounding_box()))
+    yield "apply", below(frames)
+    host.set(sd3_text_encoder="Host default")  # for the next page
+
+
 def panel(host: server.Host, page: Any) -> Iterator[tuple[str, bytes]]:
     """The panel, open, with a size that will be mended; the hints beside the size; the table of text encoders in the settings."""
     if host.get("/sdapi/v1/sd3/status")["encoder"] != ENCODER:
@@ -115,8 +146,7 @@ def panel(host: server.Host, page: Any) -> Iterator[tuple[str, bytes]]:
     still(page)
     controls = [page.locator(f"#{id}").bounding_box() for id in ("txt2img_width", "txt2img_height", "sd3-hints-txt2img")]
     yield "hints", page.screenshot(clip=around(together(*controls), 8))
-    page.locator("#tabs > .tab-nav > button").get_by_text("System", exact=True).click()
-    page.locator("#settings .tab-nav button").get_by_text("SD3 Deploy", exact=True).first.click()
+    settings(page)
     page.locator(".sd3-choices .sd3-verdict:not(:empty)").first.wait_for()
     page.set_viewport_size(NARROW)
     still(page)
@@ -138,12 +168,23 @@ def opened(host: server.Host, language: str, theme: str) -> Iterator[Any]:
             page = browser.new_page(viewport=VIEWPORT, device_scale_factor=2, **words)
             page.add_init_script(_seen(host))
             page.goto(f"{host.url}/?__theme={theme}")
-            page.wait_for_function("window.opts && Object.keys(window.opts).length > 0 && window.sd3deploy", timeout=120_000)
-            page.locator("#txt2img_generate").wait_for(timeout=120_000)
-            page.add_style_tag(content=STILL)
+            ready(page)
             yield page
         finally:
             browser.close()
+
+
+def ready(page: Any) -> None:
+    """Wait until all of the page is there, and let nothing on it move."""
+    page.wait_for_function("window.opts && Object.keys(window.opts).length > 0 && window.sd3deploy", timeout=120_000)
+    page.locator("#txt2img_generate").wait_for(timeout=120_000)
+    page.add_style_tag(content=STILL)
+
+
+def settings(page: Any) -> None:
+    """Open the section of the extension."""
+    page.locator("#tabs > .tab-nav > button").get_by_text("System", exact=True).click()
+    page.locator("#settings .tab-nav button").get_by_text("SD3 Deploy", exact=True).first.click()
 
 
 def _seen(host: server.Host) -> str:
@@ -193,8 +234,23 @@ def around(box: Box, margin: float) -> Box:
     return {"x": box["x"] - margin, "y": box["y"] - margin, "width": box["width"] + 2 * margin, "height": box["height"] + 2 * margin}
 
 
+def below(frames: list[bytes]) -> bytes:
+    """One picture of several, each as it is, in the middle of the widest, on the colour of the first one's corner."""
+    from PIL import Image
+
+    images = [Image.open(io.BytesIO(frame)).convert("RGB") for frame in frames]
+    gap, width = 2 * GAP, max(image.width for image in images)
+    height = sum(image.height + gap for image in images) + gap
+    whole, top = Image.new("RGB", (width + 2 * gap, height), images[0].getpixel((0, 0))), gap
+    for image in images:
+        whole.paste(image, (gap + (width - image.width) // 2, top))
+        top += image.height + gap
+    whole.save(data := io.BytesIO(), "png")
+    return data.getvalue()
+
+
 def written(picture: bytes, path: Path) -> Path:
-    """The picture with a palette. Ends the program where it is still too large for a README."""
+    """The picture with a palette. Ends the program where it is still too large for a page."""
     from PIL import Image
 
     image = Image.open(io.BytesIO(picture)).convert("RGB").quantize(256, dither=Image.Dither.NONE)

@@ -27,7 +27,7 @@
     }
     const verdict = sd3.estimate(tab).verdict || {};
     const found = status.findings.length > 0 ? sd3.text('page.findings', { count: status.findings.length }) : '';
-    const model = status.model ? [status.model.split('/').pop(), status.encoder, verdict.short] : [sd3.text('page.headline.none')];
+    const model = status.model ? [status.model.split('/').pop(), sd3.shown(status.encoder), verdict.short] : [sd3.text('page.headline.none')];
     const parts = status.busy ? [status.busy] : [...model, found];
     el.textContent = parts.filter(Boolean).join(' · ');
     el.className = `sd3-headline sd3-${status.last_error || found ? 'failed' : verdict.answer || 'unknown'}`;
@@ -83,7 +83,7 @@
     const link = sd3.element('a', 'sd3-link', sd3.text('page.quality.open'));
     Object.assign(link, { href: page, target: '_blank', rel: 'noopener' });
     const heads = [sd3.text('page.quality.choice'), sd3.text('page.quality.size'), sd3.text('page.quality.error')];
-    const cells = job.rows.map((one) => [one.name, sd3.gigabytes(one.bytes), one.error.mean.toFixed(4)]);
+    const cells = job.rows.map((one) => [sd3.shown(one.name), sd3.gigabytes(one.bytes), one.error.mean.toFixed(4)]);
     return [sd3.element('p', '', job.title), sd3.table(cells, heads), ...job.notes.map((note) => sd3.element('p', 'sd3-remedy', note)), link];
   };
 

@@ -26,8 +26,10 @@
   sd3.host = async (path) => read(await send(path, json('POST')), path); // a route of the host itself
   sd3.readable = async (path) => (await checked(await send(`sd3/${path}`), path)).text();
 
+  const CHOSEN = '#setting_sd3_text_encoder input, #setting_sd3_weights input'; // drop-downs, whose entries have no words of their own
   let texts = {};
   let labels = {};
+  let names = {};
   let asked = null;
 
   sd3.text = (id, values = {}) => {
@@ -37,18 +39,24 @@
 
   // Once for a page; when the server was not there, the next one who needs it asks again.
   sd3.language = () => {
-    asked = asked || sd3.get('texts').then((answer) => { ({ texts, labels } = answer); }).catch((err) => { asked = null; throw err; });
+    asked = asked || sd3.get('texts').then((answer) => { ({ texts, labels, names } = answer); }).catch((err) => { asked = null; throw err; });
     return asked;
   };
 
+  sd3.shown = (value) => names[value] || value; // of a setting, as the screen calls it
+
   // gradio builds the page once, in the language of the server: what is ours in it is said again in the one of the browser.
   sd3.translate = () => {
-    if (Object.keys(labels).length === 0) return;
+    const known = { ...names, ...labels };
+    if (Object.keys(known).length === 0) return;
     for (const area of document.querySelectorAll('.sd3-panel, #settings_section_row_sd3_deploy, [id^="setting_sd3_"], .sd3-choices')) {
       const walker = document.createTreeWalker(area, NodeFilter.SHOW_TEXT);
       while (walker.nextNode()) {
-        const said = labels[walker.currentNode.nodeValue.trim()];
+        const said = known[walker.currentNode.nodeValue.trim()];
         if (said) walker.currentNode.nodeValue = said;
+      }
+      for (const el of area.querySelectorAll(CHOSEN)) { // gradio keeps the value elsewhere: this is what is read of it
+        if (names[el.value] && el !== document.activeElement) el.value = names[el.value];
       }
     }
   };

@@ -19,7 +19,7 @@
   const row = (one) => {
     const el = sd3.element('li', `sd3-source sd3-${one.id ? 'failed' : one.complete ? 'ok' : 'unknown'}`);
     if (one.chosen) el.setAttribute('aria-current', 'true');
-    el.append(sd3.element('b', '', one.kind), sd3.element('span', '', one.name), sd3.element('p', '', one.pending ? sd3.text('page.sources.looking') : one.text));
+    el.append(sd3.element('b', '', sd3.shown(one.kind)), sd3.element('span', '', one.name), sd3.element('p', '', one.pending ? sd3.text('page.sources.looking') : one.text));
     for (const text of [one.cost, one.chosen ? one.remedy : ''].filter(Boolean)) el.append(sd3.element('p', 'sd3-remedy', text));
     return el;
   };

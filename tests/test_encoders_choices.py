@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from sd3deploy import messages
 from sd3deploy.device import Device, detect_device
 from sd3deploy.encoders import choices
 from sd3deploy.errors import EncoderError, SettingError
@@ -42,6 +43,15 @@ def test_labels_carry_size_and_reason():
     assert choices.label(choices.find("fp4")) == "T5 FP4 – 2.7 GB, needs bitsandbytes"
     assert choices.label(choices.NONE) == "None (CLIP only)"
     assert "bfloat16" in choices.label(choices.find("bf16"), TURING)
+
+
+def test_what_the_screen_shows_is_the_languages_and_what_is_stored_is_not():
+    with messages.speaking("zh"):
+        shown = {choice.id: choice.shown for choice in choices.CHOICES}
+        assert choices.label(choices.NONE) == shown["none"]
+        assert choices.find(shown["default"]) is choices.HOST_DEFAULT
+    assert (shown["none"], shown["default"], shown["q4"]) == ("无（仅 CLIP）", "SD.Next 默认", "T5 Q4")
+    assert choices.find(shown["none"]).name == "None (CLIP only)"  # in a request of another language, too
 
 
 @pytest.mark.parametrize("value", ["T5 FP4", "t5 fp4", " fp4 ", "FP4"])

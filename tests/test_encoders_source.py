@@ -128,6 +128,8 @@ def test_float8_files_are_widened_with_their_scale(model, tmp_path):
 
 def test_kinds():
     assert source.kind_of(" model ") == "Model"
+    assert source.kind_of("本地文件") == "Local file"
+    assert [source.shown(kind) for kind in source.KINDS] == list(source.KINDS)
     with pytest.raises(SettingError, match="Shared repository"):
         source.kind_of(3)
 

@@ -1,4 +1,4 @@
-"""Whether it fits, what would make it fit, and which T5 to take; the whole table of recommendations is in recommendations.txt."""
+"""Whether it fits, what would make it fit, and which T5 to take; the whole table of recommendations is in docs/recommendations.txt."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sd3deploy.memory.estimate import OFFLOADS, Estimate, Need, Setup, balanced_
 from sd3deploy.memory.sizes import MODELS
 from sd3deploy.memory.verdict import TIGHT, TILE, Change, Verdict, cheapest, judge, recommend
 
-TABLE = Path(__file__).with_name("recommendations.txt")
+TABLE = Path(__file__).parent.parent / "docs" / "recommendations.txt"
 CARDS = (4, 6, 8, 10, 12, 16, 24, 48, 80)
 MEDIUM, LARGE = MODELS["sd3-medium"], MODELS["sd3.5-large"]
 

@@ -11,6 +11,8 @@ from sd3deploy import messages
 from sd3deploy.diagnosis.checks import STEPS
 from sd3deploy.diagnosis.checks.rules import SEEN
 from sd3deploy.diagnosis.knowledge import RULES, UNKNOWN
+from sd3deploy.encoders import source
+from sd3deploy.encoders.choices import CHOICES
 
 ROOT = Path(__file__).parent.parent
 SOURCES = [*ROOT.glob("sd3deploy/**/*.py"), ROOT / "extension.py", ROOT / "install.py"]
@@ -42,7 +44,7 @@ def test_every_sentence_is_used():
     used = strings() | {f"rule.{rule.id}" for rule in (*RULES, UNKNOWN)}
     used |= {f"checks.rule.{id}" for id in SEEN} | {f"checks.{step.id}.title" for step in STEPS}
     # ids made of a row's id, an action, a key, the name of a part
-    composed = ("action.", "encoder.", "feature.", "guard.", "panel.", "quality.column.", "setting.sd3_", "size.side.")
+    composed = ("action.", "encoder.", "feature.", "guard.", "panel.", "quality.column.", "setting.sd3_", "size.side.", "source.kind.")
     composed += tuple(f"memory.{kind}." for kind in ("verdict", "short", "where", "phase", "part", "change", "plot"))
     unused = [id for id in messages.catalogue("en") if bare(id) not in used and id not in used and not id.startswith(composed)]
     assert unused == []
@@ -99,6 +101,27 @@ def test_a_sentence_is_not_left_in_english(language):
     english, other = messages.catalogue("en"), messages.catalogue(language)
     same = [id for id in other if other[id] == english[id] and len(re.findall(r"\b[a-z]{3,}\b", re.sub(r"{\w+}", "", other[id]))) > 2]
     assert same == []
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_no_form_of_a_plural_is_left_in_english(language):
+    english = messages.catalogue("en")
+    with messages.speaking(language):
+        for id in PLURALS:
+            assert {messages.sentence(id, 1), messages.sentence(f"{id}.one"), messages.sentence(id, 2)}.isdisjoint(
+                {english[f"{id}.one"], english[f"{id}.other"]}
+            ), id
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_sentences_name_a_choice_as_the_screen_does(language):
+    """An English name that the screen does not show can not be found there."""
+    with messages.speaking(language):
+        shown = {choice.name: choice.shown for choice in CHOICES} | {f"“{kind}”": f"“{source.shown(kind)}”" for kind in source.KINDS}
+    replaced = [name for name, said in shown.items() if name != said]
+    assert {"Host default", "None (CLIP only)", "“Local file”"} <= set(replaced)
+    host = ("rule.vae-channels.remedy",)  # the host has an “Automatic” of its own
+    assert [id for id, text in messages.catalogue(language).items() if id not in host and any(name in text for name in replaced)] == []
 
 
 def test_texts_of_the_page_that_are_said_again_in_another_language_are_told_apart():

@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
         name, change = advice.choice.name if advice.choice else None, advice.change.sentence if advice.change else None
         print(json.dumps({"choice": name, "change": change, "considered": considered, "basis": advice.basis}, ensure_ascii=False))
         return int(advice.choice is None)
-    print(messages.text("memory.take", name=advice.choice.name) if advice.choice else messages.text("memory.take-none"))
+    print(messages.text("memory.take", name=advice.choice.shown) if advice.choice else messages.text("memory.take-none"))
     if advice.change:
         print(advice.change.sentence)
     print("\n".join(["", *advice.reasons, "", advice.basis]))

@@ -43,7 +43,7 @@ class Changing:
         stands = False
         before = self._placed.read(pipeline)
         try:
-            name = wanted.choice.name
+            name = wanted.choice.shown
             with ordinary(), under.doing("encoder.loading", name=name), self._host.job("Load TE", name) as job, under.heeding(job.stopped):
 
                 def again() -> Any:
@@ -93,7 +93,7 @@ class Changing:
 
     def tell_afterwards(self, choice: Choice, error: Exception) -> None:
         """Say that a step has failed on which the encoder does not depend."""
-        self._events.tell("warning", "encoder.afterwards", name=choice.name, error=f"{type(error).__name__}: {error}")
+        self._events.tell("warning", "encoder.afterwards", name=choice.shown, error=f"{type(error).__name__}: {error}")
 
     def _replace(
         self, pipeline: Any, wanted: Wanted, report: Callable[[int, int], None], under: Undertaking, step: Handover
@@ -123,10 +123,10 @@ class Changing:
                 self._placed.set_emptied(pipeline, False)
         except Exception as error:
             self._events.fail(error)
-            self._events.tell("warning", "encoder.gone", name=before.choice.name)
+            self._events.tell("warning", "encoder.gone", name=before.choice.shown)
 
     def _tell_kept(self, choice: Choice, kept: list[str]) -> None:
         """Say it once for each kind of object."""
         if (by := ", ".join(kept)) not in self._told:
             self._told.add(by)
-            self._events.tell("warning", "encoder.kept-alive", name=choice.name, by=by)
+            self._events.tell("warning", "encoder.kept-alive", name=choice.shown, by=by)

@@ -135,7 +135,7 @@ class Deployment:
             self._tell_failed(error)
             raise
         if pipeline is None and wanted.choice is not HOST_DEFAULT:
-            self.events.tell("info", "encoder.later", name=wanted.choice.name)
+            self.events.tell("info", "encoder.later", name=wanted.choice.shown)
 
     def reconcile(self, choice: object = None, stopped: Callable[[], object] = lambda: None) -> Wanted | None:
         """Bring the loaded model to what is wanted: before a job, and within the load of a model.
@@ -324,7 +324,7 @@ class Deployment:
         wanted, pipeline = self._settings.wanted_or_default(), self.host.pipeline()
         if not swap.is_sd3(pipeline) or self.placed(pipeline) == wanted:
             return contextlib.nullcontext()
-        return under.doing("encoder.loading", told=False, name=wanted.choice.name)
+        return under.doing("encoder.loading", told=False, name=wanted.choice.shown)
 
     def _waiting(self, under: Undertaking, wanted: Wanted) -> Callable[[str], AbstractContextManager[Any]]:
         """What to say while something else goes on: a "job" of the host, the load of a "model", or another change. Nothing, where a change
@@ -337,7 +337,7 @@ class Deployment:
             id = {"job": "encoder.waiting", "model": "encoder.waiting-model"}[what]
             if what == "job" and self.busy.changing:
                 id = "encoder.waiting-change"
-            return under.doing(id, waits=True, name=wanted.choice.name)
+            return under.doing(id, waits=True, name=wanted.choice.shown)
 
         return waiting
 
@@ -378,7 +378,7 @@ class Deployment:
             if swap.is_sd3(pipeline):
                 left, stood = self._given_up, self._stood
                 id = "encoder.kept-source" if left and stood and left.choice is stood.choice else "encoder.kept"
-                return messages.text(id, name=self.placed(pipeline).choice.name)
+                return messages.text(id, name=self.placed(pipeline).choice.shown)
         return ""
 
     def _tell_failed(self, error: Exception) -> None:

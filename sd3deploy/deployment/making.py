@@ -36,7 +36,7 @@ class _Cache(Cache):
     def store(self, weights: Weights, *arguments: Any, **named: Any) -> Entry | None:
         entry = super().store(weights, *arguments, **named)
         if entry is not None:
-            self.told("cache.written", {"name": choices.find(entry.choice).name, "size": units.size(entry.bytes), "folder": self.folder})
+            self.told("cache.written", {"name": choices.find(entry.choice).shown, "size": units.size(entry.bytes), "folder": self.folder})
         return entry
 
 
@@ -165,7 +165,7 @@ class Making:
         except Stopped as error:
             if error.id == "encoder.cancelled-kept":
                 raise
-            raise Stopped("encoder.cancelled", name=choice.name) from None
+            raise Stopped("encoder.cancelled", name=choice.shown) from None
         finally:
             under.progress = None
         under.check(choice)

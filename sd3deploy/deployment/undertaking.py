@@ -83,7 +83,7 @@ class Undertaking:
     def check(self, choice: Choice) -> None:
         """Raise Stopped when it was cancelled."""
         if self.cancelled():
-            raise Stopped("encoder.cancelled", name=choice.name)
+            raise Stopped("encoder.cancelled", name=choice.shown)
 
     @property
     def phase(self) -> str | None:

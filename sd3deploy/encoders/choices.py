@@ -19,7 +19,7 @@ __all__ = ["CHOICES", "HOST_DEFAULT", "NONE", "Choice", "find", "label", "requir
 class Choice:
     """One row of the table.
 
-    id: stable, in settings files' place of `name` on the command line. name: what the settings store and the screen shows.
+    id: stable, in settings files' place of `name` on the command line. name: what the settings, the API and pictures store.
     bytes: resident size of T5-XXL's encoder with bfloat16 as compute type, None where the host decides; measured
     by bench/encoders.py on full shapes. error: of its output, relative to float32, with random weights on the same shapes, mean
     of three prompts; it ranks the choices and promises nothing about pictures. None where this extension makes no T5. groups: the
@@ -45,6 +45,12 @@ class Choice:
     def quantized(self) -> bool:
         """Whether it is quantized by this extension, and so can be kept on disk."""
         return self.stored not in ("", "wide")
+
+    @property
+    def shown(self) -> str:
+        """What the screen calls it, in the language that is spoken."""
+        id = f"encoder.{self.id}.name"
+        return messages.sentence(id) if id in messages.catalogue("en") else self.name
 
     @property
     def sentence(self) -> str:
@@ -78,10 +84,15 @@ _SUCCESSORS = {"t5 nf4 + int8": "q5", "nf4-int8": "q5", "t5 uint4 (sdnq)": "q4",
 
 
 def find(value: object) -> Choice:
-    """The choice with that name or id, in any case. Raises SettingError that suggests the nearest one, or says what took its place."""
+    """The choice with that name or id, or that a screen shows so in any language; in any case of letters. Raises SettingError that
+    suggests the nearest one, or says what took its place.
+    """
     if isinstance(value, Choice):
         return value
     names = {key.lower(): choice for choice in CHOICES for key in (choice.name, choice.id)}
+    for one in messages.languages():
+        with messages.speaking(one):
+            names |= {choice.shown.lower(): choice for choice in CHOICES}
     if isinstance(value, str) and value.strip().lower() in names:
         return names[value.strip().lower()]
     if new := successor(value):
@@ -99,14 +110,14 @@ def successor(value: object) -> Choice | None:
 def unsuitable(choice: Choice, device: Device) -> str | None:
     """Why this device can not run the choice, as a sentence; None when it can."""
     if device.backend not in choice.backends:
-        return messages.text("encoder.unsuitable.backend", name=choice.name, backend=device.backend)
+        return messages.text("encoder.unsuitable.backend", name=choice.shown, backend=device.backend)
     if choice.capability and device.capability and device.capability < choice.capability:
         needed, found = (".".join(map(str, pair)) for pair in (choice.capability, device.capability))
-        return messages.text("encoder.unsuitable.capability", name=choice.name, device=device.name, needed=needed, found=found)
+        return messages.text("encoder.unsuitable.capability", name=choice.shown, device=device.name, needed=needed, found=found)
     if choice.fp8 and not device.fp8:
-        return messages.text("encoder.unsuitable.fp8", name=choice.name, device=device.name)
+        return messages.text("encoder.unsuitable.fp8", name=choice.shown, device=device.name)
     if choice.bf16 and not device.bf16:
-        return messages.text("encoder.unsuitable.bf16", name=choice.name, device=device.name)
+        return messages.text("encoder.unsuitable.bf16", name=choice.shown, device=device.name)
     return None
 
 
@@ -118,13 +129,13 @@ def suitable(device: Device) -> list[Choice]:
 def require(choice: Choice, device: Device) -> None:
     """Raise EncoderError with the reason and what to choose instead, when the device can not run the choice."""
     if reason := unsuitable(choice, device):
-        instead = [other.name for other in suitable(device) if other.bytes]
-        raise EncoderError("encoder.unsuitable", reason=reason, instead=", ".join(instead) or NONE.name)
+        instead = [other.shown for other in suitable(device) if other.bytes]
+        raise EncoderError("encoder.unsuitable", reason=reason, instead=", ".join(instead) or NONE.shown)
 
 
 def label(choice: Choice, device: Device | None = None) -> str:
     """The line in a list of choices: name, size, what it needs, and why not where this device can not run it."""
-    line = f"{choice.name} – {choice.bytes / 1e9:.1f} GB" if choice.bytes else choice.name
+    line = f"{choice.shown} – {choice.bytes / 1e9:.1f} GB" if choice.bytes else choice.shown
     if choice.groups:
         line += messages.text("encoder.needs", names=", ".join(choice.groups))
     reason = unsuitable(choice, device) if device else None

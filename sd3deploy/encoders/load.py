@@ -91,7 +91,7 @@ def read(
                 journal.close()  # the next attempt goes on with it
                 if isinstance(error, Stopped) and (kept := weights.size_of(journal.finished)):
                     done, total = size(kept), size(weights.size)  # of the source, as in the progress
-                    raise Stopped("encoder.cancelled-kept", name=choice.name, done=done, total=total) from None
+                    raise Stopped("encoder.cancelled-kept", name=choice.shown, done=done, total=total) from None
             raise
     if cache:
         _keep(cache, weights, recipe, encoded, before, journal)
@@ -130,7 +130,7 @@ def _explained(choice: Choice, source: str) -> Iterator[None]:
     except Exception as error:
         if exhausted.read_exhausted(error):
             raise too_large(choice) from error
-        raise EncoderError("encoder.failed", name=choice.name, error=f"{type(error).__name__}: {_first_line(error)}") from error
+        raise EncoderError("encoder.failed", name=choice.shown, error=f"{type(error).__name__}: {_first_line(error)}") from error
 
 
 def _quiet() -> None:
@@ -145,7 +145,7 @@ def _not_noise(record: logging.LogRecord) -> bool:
 
 def too_large(choice: Choice) -> EncoderError:
     """The error for a choice that did not fit into memory."""
-    return EncoderError("encoder.out-of-memory", name=choice.name, size=f"{(choice.bytes or 0) / 1e9:.1f}")
+    return EncoderError("encoder.out-of-memory", name=choice.shown, size=f"{(choice.bytes or 0) / 1e9:.1f}")
 
 
 def _first_line(error: BaseException) -> str:

@@ -52,7 +52,7 @@ def look(found: Source, facts: Facts, choice: Choice, device: Device, cache: Cac
     what = messages.text("sources.what", kind=kind, form=weights.form, size=units.size(weights.size))
     what = " ".join((what, *map(messages.text, weights.notes)))
     if not choice.bytes:  # none, or the host's own
-        return Outlook(what, messages.text("sources.unread", name=choice.name))
+        return Outlook(what, messages.text("sources.unread", name=choice.shown))
     recipe = Recipe(choice, device.compute_dtype)
     cache = cache if choice.quantized else None
     if cache and (entry := cache.entry(weights, recipe)):

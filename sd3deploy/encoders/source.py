@@ -18,7 +18,7 @@ from sd3deploy.encoders.hub import Repository, Spec, downloaded
 from sd3deploy.encoders.weights import has_t5, require_t5
 from sd3deploy.errors import EncoderError, Sd3Error, SettingError
 
-__all__ = ["KINDS", "Facts", "Source", "find", "kind_of", "offline", "understood"]
+__all__ = ["KINDS", "Facts", "Source", "find", "kind_of", "offline", "shown", "understood"]
 
 KINDS = ("Automatic", "Model", "Shared repository", "Local file", "Repository")
 _SUBFOLDER = "text_encoder_3"
@@ -62,11 +62,18 @@ class Source:
         return replace(self, arguments={**self.arguments, "local_files_only": True}) if self.place else self
 
 
+def shown(kind: str) -> str:
+    """What the screen calls a kind, in the language that is spoken. The settings and the API store `kind` itself."""
+    return messages.text(f"source.kind.{kind.lower().replace(' ', '-')}")
+
+
 def kind_of(value: object) -> str:
-    """The kind that a stored setting means. Raises SettingError for a value that means nothing."""
-    for kind in KINDS:
-        if isinstance(value, str) and value.strip().lower() == kind.lower():
-            return kind
+    """The kind that a stored setting means, or that a screen shows so in any language. Raises SettingError where it means none."""
+    for language in messages.languages():
+        with messages.speaking(language):
+            for kind in KINDS:
+                if isinstance(value, str) and value.strip().lower() in (kind.lower(), shown(kind).lower()):
+                    return kind
     raise SettingError("setting.weights-unknown", value=repr(value)[:60], known=", ".join(KINDS))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from sd3deploy import messages, units
-from sd3deploy.encoders.choices import CHOICES, NONE, Choice
+from sd3deploy.encoders.choices import CHOICES, NONE, Choice, find
 from sd3deploy.memory.capacity import Capacity
 from sd3deploy.memory.estimate import Estimate, Setup, estimate
 from sd3deploy.memory.sizes import tiled
@@ -80,7 +80,10 @@ class Change:
     def steps(self) -> str:
         """What to do, as the part of a sentence."""
         order = ("encoder", "offload", "tiling", "width", "batch")
-        steps = [messages.text(f"memory.change.{name}", **self.fields) for name in order if name in self.fields]
+        shown = dict(self.fields)
+        if "encoder" in shown:
+            shown["encoder"] = find(shown["encoder"]).shown
+        steps = [messages.text(f"memory.change.{name}", **shown) for name in order if name in shown]
         return messages.text("memory.change.and").join(steps)
 
     @property
@@ -183,7 +186,7 @@ class Advice:
     @property
     def reasons(self) -> list[str]:
         """One sentence for each choice."""
-        return [messages.text("memory.considered", name=choice.name, verdict=verdict.sentence) for choice, verdict in self.considered]
+        return [messages.text("memory.considered", name=choice.shown, verdict=verdict.sentence) for choice, verdict in self.considered]
 
 
 def recommend(setup: Setup, capacity: Capacity, suitable: Iterable[Choice] = CHOICES) -> Advice:

@@ -78,7 +78,8 @@ def text(id: str, **values: object) -> str:
 
 def sentence(id: str, count: object = None) -> str:
     """As it is written, with its placeholders. Raises KeyError for an unknown id."""
-    ids = [id, *([f"{id}.one"] if count == 1 else []), f"{id}.other"]
+    # A language without a form for one thing says the general one, also where the form for one is asked for by its id.
+    ids = [id, *([f"{id}.one"] if count == 1 else []), f"{id.removesuffix('.one')}.other"]
     for sentences in (catalogue(language()), catalogue("en")):
         for one in ids:
             if one in sentences:

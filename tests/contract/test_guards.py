@@ -150,7 +150,7 @@ def test_whatever_another_script_puts_in_is_answered(host):
             result = [len(processed.images), processed.comments]
         """)
         assert answers[0] == 0
-        assert "no number of pixels" in answers[1]
+        assert "not a size in pixels" in answers[1]
 
 
 def test_modes(host, options):

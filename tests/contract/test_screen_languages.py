@@ -60,6 +60,28 @@ def test_the_settings_are_chinese(host):
     label = host.page.locator("#setting_sd3_text_encoder label, #setting_sd3_text_encoder span").first
     assert until(lambda: HAN.search(label.inner_text())), label.inner_text()
     assert HAN.search(host.text("#setting_sd3_choices") or host.text(".sd3-choices"))
+    assert "Host default" not in host.text("#setting_sd3_choices") + host.text(".sd3-choices")
+
+
+def test_choices_are_shown_in_chinese_and_stored_as_ever(host):
+    """The drop-down of gradio has values and no words for them; what it says, on top and in its list, is put there by the page."""
+    host.ui.settings(host.page)
+    field = host.page.locator("#setting_sd3_text_encoder input").first
+    assert until(lambda: field.input_value() == "SD.Next 默认"), field.input_value()
+    field.click()
+    entry = host.page.locator("#setting_sd3_text_encoder li").get_by_text("无（仅 CLIP）").first
+    entry.wait_for()
+    host.shot("zh-choices")
+    entry.click()
+    field.blur()
+    assert until(lambda: field.input_value() == "无（仅 CLIP）"), field.input_value()
+    host.ui.submit(host.page)
+    try:
+        assert until(lambda: host.host.get("/sdapi/v1/options").get("sd3_text_encoder") == "None (CLIP only)")
+        assert until(lambda: host.host.get("/sdapi/v1/sd3/status")["encoder"] == "None (CLIP only)")
+    finally:
+        host.host.set(sd3_text_encoder="Host default")
+    assert until(lambda: host.page.locator("#setting_sd3_weights input").first.input_value() == "自动")
 
 
 def test_checks_speak_the_language_of_whoever_began_them_in_their_own_processes_too(host):

@@ -112,8 +112,8 @@ def judge(facts: Facts, context: Context) -> tuple[list[Finding], list[Finding]]
     warned = [] if facts.driver else idle  # a processor with graphics of its own counts as a card of AMD too
     chosen = choices.find(context.encoder)
     if facts.device and (reason := choices.unsuitable(chosen, facts.device)):
-        instead = [other.name for other in choices.suitable(facts.device) if other.bytes]
-        warned.append(seen("encoder-unsuitable", {"reason": reason, "instead": ", ".join(instead) or choices.NONE.name}))
+        instead = [other.shown for other in choices.suitable(facts.device) if other.bytes]
+        warned.append(seen("encoder-unsuitable", {"reason": reason, "instead": ", ".join(instead) or choices.NONE.shown}))
     return failed, warned
 
 

@@ -57,7 +57,7 @@ class Unusable:
 
 
 class Form(Protocol):
-    """One form. title, example: for the table in the README, the same in every language; example is a file that people have. read: whether
+    """One form. title, example: for docs/files.md, the same in every language; example is a file that people have. read: whether
     it is read at all; what is not is known by its name.
     """
 

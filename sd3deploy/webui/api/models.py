@@ -366,6 +366,9 @@ class Texts(BaseModel, extra="allow"):
 
     language: str = Field(description="Code of the language.", examples=["en"])
     texts: dict[str, str] = Field(description="Name of a sentence → sentence.", examples=[{"page.close": "Close"}])
+    names: dict[str, str] = Field(
+        description="Value of a setting → what the screen calls it, where that differs.", examples=[{"Host default": "SD.Next 默认"}]
+    )
 
 
 class Report(BaseModel, extra="allow"):

@@ -201,11 +201,11 @@ class Forecast:
         before, self._refused = self._refused, None
         goes_on = mode == "warn" or (mode == "ask" and before is not None and before[0] is choice and time.monotonic() < before[1])
         better = verdict.recommend(setup, capacity, self.suitable()).choice
-        remedy = messages.text("memory.instead", name=better.name) if better else self.remedy(setup, capacity)
+        remedy = messages.text("memory.instead", name=better.shown) if better else self.remedy(setup, capacity)
         if not goes_on and mode == "ask":
             self._refused = choice, time.monotonic() + AGAIN_S
             remedy = f"{remedy} {messages.text('memory.again-setting', seconds=AGAIN_S)}".strip()
-        error = EncoderError("memory.encoder", name=choice.name, verdict=judged.sentence, remedy=remedy)
+        error = EncoderError("memory.encoder", name=choice.shown, verdict=judged.sentence, remedy=remedy)
         if not goes_on:
             raise error
         if mode == "warn":  # whoever has confirmed it has been told
@@ -245,7 +245,7 @@ class Forecast:
         advice = verdict.recommend(setup, free_memory(self.host), self.suitable())
         fields = {"encoder": advice.choice.name} if advice.choice else dict(advice.change.fields) if advice.change else {}
         if fields.get("encoder") == self.deployment.wanted().choice.name:
-            return messages.text("memory.applied-already", name=fields["encoder"])
+            return messages.text("memory.applied-already", name=choices.find(fields["encoder"]).shown)
         with self.deployment.cancellable() as cancelled:
             done = self.host.apply(fields, cancelled)
         if not done:
@@ -266,5 +266,5 @@ def _short(one: verdict.Verdict, recommended: bool) -> str:
 def _advice(advice: verdict.Advice) -> str:
     """Which T5 to take here, as a sentence."""
     if advice.choice:
-        return f"{messages.text('memory.recommended', name=advice.choice.name)} {advice.basis}"
+        return f"{messages.text('memory.recommended', name=advice.choice.shown)} {advice.basis}"
     return advice.change.sentence if advice.change else messages.text("memory.nothing")

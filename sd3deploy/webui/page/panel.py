@@ -9,6 +9,7 @@ from modules import scripts_manager, shared
 
 from sd3deploy import messages, units
 from sd3deploy.deployment import Deployment
+from sd3deploy.encoders import choices
 from sd3deploy.webui.host.feature import Features
 from sd3deploy.webui.jobs import override
 from sd3deploy.webui.jobs.guarding import Guarding
@@ -123,15 +124,19 @@ def state_line(status: dict[str, Any]) -> str:
     if status["busy"]:
         return str(status["busy"])
     if status["model"] is None:
-        line = messages.text("panel.no-model", wanted=status["wanted"])
+        line = messages.text("panel.no-model", wanted=_shown(status["wanted"]))
     else:
-        line = messages.text("panel.state", model=status["model"], encoder=status["encoder"], size=units.size(status["t5_bytes"]))
+        line = messages.text("panel.state", model=status["model"], encoder=_shown(status["encoder"]), size=units.size(status["t5_bytes"]))
         if status["quantized_before"]:
             line += " " + messages.text("encoder.quantized-before", form=status["quantized_before"])
         if status["emulates"]:
             line += " " + messages.text("device.emulates")
         if status["wanted"] != status["encoder"] and not status["last_error"]:  # what has failed is not tried with every image
-            line += " " + messages.text("panel.pending", wanted=status["wanted"])
+            line += " " + messages.text("panel.pending", wanted=_shown(status["wanted"]))
         if status["encoder_warning"]:
             line += f" {status['encoder_warning']['message']}"
     return f"{line} {status['last_error']['message']}" if status["last_error"] else line
+
+
+def _shown(name: str) -> str:
+    return choices.find(name).shown

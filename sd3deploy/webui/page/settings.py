@@ -193,7 +193,7 @@ def table(device: Device) -> str:
     for choice in choices.CHOICES:
         reason = choices.unsuitable(choice, device)
         size = f"{choice.bytes / 1e9:.1f} GB" if choice.bytes else ""
-        cells = "".join(f"<td>{html.escape(text)}</td>" for text in (choice.name, size, reason or choice.sentence))
+        cells = "".join(f"<td>{html.escape(text)}</td>" for text in (choice.shown, size, reason or choice.sentence))
         kind = "sd3-unsuitable" if reason else "sd3-suitable"
         # The last cell says whether it fits here; the page asks for that, because it changes with the model.
         rows.append(f'<tr class="{kind}" data-choice="{choice.id}">{cells}<td class="sd3-verdict"></td></tr>')
