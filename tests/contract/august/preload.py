@@ -1,8 +1,8 @@
 """Lets a real SD.Next of 2026-07 load as one of 2026-08: its modules are edited in memory while they are imported, on disk nothing changes.
 
-An extension whose preload the host runs before anything heavy is imported. Each edit is a change that the changelog of 2026-08 names and that
-an extension can meet; demo/host/modules/like.py has the list. An edit that finds nothing to change is an error: `edits` says how often each
-was made.
+An extension whose preload the host runs before anything heavy is imported. Each edit is a change that the changelog of 2026-08 names and
+that an extension can meet; demo/host/modules/like.py has the list. An edit of a module that finds nothing to change is an error; `edits`
+says how often each was made.
 """
 
 import os
