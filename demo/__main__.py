@@ -23,6 +23,7 @@ from typing import Any
 from demo import environment, server
 from sd3deploy import tiny_sd3
 
+LIKE = ("2026-07", "2026-08")  # demo/host/modules/like.py
 CACHE = server.ROOT / "build" / "demo"  # no dot in it: gradio serves no file below a folder that begins with one
 
 
@@ -50,6 +51,7 @@ def main() -> int:
     parser.add_argument("--headless", action="store_true", help="end after the image instead of serving the page")
     parser.add_argument("--json", metavar="FILE", help="write the result there")
     parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument("--like", choices=LIKE, default=LIKE[0], help="the SD.Next that the stand-in is (default: %(default)s)")
     parser.add_argument("--encoder", default="T5 FP4", help="the text encoder to choose (default: %(default)s)")
     args = parser.parse_args()
     steps = Steps()
@@ -61,7 +63,7 @@ def main() -> int:
             subprocess.run([sys.executable, "-m", "sd3deploy.tiny_sd3"], cwd=server.ROOT, check=True, capture_output=True)
         data = server.data_folder(CACHE / "data")
     with steps.step("Start the server"):
-        host = server.start(data, python=python, port=port_for(args))
+        host = server.start(data, python=python, port=port_for(args), flags=("--like", args.like))
     try:
         print(f"  {host.url}")
         result = use(host, steps, args.encoder) | {"bitsandbytes_before": before, "seconds": steps.seconds}

@@ -1,7 +1,8 @@
 """Throw-away Python environments in a second: a new virtual environment whose packages are links into a full one.
 
 The demo needs a host without bitsandbytes, the tests need hosts without accelerate, with two NumPys, with older
-libraries. Installing torch for each would take minutes; linking takes a second, and pip installs on top as usual.
+libraries. Installing torch for each would take minutes; linking takes a second, and pip installs on top what was left out.
+What pip is to replace must be left out or copied: it follows links, and would take the files of the full environment away.
 Standard library only.
 """
 

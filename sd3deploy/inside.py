@@ -85,12 +85,25 @@ def folders(options: argparse.Namespace) -> Folders:
 def commit(root: Path) -> str:
     """The first characters of the commit that is checked out, "" where nobody knows."""
     try:
-        head = (root / ".git" / "HEAD").read_text(encoding="utf-8").strip()
+        folder = root / ".git"
+        if folder.is_file():  # a submodule, or one of several work trees
+            folder = root / folder.read_text(encoding="utf-8").removeprefix("gitdir:").strip()
+        head = (folder / "HEAD").read_text(encoding="utf-8").strip()
         if head.startswith("ref: "):
-            head = (root / ".git" / head.removeprefix("ref: ")).read_text(encoding="utf-8").strip()
-    except OSError:  # no repository, or one whose references are packed
+            head = _commit_of(folder, head.removeprefix("ref: "))
+    except OSError:  # no repository
         return ""
     return head[:9]
+
+
+def _commit_of(folder: Path, reference: str) -> str:
+    """What a branch of the repository in `folder` is at. git packs what has not moved for a while into one file. Raises OSError."""
+    shared = folder / "commondir"  # a work tree of its own has its branches in the repository that it belongs to
+    folder = folder / shared.read_text(encoding="utf-8").strip() if shared.is_file() else folder
+    if (folder / reference).is_file():
+        return (folder / reference).read_text(encoding="utf-8").strip()
+    lines = (folder / "packed-refs").read_text(encoding="utf-8").splitlines()
+    return next((line.split()[0] for line in lines if line.endswith(f" {reference}")), "")
 
 
 def elsewhere(arguments: list[str]) -> int | None:

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -36,6 +37,11 @@ class Lab:
     def offline_args(self) -> str:
         """PIP_EXTRA_ARGS that keep pip away from every index, and from compiling what is thrown away."""
         return f"--no-index --no-compile --find-links {self.wheels}"
+
+    @property
+    def quoted_args(self) -> str:
+        """The same, for a folder with spaces in its path."""
+        return f"--no-index --no-compile --find-links {shlex.quote(str(self.wheels))}"
 
     def run(self, code: str, *, check: bool = True, **environ: str) -> subprocess.CompletedProcess[str]:
         """Run Python code in the environment, with this project importable."""

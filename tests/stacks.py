@@ -33,7 +33,7 @@ PINS = {
     "sentencepiece": "0.2.1",
 }
 # The last transformers 4, with the diffusers and huggingface_hub of its time.
-OLDER = {"transformers": "4.57.6", "diffusers": "0.36.0", "huggingface_hub": "0.36.2"}
+OLDER = {"transformers": "4.57.6", "diffusers": "0.36.0", "huggingface_hub": "0.36.2", "tokenizers": "0.22.2"}
 # What came out by the end of 2026, with what it needs beside.
 NEWER = {
     "transformers": "5.24.0",

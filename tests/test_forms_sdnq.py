@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 
 import pytest
 import torch
 import transformers
-from sdnq import loader, quantizer
+from sdnq import common, loader, quantizer
 
 from sd3deploy.device import Device
 from sd3deploy.encoders import choices, quantize, source, weights
@@ -23,9 +24,13 @@ WAYS = {
     "int8 for its own multiply": {"weights_dtype": "int8", "use_quantized_matmul": True, "group_size": -1},
     "int5 in groups": {"weights_dtype": "int5", "group_size": 32},
     "float8": {"weights_dtype": "float8_e4m3fn"},
-    "one scale": {"weights_dtype": "uint8", "group_size": -2},
+    "one scale": {"weights_dtype": "uint8", "group_size": -2},  # for the whole tensor since 0.2.8, for a row before
     "mixed": {"weights_dtype": "uint4", "modules_dtype_dict": {"int8": ["encoder.block.1.layer.0.SelfAttention.q"]}},
 }
+if "scale_dtype" in inspect.signature(quantizer.SDNQConfig.__init__).parameters:  # 0.2.8
+    WAYS["scales of 8 bit"] = {"weights_dtype": "uint4", "scale_dtype": "float8_e4m3fn", "zero_point_dtype": "uint8"}
+    WAYS["codebook"] = {"weights_dtype": "uint4", "use_codebook": True}
+    WAYS["codebook of codes"] = {"weights_dtype": "uint4", "use_codebook": True, "scale_dtype": "uint8"}
 
 
 def made(folder, **config):
@@ -37,8 +42,9 @@ def made(folder, **config):
     found = {}
     for name, module in encoder.named_modules():
         if hasattr(module, "sdnq_dequantizer"):
-            parts = {part: getattr(module, part, None) for part in ("scale", "zero_point", "svd_up", "svd_down")}
-            parts = {part: one.float() for part, one in parts.items() if one is not None}
+            parts = {part: getattr(module, part, None) for part in common.sdnq_keys if part != "weight"}
+            wide = (torch.float32, torch.float16, torch.bfloat16)
+            parts = {part: one.float() if one.dtype in wide else one for part, one in parts.items() if one is not None}
             own = module.sdnq_dequantizer
             found[f"{name}.weight"] = own(
                 module.weight, **parts, skip_quantized_matmul=own.use_quantized_matmul, skip_compile=True, dtype=torch.float32

@@ -85,6 +85,15 @@ def read_options():
     opts.update(paths.config)
 
 
+def set_environment():
+    """Since 2026-08 huggingface_hub is told where its cache is, and to be quiet, before anything imports it, with --skip-all too."""
+    from modules.paths import models_path
+
+    os.environ.setdefault("HF_HUB_CACHE", opts.get("hfcache_dir") or os.path.join(models_path, "huggingface"))
+    for name in ("HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_IMPLICIT_TOKEN", "HF_HUB_DISABLE_SYMLINKS_WARNING"):
+        os.environ.setdefault(name, "1")
+
+
 def run_extension_installer(folder):
     """Run install.py of an extension: its own process, its own folder, the host importable; output is shown only on failure."""
     script = os.path.realpath(os.path.join(folder, "install.py"))

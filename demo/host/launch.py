@@ -9,6 +9,7 @@ import time
 
 import installer
 from installer import run_extension_installer  # noqa: F401  extensions ask launch for it
+from modules.like import AUGUST
 from modules.logger import log
 
 args = None
@@ -23,6 +24,8 @@ def main():
     args, _ = parser.parse_known_args()
     installer.args = args
     installer.read_options()
+    if AUGUST:
+        installer.set_environment()
     if args.skip_all:
         log.info("Startup: skip=all")
     else:

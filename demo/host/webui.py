@@ -20,10 +20,13 @@ import modules.scripts
 import modules.scripts_manager
 import modules.sd_checkpoint
 import modules.sd_models
+import modules.sd_offload
 import modules.sd_vae
+import modules.server
 import modules.ui
 from modules import paths, shared
 from modules.call_queue import queue_lock, wrap_queued_call
+from modules.like import AUGUST
 from modules.logger import log
 
 modules.loader.initialized = True
@@ -58,24 +61,28 @@ def start_ui():
     shared.demo = modules.ui.create_ui(None)
     shared.demo.queue(concurrency_count=64)
     users = [tuple(pair.strip().split(":", 1)) for pair in (shared.cmd_opts.auth or "").split(",") if ":" in pair]
-    with contextlib.redirect_stdout(io.StringIO()):
-        app, local_url, _ = shared.demo.launch(
-            server_name=shared.cmd_opts.server_name,
-            server_port=shared.cmd_opts.port,
-            auth=users or None,
-            prevent_thread_lock=True,
-            max_threads=64,
-            show_api=False,
-            quiet=True,
-            allowed_paths=[paths.script_path, paths.data_path, paths.models_path],
-            app_kwargs={"openapi_url": "/openapi.json" if shared.cmd_opts.docs else None},
-        )
-    log.info(f"Local URL: {local_url}")
+    served = {
+        "auth": users or None,
+        "max_threads": 64,
+        "show_api": False,
+        "allowed_paths": [paths.script_path, paths.data_path, paths.models_path],
+        "app_kwargs": {"openapi_url": "/openapi.json" if shared.cmd_opts.docs else None},
+    }
+    host, port = shared.cmd_opts.server_name, shared.cmd_opts.port
+    if AUGUST:
+        app = modules.server.application(shared.demo, **served)
+        shared.demo.server = modules.server.Server(app, host, port)
+    else:
+        with contextlib.redirect_stdout(io.StringIO()):
+            app, local_url, _ = shared.demo.launch(server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, **served)
+        log.info(f"Local URL: {local_url}")
     shared.demo.server.wants_restart = False
     modules.api.middleware.setup_middleware(app)
     shared.api = modules.api.api.Api(app, queue_lock)
     shared.api.register()
     modules.script_callbacks.app_started_callback(shared.demo, app)
+    if AUGUST:
+        shared.demo.server.start()  # nobody answers before: a callback that asks its own server waits in vain
 
 
 def load_model():
@@ -90,6 +97,11 @@ def load_model():
     shared.opts.onchange("sd_model_checkpoint", wrap_queued_call(lambda: modules.sd_models.reload_model_weights(op="model")), call=False)
     shared.opts.onchange("sd_vae", wrap_queued_call(lambda: modules.sd_vae.reload_vae_weights()), call=False)
     shared.opts.onchange("sd_text_encoder", wrap_queued_call(lambda: modules.sd_models.reload_text_encoder()), call=False)
+    if AUGUST:
+        offload = modules.sd_offload
+        keys = [f"diffusers_offload_{key}" for key in offload.OPTIONS] + [f"group_offload_{key}" for key in offload.GROUP_OPTIONS]
+        for key in keys:
+            shared.opts.onchange(key, wrap_queued_call(offload.options_changed), call=False)
 
 
 def webui():

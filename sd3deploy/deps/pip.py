@@ -7,9 +7,11 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 from sd3deploy.deps import stopping
@@ -118,7 +120,25 @@ def _ended_on_request(process: subprocess.Popen[str]) -> Iterator[Callable[[], b
 
 
 def _pip() -> tuple[str, ...]:
+    """This environment's pip; where it has none, as one that uv has made, the one that Python brings along for new environments: it runs
+    from its wheel, and installs into this environment without being installed itself.
+    """
+    from importlib.util import find_spec
+
+    if find_spec("pip") is None and (wheel := _brought_along()):
+        return (sys.executable, str(wheel / "pip"))
     return (sys.executable, "-m", "pip")
+
+
+@lru_cache
+def _brought_along() -> Path | None:
+    """The wheel of pip that belongs to `ensurepip`, or None: Linux distributions may keep it elsewhere, or in a package of its own."""
+    from importlib.util import find_spec
+
+    found = find_spec("ensurepip")
+    folders = [Path(place, "_bundled") for place in (found.submodule_search_locations or ())] if found else []
+    folders += [Path(place)] if (place := sysconfig.get_config_var("WHEEL_PKG_DIR")) else []
+    return next((wheel for folder in folders for wheel in sorted(folder.glob("pip-*.whl"), reverse=True)), None)
 
 
 def _environment() -> dict[str, str]:

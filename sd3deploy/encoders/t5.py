@@ -42,7 +42,7 @@ def t5_encoder_class() -> type[transformers.T5EncoderModel]:
     """
     import torch
     import transformers
-    from transformers.models.t5.modeling_t5 import T5DenseActDense, T5DenseGatedActDense, T5LayerNorm
+    from transformers.models.t5.modeling_t5 import T5Attention, T5DenseActDense, T5DenseGatedActDense, T5LayerNorm
 
     class GatedFeedForward(T5DenseGatedActDense):
         def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -65,6 +65,12 @@ def t5_encoder_class() -> type[transformers.T5EncoderModel]:
             wide = hidden_states.float()
             return self.weight * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.variance_epsilon))
 
+    class Attention(T5Attention):
+        def compute_bias(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+            # Since transformers 5.24 it goes to torch's scaled_dot_product_attention, which takes it in the type of the queries alone.
+            bias = super().compute_bias(*args, **kwargs)
+            return bias.to(product_type(bias.dtype, bias.device))
+
     class T5EncoderModel(transformers.T5EncoderModel):  # this very name: the host lists modules to offload by class name
         def __init__(self, config: Any) -> None:
             super().__init__(config)
@@ -76,6 +82,8 @@ def t5_encoder_class() -> type[transformers.T5EncoderModel]:
             for module in self.encoder.block.modules():
                 if type(module) is T5LayerNorm:  # or it is apex's, which is for CUDA
                     module.__class__ = LayerNorm
+                elif isinstance(module, T5Attention):
+                    module.__class__ = Attention
 
     return T5EncoderModel
 

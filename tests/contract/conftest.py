@@ -1,4 +1,5 @@
-"""One host for all contract tests: the stand-in, or a real SD.Next when SDNEXT_ROOT and SDNEXT_PYTHON are set.
+"""One host for all contract tests: the stand-in, or a real SD.Next when SDNEXT_ROOT and SDNEXT_PYTHON are set; of 2026-08 with
+SDNEXT_LIKE=2026-08.
 
 It runs without this extension and without bitsandbytes, with a password, and with a probe: an extension that notes what the
 host does and executes what a test sends (`host.run`).
@@ -11,6 +12,7 @@ import os
 import shutil
 import textwrap
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 
 import httpx
@@ -21,6 +23,9 @@ from demo import environment, server
 PROBE = Path(__file__).parent / "probe"
 AUTH = ("probe", "password")
 REAL = "SDNEXT_ROOT" in os.environ and "SDNEXT_PYTHON" in os.environ
+# Which SD.Next the stand-in is; a real one of 2026-07 gets the changes of 2026-08 while it loads (tests/contract/august).
+LIKE = os.environ.get("SDNEXT_LIKE", "2026-07")
+CHANGES = Path(__file__).parent / "august"
 
 
 class ProbedHost(server.Host):
@@ -56,14 +61,28 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.skip(reason="needs SDNEXT_ROOT and SDNEXT_PYTHON"))
 
 
-def start(folder: Path, name: str, *flags: str, **kwargs) -> ProbedHost:
+def start(folder: Path, name: str, *flags: str, like: str = LIKE, **kwargs) -> ProbedHost:
     """Start the host under test with the data folder `folder`/data and an environment of its own."""
     python = Path(os.environ["SDNEXT_PYTHON"]) if REAL else None
     source = python.parent.parent if python else None
     linked = environment.linked(folder / f"venv-{name}", without=["bitsandbytes"], source=source)
     root = Path(os.environ["SDNEXT_ROOT"]) if REAL else server.STAND_IN
+    if not REAL:
+        flags = ("--like", like, *flags)
+    elif like == "2026-08":
+        change(folder / name, linked)
     started = server.start(folder / name, root=root, python=linked, flags=flags, **kwargs)
     return ProbedHost(started.data, started.url, started.process, started.auth)
+
+
+def change(data: Path, python: Path) -> None:
+    """Let a real SD.Next of 2026-07 load as one of 2026-08: an extension edits its modules in memory, and `sdnq` is a package."""
+    shutil.copytree(CHANGES, data / "extensions" / "august", dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    site = environment.site_of(python.parents[1])
+    ours = Path(metadata.distribution("sdnq").locate_file(""))
+    for entry in ours.glob("sdnq*"):
+        if not (site / entry.name).exists():
+            (site / entry.name).symlink_to(entry)
 
 
 @contextmanager

@@ -5,11 +5,16 @@ import gc
 
 import torch
 
+from modules.like import AUGUST
 from modules.logger import log
 
 cpu = torch.device("cpu")
 backend = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-device = torch.device("cuda:0" if backend == "cuda" else backend)
+accelerator = getattr(torch, "accelerator", None) if AUGUST else None  # since torch 2.6
+if accelerator is not None and accelerator.is_available():
+    device = accelerator.current_accelerator()  # without an index
+else:
+    device = torch.device("cuda:0" if backend == "cuda" else backend)
 dtype = torch.float32 if backend == "cpu" else torch.bfloat16 if backend == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
 dtype_vae = dtype
 unet_needs_upcast = False
@@ -31,7 +36,10 @@ def torch_gc(force=False, fast=False, reason=None):
     if not force:
         return
     gc.collect()
-    if backend == "cuda":
+    if accelerator is not None and accelerator.is_available():
+        accelerator.synchronize()
+        accelerator.memory.empty_cache()
+    elif backend == "cuda":
         with contextlib.suppress(RuntimeError):
             torch.cuda.synchronize()
             torch.cuda.empty_cache()

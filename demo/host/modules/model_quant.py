@@ -3,6 +3,7 @@
 import os
 
 from modules import devices
+from modules.like import AUGUST
 from modules.logger import log
 
 
@@ -25,7 +26,10 @@ def create_sdnq_config(kwargs=None, allow=True, module="Model", weights_dtype=No
         weights_dtype = of_encoder if own else opts.sdnq_quantize_weights_mode
     if devices.backend == "cpu":
         os.environ.setdefault("SDNQ_USE_TORCH_COMPILE", "0")  # or its import compiles a kernel to see whether that works
-    from sdnq import SDNQConfig
+    if AUGUST:
+        from sdnq import SDNQConfig
+    else:
+        from modules.sdnq import SDNQConfig
 
     config = SDNQConfig(weights_dtype=weights_dtype, dequantize_fp32=opts.sdnq_dequantize_fp32,
                         modules_to_not_convert=modules_to_not_convert or [], modules_dtype_dict=dict(modules_dtype_dict or {}))  # fmt: skip

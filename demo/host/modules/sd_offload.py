@@ -4,6 +4,7 @@ import accelerate
 import torch
 
 from modules import devices, shared
+from modules.like import AUGUST
 from modules.logger import log
 
 offload_hook_instance = None
@@ -101,5 +102,44 @@ def set_diffuser_offload(sd_model, op="model", quiet=False, force=False):
         sd_model.enable_sequential_cpu_offload(device=devices.device)
         sd_model.has_accelerate = True
     elif mode == "group":
-        sd_model.enable_group_offload(devices.device, offload_type="leaf_level")
-        sd_model.has_accelerate = True
+        apply_group_offload(sd_model)
+
+
+def apply_group_offload(sd_model):
+    """Hook each layer or block, as its own settings say; since 2026-08 the parts that are never to be offloaded stay on the device."""
+    opts = shared.opts
+    never = [name.strip() for name in opts.diffusers_offload_never.split(",")] if AUGUST else []
+    stay = [name for name, part in get_modules(sd_model).items() if type(part).__name__ in never]
+    sd_model.enable_group_offload(
+        devices.device,
+        offload_device=devices.cpu,
+        offload_type=opts.group_offload_type,
+        num_blocks_per_group=opts.group_offload_blocks,
+        non_blocking=opts.diffusers_offload_nonblocking,
+        use_stream=opts.group_offload_stream,
+        record_stream=opts.group_offload_record,
+        exclude_modules=[*stay, *(["vae"] if opts.group_offload_type == "block_level" else [])],
+    )
+    sd_model.has_accelerate = True
+
+
+OPTIONS = ("mode", "pre", "nonblocking", "min_gpu_memory", "max_gpu_memory", "max_cpu_memory", "always", "never")
+GROUP_OPTIONS = ("type", "blocks", "stream", "record")
+
+
+def options_changed():
+    """Since 2026-08 every setting of offload is applied to the loaded model at once, with the queue held."""
+    from modules import modeldata, sd_models
+
+    global offload_hook_instance
+    sd_model = modeldata.model_data.sd_model
+    if sd_model is None:
+        return
+    disable_offload(sd_model)
+    if hasattr(sd_model, "remove_all_hooks"):
+        sd_model.remove_all_hooks()
+    offload_hook_instance = None
+    set_diffuser_offload(sd_model, force=True)
+    if shared.opts.diffusers_offload_mode == "none":
+        sd_models.move_model(sd_model, devices.device, force=True)
+    log.info(f"Offload: mode={shared.opts.diffusers_offload_mode} applied")

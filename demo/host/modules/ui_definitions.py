@@ -5,6 +5,7 @@ import os
 import gradio as gr
 
 from modules import devices, paths, shared_items, theme
+from modules.like import AUGUST
 from modules.memstats import memory_stats
 from modules.options import OptionInfo, options_section
 from modules.ui_components import DropdownEditable
@@ -43,14 +44,22 @@ def create_settings(cmd_opts):
         **options_section(("offload", "Model Offloading"), {
             "diffusers_offload_mode": OptionInfo("balanced" if on_gpu else "none", "Model offload mode", gr.Radio,
                                                  {"choices": OFFLOAD_MODES}),
-            "diffusers_offload_pre": OptionInfo(True, "Offload during pre-forward"),
             "diffusers_offload_nonblocking": OptionInfo(False, "Non-blocking move operations"),
+            "diffusers_offload_never": OptionInfo("CLIPTextModel, CLIPTextModelWithProjection, AutoencoderKL", "Modules to never offload"),
+            "cuda_mem_fraction": OptionInfo(0.0, "Memory limit", gr.Slider, {"minimum": 0, "maximum": 2.0, "step": 0.05}),
+        }),
+        **options_section(("offload_balanced", "Balanced Offload") if AUGUST else ("offload", "Model Offloading"), {
+            "diffusers_offload_pre": OptionInfo(True, "Offload during pre-forward"),
             "diffusers_offload_min_gpu_memory": OptionInfo(0.2, "Offload low watermark", gr.Slider, slider),
             "diffusers_offload_max_gpu_memory": OptionInfo(0.6, "Offload GPU high watermark", gr.Slider, slider),
             "diffusers_offload_max_cpu_memory": OptionInfo(0.9, "Offload CPU high watermark", gr.Slider, slider),
             "diffusers_offload_always": OptionInfo(always, "Modules to always offload"),
-            "diffusers_offload_never": OptionInfo("CLIPTextModel, CLIPTextModelWithProjection, AutoencoderKL", "Modules to never offload"),
-            "cuda_mem_fraction": OptionInfo(0.0, "Memory limit", gr.Slider, {"minimum": 0, "maximum": 2.0, "step": 0.05}),
+        }),
+        **options_section(("offload_group", "Group Offload") if AUGUST else ("offload", "Model Offloading"), {
+            "group_offload_type": OptionInfo("leaf_level", "Group offload type", gr.Radio, {"choices": ["leaf_level", "block_level"]}),
+            "group_offload_stream": OptionInfo(False, "Use torch streams", gr.Checkbox),
+            "group_offload_record": OptionInfo(False, "Record torch streams", gr.Checkbox),
+            "group_offload_blocks": OptionInfo(1, "Offload blocks", gr.Number),
         }),
         **options_section(("quantization", "Model Quantization"), {
             "sdnq_quantize_weights": OptionInfo([], "Quantization enabled", gr.CheckboxGroup, {"choices": ["Model", "TE", "LLM", "VAE"]}),

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 __all__ = ["METHODS", "Sdnq"]
 
 METHODS = ("sdnq", "sdnq_training")
-_PARTS = ("weight", "scale", "zero_point", "svd_up", "svd_down")  # sdnq 0.2.3, common.py
 _MOST = 2**20  # rows or columns
 _TYPES = {
     **{"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "BOOL": "bool"},
@@ -47,7 +46,9 @@ class Dequantized:
         found = {}
         for part, stored in self.parts.items():
             tensor = read(stored).view(getattr(torch, _TYPES[stored.dtype])).reshape(stored.shape)
-            found[part] = tensor if part == "weight" else tensor.float()
+            # Since 0.2.8 scales and zero points may be codes themselves, with a scale of their own.
+            codes = part == "weight" or tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16)
+            found[part] = tensor if codes else tensor.float()
         matmul = self.dequantizer.use_quantized_matmul
         whole = self.dequantizer(**found, skip_quantized_matmul=matmul, skip_compile=True, dtype=torch.float32).detach()
 
@@ -72,19 +73,25 @@ class Sdnq:
         if stored is None or scale is None:
             return NotMine("there is no scale", 1)
         try:
-            dequantizer = _dequantizer(layer, set(scale.shape))
+            parts = {part: one for part, one in layer.parts.items() if part in _names()}
+            # Where a whole tensor has one scale (0.2.8), only a weight that is not packed tells its rows.
+            dequantizer = _dequantizer(layer, parts, {*scale.shape, *stored.shape})
         except ImportError:
             return Unusable("form.sdnq-package")
         except Exception as error:  # a configuration of which the library makes nothing
             return Unusable("form.sdnq", {"error": (str(error) or type(error).__name__).splitlines()[0][:200]})
         if dequantizer is None:
             return Unusable("form.sdnq", {"error": f"the shapes {[list(one.shape) for one in layer.parts.values()]} do not fit"})
-        parts = {part: one for part, one in layer.parts.items() if part in _PARTS}
         layout = Dequantized(str(dequantizer.weights_dtype), parts, dequantizer)
         return Mine(stored, tuple(dequantizer.original_shape), layout, frozenset(parts))
 
 
-def _dequantizer(layer: Layer, sides: set[int]) -> Any:
+def _names() -> frozenset[str]:
+    """What the library calls the tensors of a layer: 5 until 0.2.3, 9 since 0.2.8. Raises ImportError."""
+    return frozenset(importlib.import_module("sdnq.common").sdnq_keys)
+
+
+def _dequantizer(layer: Layer, parts: Mapping[str, Stored], sides: set[int]) -> Any:
     """The library's own for a layer of which it makes tensors of just these types and shapes; None where there is none. sides: which may be
     the number of rows.
     """
@@ -92,7 +99,7 @@ def _dequantizer(layer: Layer, sides: set[int]) -> Any:
 
     quantizer: Any = importlib.import_module("sdnq.quantizer")
     types: Any = importlib.import_module("sdnq.common").dtype_dict
-    shapes = {part: one.shape for part, one in layer.parts.items() if part in _PARTS}
+    shapes = {part: one.shape for part, one in parts.items()}
     stored, name = layer.parts["weight"], f"{layer.path}.weight"
 
     def linear(columns: int, rows: int) -> torch.nn.Linear:
@@ -108,7 +115,7 @@ def _dequantizer(layer: Layer, sides: set[int]) -> Any:
         if rest or not 0 < columns <= _MOST >= rows:
             continue
         made, _ = quantizer.sdnq_quantize_layer(linear(columns, rows), config(), torch_dtype=torch.bfloat16, param_name=name)
-        own = {part: one for part, one in made.named_parameters() if part in _PARTS}
+        own = {part: one for part, one in made.named_parameters() if part in _names()}
         if {part: tuple(one.shape) for part, one in own.items()} == shapes and str(own["weight"].dtype) == f"torch.{_TYPES[stored.dtype]}":
             return made.sdnq_dequantizer
     return None

@@ -10,6 +10,9 @@ from sd3deploy.webui.host import prompts
 
 __all__ = ["apply", "leave_room", "restore", "switch"]
 
+# Of diffusers.hooks.group_offloading, 0.36 to 0.42; it has no function that takes them out.
+_GROUP_HOOKS = ("group_offloading", "layer_execution_tracker", "lazy_prefetch_group_offloading")
+
 
 def apply(pipeline: Any, mode: str) -> None:
     """Make the new text_encoder_3 follow the offload mode of the other parts.
@@ -28,9 +31,7 @@ def apply(pipeline: Any, mode: str) -> None:
 
             cpu_offload(encoder, devices.device, offload_buffers=True)
         else:
-            from diffusers.hooks import apply_group_offloading
-
-            apply_group_offloading(encoder, onload_device=devices.device, offload_device=devices.cpu, offload_type="leaf_level")
+            _offload_groups(encoder)
         return
     if mode == "none" and encoder is not None and not _by_bitsandbytes(encoder):
         encoder.to(devices.device)  # the host moves a pipeline only when its first part is elsewhere; bitsandbytes has loaded in place
@@ -59,17 +60,53 @@ def restore(pipeline: Any, mode: str) -> None:
 
 
 def switch(pipeline: Any, mode: str) -> None:
-    """Change the mode of a loaded pipeline: the host itself does that only when it loads one."""
+    """Change the mode of a loaded pipeline, with the host's queue held. The host does that when it loads one; since 2026-08-22 also when
+    the setting is changed, under its queue: so the value is stored here, and not set.
+    """
     if pipeline is None or shared.opts.diffusers_offload_mode == mode:
         return
     sd_offload.disable_offload(pipeline)
     if hasattr(pipeline, "remove_all_hooks"):
         pipeline.remove_all_hooks()
+    _free_groups(pipeline)
     pipeline.has_accelerate = False
     shared.opts.diffusers_offload_mode = mode
     with prompts.kept(pipeline):
         sd_models.clear_caches(full=True)  # the hook of balanced offload is kept there
     sd_offload.set_diffuser_offload(pipeline, op="model")
+
+
+def _offload_groups(encoder: Any) -> None:
+    """As the host does it with the other parts, by the settings that it has for it."""
+    from diffusers.hooks import apply_group_offloading
+
+    opts = shared.opts
+    never = str(getattr(opts, "diffusers_offload_never", "")).replace(";", ",").split(",")
+    if type(encoder).__name__ in (name.strip() for name in never):
+        encoder.to(devices.device)
+        return
+    apply_group_offloading(
+        encoder,
+        onload_device=devices.device,
+        offload_device=devices.cpu,
+        offload_type=getattr(opts, "group_offload_type", "leaf_level"),
+        num_blocks_per_group=getattr(opts, "group_offload_blocks", 1),
+        non_blocking=getattr(opts, "diffusers_offload_nonblocking", False),
+        use_stream=getattr(opts, "group_offload_stream", False),
+        record_stream=getattr(opts, "group_offload_record", False),
+    )
+
+
+def _free_groups(pipeline: Any) -> None:
+    """Take out diffusers' own hooks, which group offload is made of; `remove_all_hooks` knows accelerate's alone, and with those of both
+    kinds on one part diffusers refuses to go on.
+    """
+    for part in getattr(pipeline, "components", {}).values():
+        for module in part.modules() if hasattr(part, "modules") else ():
+            registry = getattr(module, "_diffusers_hook", None)
+            for name in _GROUP_HOOKS:
+                if registry is not None and name in registry.hooks:
+                    registry.remove_hook(name, recurse=False)
 
 
 def _by_bitsandbytes(encoder: Any) -> bool:
