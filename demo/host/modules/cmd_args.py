@@ -15,6 +15,8 @@ parser.add_argument("--theme", default=None)
 parser.add_argument("--locale", default=os.environ.get("SD_LOCALE"), help="the language of the page, in place of the setting")
 parser.add_argument("--docs", default="SD_NODOCS" not in os.environ, action="store_true", help="serve /openapi.json (as it is)")
 parser.add_argument("--log", default=None)
+parser.add_argument("--cors-origins", default=None)
+parser.add_argument("--cors-regex", default=None)
 for flag in ("listen", "share", "insecure", "api", "uv", "safe", "debug", "freeze", "quick", "reinstall", "upgrade", "medvram", "lowvram"):
     parser.add_argument(f"--{flag}", action="store_true")
 for flag in ("skip-all", "skip-git", "skip-torch", "skip-extensions", "skip-requirements"):
