@@ -139,7 +139,7 @@ class Extension:
         from sd3deploy.webui.host import reach
 
         if not self.features.ended:
-            reach.check_page(demo, app)
+            reach.check_page(demo, app, self.features.get("panel").active)
         services = (self.deployment, self.guarding, self.watching, self.reporting, self.installing, self.measuring)
         self._essential(lambda: api.register(*services, self.features))
 

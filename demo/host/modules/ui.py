@@ -37,7 +37,8 @@ def _generate(kind, runner):
             return [], "", "Error: model not loaded"
         p = kind(sd_model=shared.sd_model, prompt=prompt, negative_prompt=negative, width=width, height=height, steps=steps,
                  cfg_scale=cfg_scale, seed=seed, sampler_name=sampler, batch_size=batch_size,
-                 init_images=[image] if image is not None else None, denoising_strength=strength, outpath_samples=getattr(shared.opts, f"outdir_{runner.name}_samples"))  # fmt: skip
+                 init_images=[image] if image is not None else None, denoising_strength=strength,
+                 outpath_samples=getattr(shared.opts, f"outdir_{runner.name}_samples"))  # fmt: skip
         p.scripts, p.script_args = runner, args
         processed = runner.run(p, *args) or processing.process_images(p)
         processed = runner.after(p, processed, *args)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -95,7 +94,10 @@ class SdNext:
 
     def place_of(self, checkpoint: Any) -> str:
         """The folder, file or repository of a model that the host knows; "" where it does not tell any more."""
-        return "" if state.lacks("encoder") else str(sdnext.sd_models.path_to_repo(checkpoint))
+        try:
+            return sdnext.sd_models.path_to_repo(checkpoint)
+        except reach.HostChanged:  # what goes by it is off from here on
+            return ""
 
     def model_folders(self) -> tuple[Path, ...]:
         """Where models may lie: folders in diffusers' layout, single files, repositories that were downloaded."""
@@ -139,7 +141,7 @@ class SdNext:
         return None if place == model else (place, arguments)
 
     def _root(self) -> Path:
-        return Path(sys.modules["modules"].__path__[0]).parent
+        return Path(sdnext.paths.script_path)
 
     def device(self) -> Device:
         return detect_device(sdnext.devices.device, sdnext.devices.backend)
@@ -207,6 +209,7 @@ class SdNext:
         """Make a change of the core's memory.verdict a setting. Whether it is one: sizes and batches are the job's. Called with neither
         lock held; `cancelled` ends the wait for the running job. Raises Sd3Error; then nothing has changed.
         """
+        reach.require("apply")
         values = _settings(fields)
         if not values:
             return False
@@ -228,7 +231,7 @@ class SdNext:
 
         instead: called with the name of an encoder; puts it into the loaded model for the time inside, and gives whether it is there.
         """
-        values = _settings(fields)
+        values = {} if state.lacks("apply") else _settings(fields)
         before = {key: getattr(sdnext.shared.opts, key) for key in values}
         mode = values.pop("diffusers_offload_mode", None)
         name = values.pop("sd3_text_encoder", None)

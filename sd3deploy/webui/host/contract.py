@@ -29,7 +29,7 @@ class _Required:
 REQUIRED: Any = _Required()  # the default of what has none
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # one of each: a default may be a dictionary
 class Need:
     """One row.
 
@@ -38,7 +38,8 @@ class Need:
     the page; route, an address of the host's API; browser, a name of the page's window. use: what for.
     feature: the part of the extension that is named to the user when it is missing or has another shape, the end of "feature.<id>" in
     messages/; "" is the extension as a whole, None nothing at all. lost: what is lost then, or why nothing is.
-    call: how we call it, "(checkpoint)" by position, "(full=)" by name; of a patch the parameters that are looked up by name.
+    call: how we call it, "(name)" by position, "(full=)" by name; of a patch the parameters that are looked up by name. Those by position
+    have to have the host's names too: one more before them would shift them all.
     gives: the type of the value or result, or the names of the attributes that a result has. default: what stands in for it; with one the
     feature goes on as well as it can, without one its parts are switched off. raises: whether an exception of the function is an ordinary
     outcome; else it counts as a change of the host. since: the host's version that brought it, year and month; the oldest host that is
@@ -91,9 +92,9 @@ TABLE: tuple[Need, ...] = (
     Need(f"{_SHARED}:opts.data", "attribute", "settings as they are stored", "", "everything", gives=dict),
     Need(f"{_SHARED}:opts.add_option", "function", "our settings", "", "everything", "(key, info)"),
     Need(f"{_SHARED}:OptionInfo", "function", "our settings", "", "everything",
-         "(default, label, component, arguments, onchange=, section=)"),
+         "(default, label, component, component_args, onchange=, section=)"),
     Need(f"{_SHARED}:api.add_api_route", "function", "our API", "", "everything",
-         "(path, handler, methods=, tags=, summary=, response_model=)", raises=True),
+         "(path, fn, methods=, tags=, summary=, response_model=)", raises=True),
     Need(f"{_HOOKS}:on_ui_settings", "callback", "when settings are registered", "", "everything", "(callback)"),
     Need(f"{_HOOKS}:on_app_started", "callback", "when the API is registered", "", "everything", "(callback)"),
     Need("modules.modeldata:model_data.sd_model", "attribute", "the loaded model, without loading one", "", "everything"),
@@ -101,6 +102,7 @@ TABLE: tuple[Need, ...] = (
     Need("modules.devices:backend", "attribute", "CUDA, ROCm, ZLUDA…: torch calls them all cuda", "", "everything", gives=str),
     Need("modules.call_queue:queue_lock", "attribute", "one job at a time", "", "everything", gives=("acquire", "release", "locked")),
     Need("modules.paths:data_path", "attribute", "the folder for what we keep", "", "everything", gives=str),
+    Need("modules.paths:script_path", "attribute", "the folder of SD.Next", "", "everything", gives=str),
     Need("modules.paths:models_path", "attribute", "the folder for quantized encoders", "", "everything", gives=str),
     Need(f"{_SCRIPTS}:Script", "attribute", "the kind of our panel", "", "everything", gives=type, instead="modules.scripts:Script"),
     Need(f"{_SCRIPTS}:AlwaysVisible", "attribute", "a panel on each tab", "", "everything", instead="modules.scripts:AlwaysVisible"),
@@ -111,18 +113,19 @@ TABLE: tuple[Need, ...] = (
     Need(f"{_SD3}:load_sd3", "patch", "an SD3 model is being loaded", "encoders", "the host's own T5 is taken", "checkpoint_info"),
     Need(f"{_GENERIC}:load_text_encoder", "patch", "T5 as it is loaded; the host's own T5", "encoder",
          "ours replaces the host's afterwards", "repo_id cls_name load_config subfolder", raises=True),
-    Need(f"{_MODELS}:path_to_repo", "function", "folder or repository of a model", "encoders", "its weights are not found", "(checkpoint)",
-         gives=str),
+    Need(f"{_MODELS}:path_to_repo", "function", "folder or repository of a model", "encoders", "its weights are not found",
+         "(checkpoint_info)", gives=str),
     Need(f"{_MODELS}:load_diffuser", "patch", "a model of any kind is being loaded", "load", "its failure is not explained"),
     Need(f"{_MODELS}:clear_caches", "function", "prompts encoded with another T5", "swap", "pictures would be of the old T5", "(full=)"),
     Need(f"{_OFFLOAD}:set_diffuser_offload", "function", "a new T5 follows the offload mode", "swap", "T5 would stay where it is",
-         "(pipeline, op=)", raises=True),
+         "(sd_model, op=)"),
     Need(f"{_SHARED}:opts.diffusers_offload_mode", "option", "where parts wait", "offload-mode", "a new T5 would stay where it is",
          gives=str),
-    Need(f"{_MODELS}:move_model", "function", "a new T5 makes way", "leave-room", "it stays on the device", "(model, device)"),
+    Need(f"{_MODELS}:move_model", "function", "a new T5 makes way", "leave-room", "it stays on the device", "(model, device)",
+         default=None),
     Need(f"{_OFFLOAD}:apply_balanced_offload", "function", "parts go back after too little memory", "free", "they stay half-way",
-         "(pipeline, force=)"),
-    Need(f"{_OFFLOAD}:disable_offload", "function", "another offload mode", "apply", "the button changes no mode", "(pipeline)"),
+         "(sd_model, force=)", default=None),
+    Need(f"{_OFFLOAD}:disable_offload", "function", "another offload mode", "apply", "the button changes no mode", "(sd_model)"),
     Need(f"{_SHARED}:opts.set", "function", "a setting with its callback", "apply", "the button changes nothing", "(key, value)"),
     Need(f"{_SHARED}:opts.save", "function", "what was changed for the user is kept", "save", "until the next start", "()", default=None),
     Need("modules.devices:torch_gc", "function", "memory goes back to the device", "free", "until the host does it", "(force=)",
@@ -163,12 +166,12 @@ TABLE: tuple[Need, ...] = (
          gives=("images", "comments")),
     Need("modules.processing_diffusers:process_diffusers", "patch", "a batch", "batch", "memory that ran out is not explained", "p"),
     Need("modules.processing:Processed", "function", "the answer of a refused job", "job", "the host's own words",
-         "(p, images, infotexts=, comments=)", gives=("images", "comments")),
+         "(p, images_list, infotexts=, comments=)", gives=("images", "comments")),
     Need(f"{_SCRIPTS}:Script.before_process", "callback", "the size that is asked for", "note", "sizes are the host's", "(self, p)"),
     Need(f"{_SCRIPTS}:Script.process", "callback", "guards, forecast, encoder of the job", "pictures", "jobs go as they are", "(self, p)"),
     Need(f"{_SCRIPTS}:Script.before_process_batch", "callback", "a job whose encoder was cancelled", "before-batch", "it goes on",
          "(self, p)"),
-    Need(f"{_SCRIPTS}:Script.elem_id", "function", "ids of our panel", "panel", "no panel", "(self, name)", gives=str),
+    Need(f"{_SCRIPTS}:Script.elem_id", "function", "ids of our panel", "panel", "no panel", "(self, item_id)", gives=str),
     Need(f"{_SCRIPTS}:Script.infotext_fields", "attribute", "the panel from a picture's metadata", "paste", "it stays as it is",
          default=None),
     Need("modules.attention:set_diffusers_attention", "patch", "attention processors that do not suit", "attention",
@@ -182,7 +185,7 @@ TABLE: tuple[Need, ...] = (
          default=False),
     Need("modules.sd_samplers:find_sampler_config", "function", "whether a sampler suits", "samplers", "all are taken to suit", "(name)",
          gives=("constructor",), default=None),
-    Need("modules.extra_networks:parse_prompt", "function", "words without networks", "prompts", "counted as they stand", "(text)",
+    Need("modules.extra_networks:parse_prompt", "function", "words without networks", "prompts", "counted as they stand", "(prompt)",
          gives=tuple, default=None),
     Need("modules.prompt_parser:parse_prompt_attention", "function", "words without weights", "prompts", "counted as they stand", "(text)",
          gives=list, default=None, raises=True),
@@ -192,7 +195,7 @@ TABLE: tuple[Need, ...] = (
     Need(f"{_SHARED}:state.api", "attribute", "our job is of the same kind", "progress", "taken for the page", gives=bool, default=False),
     Need(f"{_SHARED}:state.begin", "function", "a load in the host's progress", "progress", "not shown there", "(title, api=)",
          default=None),
-    Need(f"{_SHARED}:state.end", "function", "its end", "progress", "not shown there", "(job)", default=None),
+    Need(f"{_SHARED}:state.end", "function", "its end", "progress", "not shown there", "(task_id)", default=None),
     Need(f"{_SHARED}:state.sampling_step", "attribute", "how far it is", "progress", "not shown there", gives=int, default=0),
     Need(f"{_SHARED}:state.sampling_steps", "attribute", "how far it is", "progress", "not shown there", gives=int, default=0),
     Need(f"{_SHARED}:state.textinfo", "attribute", "what it is", "progress", "not shown there", default=None),
@@ -212,7 +215,7 @@ TABLE: tuple[Need, ...] = (
          gives=type, default=None, since="2026-06"),
     Need(f"{_HOOKS}:on_script_unloaded", "callback", "an end without a restart", "unload", "restart the server", "(callback)"),
     Need(f"{_HOOKS}:remove_callbacks_for_function", "function", "an end without a trace", None,
-         "callbacks that remain do nothing any more", "(callback)", default=None),
+         "callbacks that remain do nothing any more", "(callback_func)", default=None),
     Need("modules.api.validate:log_cost", "attribute", "no line for each poll", "quiet", "the log names each", gives=dict, default={},
          since="2026-03"),
     # What only tells versions apart: nothing of it is used

@@ -39,15 +39,19 @@ class Hooks:
         self._leave_room = features.shield("leave-room", offload.leave_room)
         self._foresee = features.shield("foresee", watching.foresee)
         self._last_look = features.shield("last-look", guarding.last_look)
-        self._reconcile = features.shield("swap", deployment.reconcile)
+        self._reconcile = features.shield("swap", lambda: deployment.reconcile())
         self.patches: list[Patch] = []
 
         def patch(id: str, name: str, wrapper: Callable[..., Any]) -> None:
-            need = BY_NAME[name]
+            need, feature = BY_NAME[name], features.get(id)
+
+            def switched(original: Call, *args: Any, **kwargs: Any) -> Any:
+                return wrapper(original, *args, **kwargs) if feature.active else original(*args, **kwargs)
+
             with contextlib.suppress(reach.HostChanged):
                 module, attribute = reach.module_of(need)
-                if features.get(id).active:
-                    self.patches.append(Patch(module, attribute, wrapper, tuple(need.call.split()), features.get(id).fail))
+                if feature.active:
+                    self.patches.append(Patch(module, attribute, switched, tuple(need.call.split()), feature.fail))
 
         patch("load", "modules.sd_models:load_diffuser", self._load_diffuser)
         patch("load-sd3", "pipelines.model_sd3:load_sd3", self._load_sd3)

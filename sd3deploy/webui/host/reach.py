@@ -322,15 +322,20 @@ def _is_late(need: Need) -> bool:
     return need.place == "modules.shared" and need.path[0] == "api"
 
 
-def check_page(demo: Any, app: Any) -> None:
-    """Look at the page and the API of the host when both are there. demo: gradio's Blocks. app: FastAPI's. Raises nothing."""
+def check_page(demo: Any, app: Any, panel: bool = True) -> None:
+    """Look at the page and the API of the host when both are there. demo: gradio's Blocks. app: FastAPI's. panel: whether ours was built.
+    Raises nothing.
+    """
+    tabs = _TABS[:2] if state.lacks("control") else _TABS
     ids = {getattr(block, "elem_id", None) for block in getattr(demo, "blocks", {}).values()}
     routes = {getattr(route, "path", "") for route in getattr(app, "routes", ())}
     found: dict[Need, str] = {}
     for need in TABLE:
         name = need.name.partition(":")[2]
         if need.kind == "element" and ids:
-            gone = [tab for tab in _TABS if not {one.format(tab=tab) for one in name.split("|")} & ids]
+            if name.startswith("script_") and not panel:
+                continue
+            gone = [tab for tab in tabs if not {one.format(tab=tab) for one in name.split("|")} & ids]
             found |= {need: f"is gone in {', '.join(gone)}"} if gone else {}
         elif need.kind == "route" and routes and not any(path.endswith(name) for path in routes):
             found[need] = "is gone"
@@ -396,10 +401,11 @@ def _uncallable(need: Need, function: Any) -> str:
     words = [word.strip() for word in need.call.strip("()").split(",") if word.strip()]
     positional, named = [word for word in words if "=" not in word], [word.strip("=") for word in words if "=" in word]
     try:
-        signature.bind(*positional, **dict.fromkeys(named))
+        bound = signature.bind(*positional, **dict.fromkeys(named))
     except TypeError as error:
         return f"is called in another way: {error}"
-    return ""
+    shifted = [name for name, value in bound.arguments.items() if isinstance(value, str) and name != value]
+    return f"is called in another way: {', '.join(shifted)}" if shifted else ""
 
 
 @functools.lru_cache(1)

@@ -54,7 +54,7 @@ def script_class(
     """The host's kind of script, bound to the services. The host makes three instances and calls ui() five times and more."""
     panel = features.get("panel")
     guard, check = features.shield("guard", guarding.guard), features.shield("forecast", watching.forecast.check)
-    reconcile = features.shield("swap", deployment.reconcile)
+    reconcile = features.shield("swap", lambda *asked, **words: deployment.reconcile(*asked, **words))
 
     class SD3Deploy(sdnext.scripts_manager.Script):
         built = False

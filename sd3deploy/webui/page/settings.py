@@ -53,6 +53,9 @@ def register(deployment: Deployment, forecast: Forecast, features: Features) -> 
         try:
             deployment.change(forecast.allow, back)
         except Exception as error:
+            if state.lacks("swap"):  # the host has just shown that it takes none while a model is loaded
+                sdnext.shared.opts.data["sd3_text_encoder"] = asked
+                return
             raise rejection(error) from error
         checked.shield(remember)()  # the encoder is in place: nothing may bring the old value back
 
