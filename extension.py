@@ -21,10 +21,10 @@ def start() -> type | None:
         from sd3deploy.webui.host import reach
 
         reach.check_start()
-        if reach.too_old():
-            return notice.leave("host.unsupported")
-        if missing := reach.missing():
-            return notice.leave("host.failed", error=missing)
+        missing = reach.missing()
+        if missing or reach.too_old():
+            keep()
+            return notice.leave("host.unsupported") if reach.too_old() else notice.leave("host.failed", error=missing)
         extension = Extension()
         return extension.register()
     except Exception as error:
@@ -32,6 +32,18 @@ def start() -> type | None:
             extension.end()
         log_traceback(error)
         return notice.leave("host.failed", error=f"{type(error).__name__}: {error}")
+
+
+def keep() -> None:
+    """Keep what was found of the host for `doctor`. Raises nothing: a folder that can not be written to costs no start."""
+    with contextlib.suppress(Exception):
+        from pathlib import Path
+
+        from sd3deploy import host_record, inside
+        from sd3deploy.webui.host.reach import sdnext, state
+
+        commit = inside.commit(Path(sdnext.paths.script_path))
+        host_record.write(Path(sdnext.paths.data_path), {"commit": commit, **state.data()})
 
 
 def log_traceback(error: BaseException) -> None:
@@ -89,7 +101,7 @@ class Extension:
         from sd3deploy.webui.page import panel
 
         features = self.features
-        reach.state.listen = features.changed
+        reach.state.listen = self._changed
         self._call(sdnext.script_callbacks.on_ui_settings, self._settings)
         self._call(sdnext.script_callbacks.on_app_started, self._api)
         unload = features.shield("unload", self.points.undo)
@@ -140,8 +152,15 @@ class Extension:
 
         if not self.features.ended:
             reach.check_page(demo, app, self.features.get("panel").active)
+            keep()
         services = (self.deployment, self.guarding, self.watching, self.reporting, self.installing, self.measuring)
         self._essential(lambda: api.register(*services, self.features))
+
+    def _changed(self, found: dict[Any, str]) -> Any:
+        """Something of the host is not as it should be: see Features.changed."""
+        told = self.features.changed(found)
+        keep()
+        return told
 
     def _essential(self, work: Callable[[], object]) -> None:
         """Without it there is no extension: where it fails, nothing of it remains but a sentence in the log and in the panels."""

@@ -1,7 +1,7 @@
 """The stand-in, imported once, and a fork of it for each case: a child changes one thing, starts the extension, and lives a short life.
 
 Nothing is served: the page is built, the API gets an application of FastAPI, and the functions of the host make the pictures.
-A child writes what it has seen as one JSON object and ends. It is run as `python -m tests.drift.rig DATA JOBS < cases.json > results.jsonl`.
+A child writes what it has seen as one JSON object and ends. Run as `python -m tests.drift.rig DATA JOBS < cases.json > results.jsonl`.
 """
 
 from __future__ import annotations
