@@ -1,6 +1,6 @@
 """The composition root: builds the services and registers them with the host. Nothing runs at import.
 
-    services → script, callbacks, gate of Control → patches                  what fails on the way takes all of it out again
+    contract checked → services → script, callbacks, gate of Control → patches      what fails on the way takes all of it out again
 """
 
 from __future__ import annotations
@@ -18,8 +18,13 @@ def start() -> type | None:
 
     extension: Extension | None = None
     try:
-        if not supported():
-            return notice.leave("host.unsupported")
+        from sd3deploy.webui.host import reach
+
+        reach.check_start()
+        missing = reach.missing()
+        if missing or reach.too_old():
+            keep()
+            return notice.leave("host.unsupported") if reach.too_old() else notice.leave("host.failed", error=missing)
         extension = Extension()
         return extension.register()
     except Exception as error:
@@ -29,13 +34,16 @@ def start() -> type | None:
         return notice.leave("host.failed", error=f"{type(error).__name__}: {error}")
 
 
-def supported() -> bool:
-    """Whether this host has the loaders that the hooks were written for (since 2025-08-20); older ones have a 4-bit T5 of their own."""
-    try:
-        from pipelines import generic, model_sd3
-    except ImportError:
-        return False
-    return hasattr(generic, "load_text_encoder") and hasattr(model_sd3, "load_sd3")
+def keep() -> None:
+    """Keep what was found of the host for `doctor`. Raises nothing: a folder that can not be written to costs no start."""
+    with contextlib.suppress(Exception):
+        from pathlib import Path
+
+        from sd3deploy import host_record, inside
+        from sd3deploy.webui.host.reach import sdnext, state
+
+        commit = inside.commit(Path(sdnext.paths.script_path))
+        host_record.write(Path(sdnext.paths.data_path), {"commit": commit, **state.data()})
 
 
 def log_traceback(error: BaseException) -> None:
@@ -78,7 +86,7 @@ class Extension:
         self.measuring = Measuring(host, self.deployment)
         self.reporting = Reporting(self.deployment, self.watching, diagnosing, verifying)
         host.watch = self.watching.loading
-        self.features = Features(self.events)
+        self.features = Features(self.events, self._leave)
         self.points = hooks.Hooks(self.deployment, self.guarding, self.watching, host, self.features)
         services = (self.deployment, self.guarding, self.watching, verifying, self.measuring, self.reporting)
         self.script = panel.script_class(*services, self.features)
@@ -88,18 +96,19 @@ class Extension:
         """Put it into the host, the patches last: a model may be loaded right after. Returns the script class. Raises what the host raises
         where it has no place for the settings or the API; every other part fails alone.
         """
-        from modules import script_callbacks
-
+        from sd3deploy.webui.host import reach
+        from sd3deploy.webui.host.reach import sdnext
         from sd3deploy.webui.page import panel
 
         features = self.features
-        self._call(script_callbacks.on_ui_settings, self._settings)
-        self._call(script_callbacks.on_app_started, self._api)
+        reach.state.listen = self._changed
+        self._call(sdnext.script_callbacks.on_ui_settings, self._settings)
+        self._call(sdnext.script_callbacks.on_app_started, self._api)
         unload = features.shield("unload", self.points.undo)
-        features.shield("unload", lambda: self._call(script_callbacks.on_script_unloaded, unload))()
+        features.shield("unload", lambda: self._call(sdnext.script_callbacks.on_script_unloaded, unload))()
         features.shield("control", panel.allow_in_control)()
-        for name in self.points.apply():
-            self.events.tell("warning", "host.unexpected", name=name)
+        self.points.apply()
+        reach.state.announce()
         return self.script
 
     def end(self) -> None:
@@ -108,10 +117,10 @@ class Extension:
         """
         self._stop()
         with contextlib.suppress(Exception):  # a host that can not forget callbacks calls some that do nothing
-            from modules import script_callbacks
+            from sd3deploy.webui.host.reach import sdnext
 
             for callback in self._callbacks:
-                script_callbacks.remove_callbacks_for_function(callback)
+                sdnext.script_callbacks.remove_callbacks_for_function(callback)
 
     def _stop(self) -> None:
         from sd3deploy.webui.page import panel
@@ -136,24 +145,40 @@ class Extension:
         if self.features.notice:
             notice.section(self.features.notice)
 
-    def _api(self, demo: Any, app: Any) -> None:
-        """Called by the host when its own API is there."""
+    def _api(self, demo: Any = None, app: Any = None, *_: Any, **__: Any) -> None:
+        """Called by the host when its own API is there, and the page."""
         from sd3deploy.webui import api
+        from sd3deploy.webui.host import reach
 
+        if not self.features.ended:
+            reach.check_page(demo, app, self.features.get("panel").active)
+            keep()
         services = (self.deployment, self.guarding, self.watching, self.reporting, self.installing, self.measuring)
         self._essential(lambda: api.register(*services, self.features))
 
+    def _changed(self, found: dict[Any, str]) -> Any:
+        """Something of the host is not as it should be: see Features.changed."""
+        told = self.features.changed(found)
+        keep()
+        return told
+
     def _essential(self, work: Callable[[], object]) -> None:
         """Without it there is no extension: where it fails, nothing of it remains but a sentence in the log and in the panels."""
-        from sd3deploy.webui import notice
-
         if self.features.ended:
             return
         try:
             work()
         except Exception as error:
-            self._stop()
-            log_traceback(error)
-            values = {"error": f"{type(error).__name__}: {error}"}
-            self.features.notice = notice.sentence("host.failed", **values)
-            self.events.tell("error", "host.failed", **values)
+            self._leave(error)
+
+    def _leave(self, error: Exception) -> None:
+        """Nothing of it remains but a sentence in the log and in the panels, once. Raises nothing."""
+        from sd3deploy.webui import notice
+
+        if self.features.ended:
+            return
+        self._stop()
+        log_traceback(error)
+        values = {"error": f"{type(error).__name__}: {error}"}
+        self.features.notice = notice.sentence("host.failed", **values)
+        self.events.tell("error", "host.failed", **values)

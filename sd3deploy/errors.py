@@ -13,6 +13,8 @@ Sd3Error
 
 from __future__ import annotations
 
+from typing import Any
+
 from sd3deploy import messages
 
 __all__ = [
@@ -31,8 +33,10 @@ __all__ = [
 class Sd3Error(Exception):
     """An expected failure. `id` names the sentence in messages/, `values` fills its placeholders.
 
-    str(error) is what a person reads: the sentence, then the remedy.
+    str(error) is what a person reads: the sentence, then the remedy. told: the event (events.py) that has said it already, if one has.
     """
+
+    told: Any = None
 
     def __init__(self, id: str, **values: object) -> None:
         self.id = id

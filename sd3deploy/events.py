@@ -52,9 +52,11 @@ class Events:
         return self.add(severity, id, messages.text(id, **values), messages.remedy(id, **values))
 
     def fail(self, error: Exception, severity: Severity = "error", kept: str = "") -> Event:
-        """Record and announce an error; one that is not of our tree is shown as unexpected, with its type. kept: a sentence on what is in
-        use instead, behind one of ours.
+        """Record and announce an error; one that is not of our tree is shown as unexpected, with its type. One that was told already is not
+        told again: its event is returned. kept: a sentence on what is in use instead, behind one of ours.
         """
+        if isinstance(error, Sd3Error) and error.told:
+            return error.told
         if isinstance(error, Sd3Error):
             return self.add(severity, error.id, f"{error.message} {kept}".rstrip(), error.remedy)
         if found := self.explain(error):

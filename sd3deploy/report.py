@@ -29,8 +29,8 @@ class Report:
 
     generated: ISO 8601. host: such as root, version, commit. python: such as version, platform, executable. device: facts about it.
     packages: name → version, None where it is not installed. settings: key → value. model: what is loaded, and its text encoders.
-    findings: of Finding.report(); those of the checks are added. checks: of Result.report(). memory: bytes or facts. runs: summaries of the
-    memory's runs. events: what happened, oldest first.
+    contract: what of the host is not as this extension knows it. findings: of Finding.report(); those of the checks are added. checks: of
+    Result.report(). memory: bytes or facts. runs: summaries of the memory's runs. events: what happened, oldest first.
     """
 
     generated: str = ""
@@ -41,6 +41,7 @@ class Report:
     packages: Mapping[str, str | None] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
+    contract: Mapping[str, Any] = field(default_factory=dict)
     findings: Sequence[Mapping[str, Any]] = ()
     checks: Sequence[Mapping[str, Any]] = ()
     memory: Mapping[str, Any] = field(default_factory=dict)
@@ -90,6 +91,7 @@ class Report:
         packages = [f"{name} {self.packages[name] or messages.text('report.missing')}" for name in _SHOWN if name in self.packages]
         made = (
             ("report.host", _words(self.host)),
+            ("report.contract", _contract(self.contract)),
             ("report.python", _words(self.python)),
             ("report.device", _words(self.device)),
             ("report.model", _words(self.model)),
@@ -207,6 +209,14 @@ def _words(part: Mapping[str, Any]) -> str:
         value = " ".join(str(value).split())
         told.append(value if name in ("root", "name", "version") else f"{name} {value}")
     return ", ".join(told)
+
+
+def _contract(part: Mapping[str, Any]) -> str:
+    """How much of the host was looked at, and what of it has moved."""
+    if not part:
+        return ""
+    moved = [f"{name} {what}" for name, what in (part.get("moved") or {}).items()]
+    return "; ".join([messages.text("report.contract.checked", count=part.get("checked", 0), moved=len(moved)), *moved])
 
 
 def _evidence(finding: Mapping[str, Any]) -> list[str]:

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from sd3deploy import inside
+from sd3deploy import host_record, inside
 from sd3deploy.commands import doctor
-from sd3deploy.diagnosis import logfile
+from sd3deploy.diagnosis import installed, logfile
+from sd3deploy.redact import Redactor
 
 ROOT = Path(__file__).parent.parent
 LOGS = Path(__file__).parent / "logs"
@@ -197,3 +198,16 @@ def test_a_bug_of_ours_is_no_finding(monkeypatch, capsys):
     monkeypatch.setattr(doctor, "examine", lambda *args, **kwargs: 1 / 0)
     assert __main__.main(["doctor", "--log", str(LOGS / "attention-file.log")]) == 2
     assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_it_says_what_of_the_host_had_moved_at_its_last_start(tmp_path):
+    root = host(tmp_path / "sdnext")
+    (root / ".git").mkdir()
+    (root / ".git" / "HEAD").write_text("058a7f0cf1234\n")
+    host_record.write(root, {"commit": "058a7f0cf", "checked": 103, "moved": {"modules.shared:opts.set": "is gone → no button"}})
+    report = doctor._report(inside.Folders(root, root), installed.read_installed(root), [], [], Redactor.of_this_machine())
+    assert report.data()["contract"]["moved"] == {"modules.shared:opts.set": "is gone → no button"}
+    assert "103 names of SD.Next looked at, 1 of them not as expected" in report.text()
+    (root / ".git" / "HEAD").write_text("2e1e141a3aaaa\n")
+    report = doctor._report(inside.Folders(root, root), installed.read_installed(root), [], [], Redactor.of_this_machine())
+    assert report.data()["contract"] == {}

@@ -87,6 +87,9 @@ class Host:
 
         return transformers.T5EncoderModel.from_pretrained(self.folder, subfolder="text_encoder_3", dtype=torch.float32)
 
+    def require_swap(self):
+        pass
+
     def swapped(self, pipeline):
         assert pipeline is self.pipe
         self.swaps += 1

@@ -17,6 +17,7 @@ from fastapi import HTTPException
 
 from sd3deploy import messages
 from sd3deploy.errors import JobRefused
+from sd3deploy.webui.host.contract import TABLE
 from sd3deploy.webui.host.feature import Features
 from sd3deploy.webui.host.patch import Patch
 
@@ -525,4 +526,5 @@ def test_every_part_has_a_name_and_says_what_is_lost(language):
     assert all(f"{id}.lost" in messages.catalogue(language) and id in messages.catalogue(language) for id in ids)
     sources = "\n".join(path.read_text("utf-8") for path in (*ROOT.glob("sd3deploy/webui/**/*.py"), ROOT / "extension.py"))
     used = set(re.findall(r'(?:features\.(?:get|shield)|\bpatch)\("([a-z0-9-]+)"', sources)) | set(hooks().values())
+    used |= {need.feature for need in TABLE if need.feature}
     assert used == {id.removeprefix("feature.") for id in ids}

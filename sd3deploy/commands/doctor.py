@@ -14,7 +14,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from sd3deploy import inside
+from sd3deploy import host_record, inside
 from sd3deploy.commands import progress
 from sd3deploy.commands.fixing import fix
 from sd3deploy.diagnosis import checks, logfile, matcher
@@ -101,6 +101,7 @@ def _report(
         device={name: value for name, value in facts.get("device", {}).items() if name in _DEVICE and value},
         packages=dict(found.versions) if found else {},
         settings=where.config if found else {},
+        contract=host_record.read(where.data, inside.commit(where.root) if where.root else None) if found else {},
         findings=[one.report() for one in findings],
         checks=[one.report() for one in results],
         redactor=redactor,

@@ -41,6 +41,7 @@ class Changing:
         nothing is raised: what fails then is told.
         """
         stands = False
+        self._host.require_swap()
         before = self._placed.read(pipeline)
         try:
             name = wanted.choice.shown

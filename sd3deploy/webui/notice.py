@@ -1,7 +1,6 @@
 """The one sentence that is left of the extension where it does not fit the host, in the log and on the page.
 
-It leans on as little of the host as it can: whatever is left to show it is tried alone, and nothing here raises. It imports nothing of
-this package that imports the host.
+It leans on as little of the host as it can: whatever is left to show it is tried alone, and nothing here raises.
 """
 
 from __future__ import annotations
@@ -53,9 +52,9 @@ def _speak() -> None:
 
 def _announce(text: str) -> None:
     """Have the host ask for the section when it builds the settings."""
-    from modules import script_callbacks
+    from sd3deploy.webui.host.reach import sdnext
 
-    script_callbacks.on_ui_settings(lambda: section(text))
+    sdnext.script_callbacks.on_ui_settings(lambda: section(text))
 
 
 def section(text: str) -> None:
@@ -63,9 +62,10 @@ def section(text: str) -> None:
 
     def add() -> None:
         import gradio as gr
-        from modules import shared
 
-        shared.opts.add_option(_KEY, shared.OptionInfo(notice_html(text), TITLE, gr.HTML, section=_SECTION))
+        from sd3deploy.webui.host.reach import sdnext
+
+        sdnext.shared.opts.add_option(_KEY, sdnext.shared.OptionInfo(notice_html(text), TITLE, gr.HTML, section=_SECTION))
 
     _attempt(add)
 
@@ -74,17 +74,16 @@ def _script(text: str) -> type:
     """A panel with nothing but the sentence, of the host's kind of script. No hook of it is ever called: it has no arguments."""
     import gradio as gr
 
-    try:
-        from modules import scripts_manager as scripts
-    except ImportError:  # before 2025-07
-        from modules import scripts
+    from sd3deploy.webui.host.reach import sdnext
 
-    class SD3Deploy(scripts.Script):
+    always = sdnext.scripts_manager.AlwaysVisible
+
+    class SD3Deploy(sdnext.scripts_manager.Script):
         def title(self) -> str:
             return TITLE
 
         def show(self, is_img2img: bool) -> Any:
-            return scripts.AlwaysVisible
+            return always
 
         def ui(self, is_img2img: bool) -> list[Any]:
             with gr.Accordion(TITLE, open=True, elem_classes=["sd3-panel"]):

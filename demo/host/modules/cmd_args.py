@@ -16,6 +16,8 @@ parser.add_argument("--locale", default=os.environ.get("SD_LOCALE"), help="the l
 parser.add_argument("--docs", default="SD_NODOCS" not in os.environ, action="store_true", help="serve /openapi.json (as it is)")
 parser.add_argument("--log", default=None)
 parser.add_argument("--like", choices=("2026-07", "2026-08"), default="2026-07", help="which SD.Next the stand-in is: modules/like.py")
+parser.add_argument("--cors-origins", default=None)
+parser.add_argument("--cors-regex", default=None)
 for flag in ("listen", "share", "insecure", "api", "uv", "safe", "debug", "freeze", "quick", "reinstall", "upgrade", "medvram", "lowvram"):
     parser.add_argument(f"--{flag}", action="store_true")
 for flag in ("skip-all", "skip-git", "skip-torch", "skip-extensions", "skip-requirements"):

@@ -15,7 +15,7 @@ class StableDiffusionProcessing:
         enable_hr=False, hr_scale=2.0, hr_resize_x=0, hr_resize_y=0, hr_denoising_strength=0.0, hr_upscaler="None", hr_force=False,
         hr_resize_mode=0, hr_sampler_name=None, hr_second_pass_steps=0, resize_mode=0, scale_by=1.0, image_mask=None,
         inpaint_full_res=False, detailer_enabled=False, detailer_steps=10, detailer_strength=0.3, detailer_resolution=1024,
-        refiner_prompt="", init_images=None, extra_generation_params=None, **ignored,
+        refiner_prompt="", init_images=None, extra_generation_params=None, prompt_attention=None, **ignored,
     ):  # fmt: skip
         self.sd_model = sd_model
         self.prompt, self.negative_prompt, self.seed, self.subseed, self.steps = prompt, negative_prompt, seed, subseed, steps
@@ -34,6 +34,7 @@ class StableDiffusionProcessing:
         self.detailer_enabled, self.detailer_steps = detailer_enabled, detailer_steps
         self.detailer_strength, self.detailer_resolution = detailer_strength, detailer_resolution
         self.refiner_prompt = refiner_prompt
+        self.prompt_attention = prompt_attention
         self.init_images = init_images
         self.extra_generation_params = dict(extra_generation_params or {})
         self.abort = False

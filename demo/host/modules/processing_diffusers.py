@@ -28,9 +28,10 @@ def _arguments(p, pipe):
 
 def _prompts(p, pipe):
     """Encoded here, in pieces, or left to the pipeline, which cuts them: by choice, or when the parser fails."""
-    if shared.opts.prompt_attention != "fixed":
+    parser = p.prompt_attention or shared.opts.prompt_attention
+    if parser != "fixed":
         try:
-            return prompt_parser_diffusers.encode(pipe, p.prompts, p.negative_prompts)
+            return prompt_parser_diffusers.encode(pipe, p.prompts, p.negative_prompts, parser)
         except Exception as e:
             log.error(f"Prompt parser encode: {e}")
     return {"prompt": p.prompts, "negative_prompt": p.negative_prompts}

@@ -9,7 +9,7 @@ from modules import devices, prompt_parser, sd_models, shared
 cache = OrderedDict()
 
 
-def encode(pipe, prompts, negatives):
+def encode(pipe, prompts, negatives, parser):
     """Prompt embeddings for the pipeline. Every text encoder is forced onto the device first, T5 too."""
     size = shared.opts.sd_textencoder_cache_size
     key = str([prompts, negatives])  # and nothing of the encoders
@@ -18,7 +18,7 @@ def encode(pipe, prompts, negatives):
     if key not in cache:
         for encoder in (pipe.text_encoder, pipe.text_encoder_2, pipe.text_encoder_3):
             sd_models.move_model(encoder, devices.device, force=True)
-        if shared.opts.prompt_attention == "xhinker" and pipe.text_encoder_3.device != devices.device:  # fails without T5, as in the host
+        if parser == "xhinker" and pipe.text_encoder_3.device != devices.device:  # fails without T5, as in the host
             sd_models.move_model(pipe.text_encoder_3, devices.device, force=True)
         embeds, pooled = _encode(pipe, prompts)
         negative_embeds, negative_pooled = _encode(pipe, negatives)

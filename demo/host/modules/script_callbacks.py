@@ -57,9 +57,9 @@ def clear_callbacks():
         callbacks.clear()
 
 
-def remove_callbacks_for_function(function):
+def remove_callbacks_for_function(callback_func):
     for callbacks in callback_map.values():
-        callbacks[:] = [entry for entry in callbacks if entry.callback != function]
+        callbacks[:] = [entry for entry in callbacks if entry.callback != callback_func]
 
 
 def remove_current_script_callbacks():

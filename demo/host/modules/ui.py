@@ -32,12 +32,13 @@ NAME_TASK = "(id, ...values) => [`task(${Math.random().toString(36).slice(2)})`,
 
 
 def _generate(kind, runner):
-    def generate(id_task, prompt, negative, width, height, steps, cfg_scale, seed, sampler, image, strength, *args):
+    def generate(id_task, prompt, negative, width, height, steps, cfg_scale, seed, sampler, batch_size, image, strength, *args):
         if shared.sd_model is None:
             return [], "", "Error: model not loaded"
         p = kind(sd_model=shared.sd_model, prompt=prompt, negative_prompt=negative, width=width, height=height, steps=steps,
-                 cfg_scale=cfg_scale, seed=seed, sampler_name=sampler, init_images=[image] if image is not None else None,
-                 denoising_strength=strength, outpath_samples=getattr(shared.opts, f"outdir_{runner.name}_samples"))  # fmt: skip
+                 cfg_scale=cfg_scale, seed=seed, sampler_name=sampler, batch_size=batch_size,
+                 init_images=[image] if image is not None else None, denoising_strength=strength,
+                 outpath_samples=getattr(shared.opts, f"outdir_{runner.name}_samples"))  # fmt: skip
         p.scripts, p.script_args = runner, args
         processed = runner.run(p, *args) or processing.process_images(p)
         processed = runner.after(p, processed, *args)
@@ -78,12 +79,13 @@ def _tab(name, kind, runner, with_image=False):
                 with gr.Row():
                     sampler = gr.Dropdown(label="Sampler", choices=list(sd_samplers.CLASSES), value="Default", elem_id=f"{name}_sampling")
                     seed = gr.Number(label="Seed", value=-1, precision=0, elem_id=f"{name}_seed")
+                    batch_size = gr.Slider(label="Batch size", minimum=1, maximum=32, step=1, value=1, elem_id=f"{name}_batch_size")
                 scripts = runner.setup_ui(parent=name)
             with gr.Column(elem_id=f"{name}_results"):
                 gallery = gr.Gallery(label="Output", elem_id=f"{name}_gallery", columns=2)
                 infotext = gr.Textbox(label="Metadata", elem_id=f"html_info_{name}", lines=3, interactive=False)
                 message = gr.HTML(elem_id=f"html_log_{name}")
-        inputs = [id_task, prompt, negative, width, height, steps, cfg_scale, seed, sampler, image, strength, *scripts]
+        inputs = [id_task, prompt, negative, width, height, steps, cfg_scale, seed, sampler, batch_size, image, strength, *scripts]
         run = call_queue.wrap_gradio_gpu_call(_generate(kind, runner), extra_outputs=[None, ""], name=name)
         submit.click(fn=run, _js=NAME_TASK, inputs=inputs, outputs=[gallery, infotext, message])
         fields = {"Prompt": prompt, "Negative prompt": negative, "Size-1": width, "Size-2": height, "Steps": steps, "Seed": seed,

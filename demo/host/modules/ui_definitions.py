@@ -94,9 +94,12 @@ def create_settings(cmd_opts):
             "sdp_overrides": OptionInfo([], "SDP overrides", gr.CheckboxGroup, {"choices": ["Sage attention", "Flash attention"]}),
         }),
         **options_section(("sampler-params", "Sampler Settings"), {
+            "schedulers_prediction_type": OptionInfo("default", "Override model prediction type", gr.Radio,
+                                                     {"choices": ["default", "epsilon", "flow_prediction"], "visible": False}),
             "schedulers_fallback": OptionInfo(True, "Fallback to default when a sampler does not suit the model"),
         }),
         **options_section(("system-paths", "System Paths"), {
+            "ckpt_dir": OptionInfo(os.path.join(paths.models_path, "Stable-diffusion"), "Folder with single files of models", folder=True),
             "diffusers_dir": OptionInfo(os.path.join(paths.models_path, "Diffusers"), "Folder with Huggingface models", folder=True),
             "hfcache_dir": OptionInfo(os.path.join(paths.models_path, "huggingface"), "Folder for Huggingface cache", folder=True),
             "te_dir": OptionInfo(os.path.join(paths.models_path, "Text-encoder"), "Folder with Text encoder files", folder=True),

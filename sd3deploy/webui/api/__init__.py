@@ -12,6 +12,7 @@ from sd3deploy.webui.api import check, events, install, memory, quality, report,
 from sd3deploy.webui.api.route import PREFIX, add
 from sd3deploy.webui.api.services import Services
 from sd3deploy.webui.host.feature import Features
+from sd3deploy.webui.host.reach import sdnext
 from sd3deploy.webui.jobs.guarding import Guarding
 from sd3deploy.webui.jobs.watching import Watching
 from sd3deploy.webui.services.installing import Installing
@@ -53,10 +54,4 @@ def register(
 
 def quiet() -> None:
     """Keep the polled routes out of the host's request log."""
-    try:
-        from modules.api import validate
-    except ImportError:  # hosts before 2026-03 do not log by cost
-        return
-    costs = getattr(validate, "log_cost", None)
-    if isinstance(costs, dict):
-        costs |= dict.fromkeys((f"{PREFIX}/{polled}" for polled in _POLLED), -1)
+    sdnext.validate.log_cost.update(dict.fromkeys((f"{PREFIX}/{polled}" for polled in _POLLED), -1))

@@ -381,6 +381,7 @@ class Report(BaseModel, extra="allow"):
     packages: dict[str, Any] = Field(description="Package → version.")
     settings: dict[str, Any] = Field(description="Every setting that is not as the host has it by default, and all of SD3 Deploy.")
     model: dict[str, Any] = Field(description="Model and text encoder.")
+    contract: dict[str, Any] = Field(description="How many names of SD.Next were looked at, and which are not as SD3 Deploy knows them.")
     findings: list[Finding] = Field(description="What has failed lately and why.")
     checks: list[dict[str, Any]] = Field(description="The results of the last run of the checks.")
     memory: dict[str, Any] = Field(description="What there is of it.")

@@ -15,6 +15,7 @@ from sd3deploy import messages, units
 from sd3deploy.errors import Sd3Error, SettingError
 from sd3deploy.origin import Trusted, is_foreign
 from sd3deploy.webui.api.problem import Problem
+from sd3deploy.webui.host.reach import sdnext
 from sd3deploy.webui.page import language
 
 __all__ = ["PREFIX", "TAG", "Conflict", "Forbidden", "NoJson", "Refused", "Route", "TooLarge", "add"]
@@ -93,13 +94,11 @@ class TooLarge(Refused):
 
 def add(route: Route) -> None:
     """Register it with the host, which asks for the password first. What changes something is not open to pages of other sites."""
-    from modules import shared
-
     codes = (*_ALWAYS, *_guarded(route.method), *route.problems)
     responses: dict[int | str, Any] = {code: {"model": Problem, "description": _PROBLEMS[code]} for code in codes}
     more = dict(route.more)
     responses |= more.pop("responses", {})
-    shared.api.add_api_route(
+    sdnext.shared.api.add_api_route(
         f"{PREFIX}/{route.path}",
         _answering(route.handler, guarded=route.method not in _READING),
         methods=[route.method],
@@ -144,9 +143,8 @@ async def _admit(request: Request) -> None:
     """Raise Forbidden for a page of another site, NoJson without a body of JSON: browsers send that of another site only after they have
     asked, and so do they with DELETE. Raise TooLarge for a body of more than 64 KiB: so whatever a request names is bounded.
     """
-    from modules import shared
-
-    trusted = Trusted(*(str(getattr(shared.cmd_opts, name, None) or "") for name in ("cors_origins", "cors_regex")))
+    flags = sdnext.shared.cmd_opts
+    trusted = Trusted(*(str(given or "") for given in (flags.cors_origins, flags.cors_regex)))
     if is_foreign(request.headers, trusted):
         shown = {"origin": request.headers.get("origin", "?")[:100], "host": request.headers.get("host", "?")[:100]}
         raise Forbidden.of(SettingError("api.foreign", **shown))

@@ -14,6 +14,7 @@ from sd3deploy.webui.api.models import Status
 from sd3deploy.webui.api.question import Nothing, Question
 from sd3deploy.webui.api.route import Conflict, Route
 from sd3deploy.webui.api.services import Services
+from sd3deploy.webui.host.reach import sdnext
 from sd3deploy.webui.page.panel import state_line
 
 __all__ = ["Encoder", "routes"]
@@ -61,22 +62,20 @@ def _choose(services: Services, choice: choices.Choice) -> None:
     """Set the option and bring the model to it; the option is put back where that fails. The host's own opts.set would keep the reason
     to itself. Raises Conflict.
     """
-    from modules import errors, shared
-
     deployment = services.deployment
     before = deployment.host.option(_OPTION)
-    setattr(shared.opts, _OPTION, choice.name)
+    setattr(sdnext.shared.opts, _OPTION, choice.name)
 
     def undo(_: Wanted | None) -> None:
         if deployment.host.option(_OPTION) == choice.name:  # else somebody has chosen again meanwhile
-            setattr(shared.opts, _OPTION, before)
+            setattr(sdnext.shared.opts, _OPTION, before)
 
     try:
         deployment.change(services.forecast.allow, undo)
     except Exception as error:
         if isinstance(error, Sd3Error):
             raise Conflict(error.id, error.message, error.remedy) from None
-        errors.display(error, "SD3 Deploy")
+        sdnext.errors.display(error, "SD3 Deploy")
         told = deployment.events.since(0)[-1]  # by `change`
         raise Conflict(told.id, told.message, told.remedy) from None
-    shared.opts.save()
+    sdnext.shared.opts.save()

@@ -1,18 +1,14 @@
-"""SD.Next as the core sees it. Everything that is read from or asked of the host goes through here; versions are told apart by
-what is there, never by a version string. The versions that this was written against: 2025-08-20 (pipelines.generic) to 2026-07.
-"""
+"""SD.Next as the core sees it. What it has under which name is in contract.py, and how that is reached in reach.py."""
 
 from __future__ import annotations
 
 import gc
+import logging
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
-
-from modules import call_queue, devices, modeldata, paths, sd_models, shared
 
 from sd3deploy import deps, guards, units
 from sd3deploy.deployment import locks
@@ -26,11 +22,12 @@ from sd3deploy.guards.number import number
 from sd3deploy.memory import capacity, heap
 from sd3deploy.memory.verdict import TILE
 from sd3deploy.model_files import find_model
-from sd3deploy.webui.host import offload
+from sd3deploy.webui.host import offload, reach
+from sd3deploy.webui.host.reach import sdnext, state
 
 __all__ = ["ProgressDisplay", "SdNext", "log", "rejection"]
 
-log = shared.log
+log = logging.getLogger("sd")  # the host's own, wherever it keeps it
 _DEFAULTS = {
     "sd3_text_encoder": "Host default",
     "sd3_weights": "Automatic",
@@ -57,12 +54,12 @@ class ProgressDisplay:
 
     def report(self, done: int, total: int) -> None:
         """So many bytes of those in all."""
-        shared.state.sampling_step = int(_STEPS * done / total) if total else 0
-        shared.state.textinfo = f"{self._about}: {units.size(done)} / {units.size(total)}"
+        sdnext.shared.state.sampling_step = int(_STEPS * done / total) if total else 0
+        sdnext.shared.state.textinfo = f"{self._about}: {units.size(done)} / {units.size(total)}"
 
     def stopped(self) -> bool:
         """Whether the host's Stop was pressed since it began."""
-        return bool(shared.state.interrupted)
+        return bool(sdnext.shared.state.interrupted)
 
 
 class SdNext:
@@ -77,15 +74,15 @@ class SdNext:
 
     def option(self, key: str) -> Any:
         # Before the settings are registered, and for values of a wrong type, opts.<key> raises or lies: read the stored data.
-        return shared.opts.data.get(key, _DEFAULTS[key])
+        return sdnext.shared.opts.data.get(key, _DEFAULTS[key])
 
     def settings(self) -> dict[str, Any]:
         """Everything that is not as the host has it by default, and all of ours."""
-        return dict(shared.opts.data) | {key: self.option(key) for key in _DEFAULTS}
+        return dict(sdnext.shared.opts.data) | {key: self.option(key) for key in _DEFAULTS}
 
     def pipeline(self) -> Any:
         # Never shared.sd_model: reading that loads a model.
-        return modeldata.model_data.sd_model
+        return sdnext.modeldata.model_data.sd_model
 
     def model_name(self) -> str | None:
         checkpoint = getattr(self.pipeline(), "sd_checkpoint_info", None)
@@ -93,59 +90,65 @@ class SdNext:
 
     def selected(self) -> str:
         """The model of the settings, loaded or not."""
-        return str(shared.opts.sd_model_checkpoint)
+        return str(sdnext.shared.opts.sd_model_checkpoint)
 
     def place_of(self, checkpoint: Any) -> str:
-        """The folder, file or repository of a model that the host knows."""
-        return str(sd_models.path_to_repo(checkpoint))
+        """The folder, file or repository of a model that the host knows; "" where it does not tell any more."""
+        try:
+            return sdnext.sd_models.path_to_repo(checkpoint)
+        except reach.HostChanged:  # what goes by it is off from here on
+            return ""
 
     def model_folders(self) -> tuple[Path, ...]:
         """Where models may lie: folders in diffusers' layout, single files, repositories that were downloaded."""
-        folders = [getattr(shared.opts, key, "") for key in ("diffusers_dir", "ckpt_dir", "hfcache_dir")]
+        opts = sdnext.shared.opts
+        folders = [opts.diffusers_dir, opts.ckpt_dir, opts.hfcache_dir]
         return tuple(Path(folder) for folder in dict.fromkeys(folders) if folder)
 
     def find_model(self, asked: str, anywhere: bool) -> Path | None:
         """The model that a request names, by the name that SD.Next lists or by a path. anywhere, and what None says: see model_files."""
-        from modules import sd_checkpoint
-
-        listed = getattr(sd_checkpoint, "checkpoint_aliases", {}).get(asked)
-        if listed is not None and (place := Path(str(sd_models.path_to_repo(listed)))).exists():
-            return place
+        place = self.place_of_listed(asked)
+        if place and Path(place).exists():
+            return Path(place)
         return find_model(asked, self.model_folders(), anywhere)
+
+    def place_of_listed(self, name: str) -> str:
+        """The place of the model that SD.Next lists by that name; "" where it lists none."""
+        listed = sdnext.sd_checkpoint.checkpoint_aliases.get(name)
+        return self.place_of(listed) if listed is not None else ""
 
     def facts(self) -> Facts:
         model = self.loading or self._place()
-        caches = tuple(dict.fromkeys([shared.opts.hfcache_dir, shared.opts.diffusers_dir]))
+        caches = tuple(dict.fromkeys([sdnext.shared.opts.hfcache_dir, sdnext.shared.opts.diffusers_dir]))
         shipped = self._root() / "configs" / "sd3"
         tokenizer = str(shipped) if (shipped / "tokenizer_3").is_dir() else ""
-        return Facts(model, self._shared_t5(model), caches, bool(shared.opts.offline_mode), tokenizer)
+        return Facts(model, self._shared_t5(model), caches, bool(sdnext.shared.opts.offline_mode), tokenizer)
 
     def _place(self) -> str:
         checkpoint = getattr(self.pipeline(), "sd_checkpoint_info", None)
         return self.place_of(checkpoint) if checkpoint is not None else ""
 
     def _shared_t5(self, model: str) -> tuple[str, dict[str, Any]] | None:
-        if not (getattr(shared.opts, "te_shared_te", False) or getattr(shared.opts, "te_shared_t5", False)):
+        if not sdnext.shared.opts.te_shared_te:
             return None
         import transformers
 
-        try:
-            from pipelines.generic_text_encoder import get_shared  # since 2026-06
-        except ImportError:
+        shared = sdnext.generic_text_encoder.get_shared(transformers.T5EncoderModel, model, subfolder="text_encoder_3")
+        if shared is None:  # before 2026-06
             config = self._root() / "configs" / "flux" / "text_encoder_2" / "config.json"
             return "Disty0/t5-xxl", {"config": transformers.T5Config.from_json_file(config)}
-        place, arguments = get_shared(transformers.T5EncoderModel, model, subfolder="text_encoder_3")
+        place, arguments = shared
         return None if place == model else (place, arguments)
 
     def _root(self) -> Path:
-        return Path(sys.modules["modules"].__path__[0]).parent
+        return Path(sdnext.paths.script_path)
 
     def device(self) -> Device:
-        return detect_device(devices.device, str(devices.backend))
+        return detect_device(sdnext.devices.device, sdnext.devices.backend)
 
     def capacity(self) -> capacity.Capacity:
         """The memory of this machine now, within the host's own limit."""
-        return capacity.read_capacity(self.device(), fraction=number(getattr(shared.opts, "cuda_mem_fraction", 0)) or 0.0)
+        return capacity.read_capacity(self.device(), fraction=number(sdnext.shared.opts.cuda_mem_fraction) or 0.0)
 
     def cache(self) -> Cache | None:
         """Where quantized encoders are kept; None where the user wants none."""
@@ -153,12 +156,12 @@ class SdNext:
 
     def kept(self) -> Cache:
         """Where they would be kept; what was measured of them lies there in any case."""
-        folder = folder_for(Path(paths.models_path), str(self.option("sd3_cache_folder") or ""))
+        folder = folder_for(Path(sdnext.paths.models_path), str(self.option("sd3_cache_folder") or ""))
         return Cache(folder, limit_for(self.option("sd3_cache_limit")))
 
     def default_encoder(self) -> Any:
         """What the host itself would have loaded, by its own loader and its own settings."""
-        if self.load_default is None or getattr(shared.opts, "model_sd3_disable_te5", False):
+        if self.load_default is None or sdnext.shared.opts.model_sd3_disable_te5:
             return None
         from transformers import T5EncoderModel
 
@@ -166,40 +169,47 @@ class SdNext:
 
     def swapped(self, pipeline: Any) -> None:
         """After a swap: forget what was computed with the old encoder, and apply the offload mode to the new one. Raises what the host's
-        functions raise; then the swap is undone.
+        functions raise; then the swap is undone. That needs nothing of it: the encoder of before is where it was, with what it computed.
         """
-        sd_models.clear_caches(full=True)
-        prompts = getattr(sys.modules.get("modules.sd_hijack_te"), "prompt_cache", None)
+        if state.lacks("swap"):
+            return
+        sdnext.sd_models.clear_caches(full=True)
+        prompts = sdnext.sd_hijack_te.prompt_cache
         if prompts is not None:
             prompts.cache.clear()  # clear_caches leaves it: the same prompt would reuse the old encoder's embeddings
-        offload.apply(pipeline, shared.opts.diffusers_offload_mode)
+        offload.apply(pipeline, sdnext.shared.opts.diffusers_offload_mode)
+
+    def require_swap(self) -> None:
+        """Raise HostChanged where the host lacks what `swapped` needs."""
+        reach.require("swap")
 
     def free(self) -> None:
         """Give the memory of what is no longer used back to the device and the system."""
         gc.collect()
-        devices.torch_gc(force=True)
+        sdnext.devices.torch_gc(force=True)
         heap.trim()
 
     def queue(self) -> Any:
         """The lock of the host's queue, for deployment/locks.py alone to take."""
-        return call_queue.queue_lock
+        return sdnext.call_queue.queue_lock
 
     @contextmanager
     def job(self, title: str, about: str) -> Iterator[ProgressDisplay]:
         """A job of the host's progress display, in which `about` is loaded."""
-        job = shared.state.begin(title, api=shared.state.api)
-        shared.state.sampling_steps = _STEPS
+        job = sdnext.shared.state.begin(title, api=sdnext.shared.state.api)
+        sdnext.shared.state.sampling_steps = _STEPS
         try:
             with self.watch(about):
                 yield ProgressDisplay(about)
         finally:
-            shared.state.interrupted = False  # it was meant for this job: the host would leave out the parts of a model that come next
-            shared.state.end(job)
+            sdnext.shared.state.interrupted = False  # it was meant for this job: the host would leave out parts of a model that come next
+            sdnext.shared.state.end(job)
 
     def apply(self, fields: Mapping[str, Any], cancelled: Callable[[], bool] = lambda: False) -> bool:
         """Make a change of the core's memory.verdict a setting. Whether it is one: sizes and batches are the job's. Called with neither
         lock held; `cancelled` ends the wait for the running job. Raises Sd3Error; then nothing has changed.
         """
+        reach.require("apply")
         values = _settings(fields)
         if not values:
             return False
@@ -209,9 +219,9 @@ class SdNext:
                     raise SettingError("memory.cancelled", value=mode)
                 offload.switch(self.pipeline(), mode)
         for key, value in values.items():
-            if not shared.opts.set(key, value) and getattr(shared.opts, key) != value:
+            if not sdnext.shared.opts.set(key, value) and getattr(sdnext.shared.opts, key) != value:
                 raise SettingError("memory.not-applied", value=value)
-        shared.opts.save()
+        sdnext.shared.opts.save()
         return True
 
     @contextmanager
@@ -221,8 +231,8 @@ class SdNext:
 
         instead: called with the name of an encoder; puts it into the loaded model for the time inside, and gives whether it is there.
         """
-        values = _settings(fields)
-        before = {key: getattr(shared.opts, key, None) for key in values}
+        values = {} if state.lacks("apply") else _settings(fields)
+        before = {key: getattr(sdnext.shared.opts, key) for key in values}
         mode = values.pop("diffusers_offload_mode", None)
         name = values.pop("sd3_text_encoder", None)
         with instead(name) if name is not None else nullcontext(bool(before)) as possible:
@@ -232,20 +242,18 @@ class SdNext:
             try:
                 if mode is not None:
                     offload.switch(self.pipeline(), mode)
-                shared.opts.data.update(values)
-                shared.state.interrupted = False  # set by the host because of the failure
+                sdnext.shared.opts.data.update(values)
+                sdnext.shared.state.interrupted = False  # set by the host because of the failure
                 yield True
             finally:
                 if mode is not None:
                     offload.switch(self.pipeline(), str(before["diffusers_offload_mode"]))
-                shared.opts.data.update({key: before[key] for key in values})
+                sdnext.shared.opts.data.update({key: before[key] for key in values})
 
     def install_options(self) -> deps.Options:
-        installer = sys.modules.get("installer")
-        arguments = getattr(installer, "args", None)
         return deps.Options(
-            uv=bool(getattr(arguments, "uv", False)),
-            offline=bool(shared.opts.offline_mode),
+            uv=bool(sdnext.installer.args.uv),
+            offline=bool(sdnext.shared.opts.offline_mode),
             refusal=self._refusal(),
             extra_args=os.environ.get("PIP_EXTRA_ARGS", ""),
             host_root=self._root(),
@@ -253,9 +261,9 @@ class SdNext:
 
     def _refusal(self) -> str:
         """Why nothing may be installed, as deps.Options has it: the host's rule for its extensions first, then the settings of this one."""
-        if getattr(shared.cmd_opts, "disable_extension_access", False):  # others reach this server
+        if sdnext.shared.cmd_opts.disable_extension_access:  # others reach this server
             return "deps.forbidden"
-        switched_off = not self.option("sd3_auto_install") or getattr(shared.cmd_opts, "sd3_no_install", False)
+        switched_off = not self.option("sd3_auto_install") or getattr(sdnext.shared.cmd_opts, "sd3_no_install", False)
         return "deps.not_allowed" if switched_off else ""
 
     def listen(self, event: Event) -> None:
@@ -280,7 +288,5 @@ def _settings(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def rejection(error: Exception) -> Exception:
     """The error to raise out of a setting's onchange: the host puts the old value back, and shows no traceback for its own kind."""
-    from modules import errors
-
-    kind = getattr(errors, "ValidationError", None)
+    kind = sdnext.errors.ValidationError
     return kind(str(error)) if kind and isinstance(error, Sd3Error) else error

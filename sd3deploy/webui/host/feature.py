@@ -10,8 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 from sd3deploy import messages
-from sd3deploy.events import Events
+from sd3deploy.events import Event, Events
+from sd3deploy.webui.host.contract import Need
 from sd3deploy.webui.host.patch import DELIBERATE
+from sd3deploy.webui.host.reach import HostChanged, described, state, words_of
 
 __all__ = ["Feature", "Features"]
 
@@ -30,13 +32,15 @@ class Feature:
 
     @property
     def active(self) -> bool:
-        return not self._failed and not self._whole.ended
+        return not self._failed and not self._whole.ended and not state.lacks(self._id)
 
     def fail(self, error: BaseException) -> None:
-        """Switch it off and say so. Raises nothing, and is called from any thread with any lock held."""
+        """Switch it off and say so, unless that was told already because of what has changed in the host. Raises nothing, and is called
+        from any thread with any lock held.
+        """
         with self._lock:
             first, self._failed = not self._failed, True
-        if first and not self._whole.ended:
+        if first and not _was_told(error) and not self._whole.ended:
             self.notice = self._whole.tell(error, self._id, self._values)
 
     def shield(self, work: Callable[..., Any], passing: tuple[type[Exception], ...] = DELIBERATE) -> Callable[..., Any]:
@@ -57,14 +61,44 @@ class Feature:
         return shielded
 
 
-class Features:
-    """All parts by name. ended: whether the extension as a whole has been taken out of the host again. notice: its words for that."""
+def _was_told(error: BaseException | None) -> bool:
+    """Whether it is, or comes of, something in the host that is not as it should be: whatever found that has told it."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, HostChanged):
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return False
 
-    def __init__(self, events: Events) -> None:
-        self._events = events
+
+class Features:
+    """All parts by name. ended: whether the extension as a whole has been taken out of the host again. notice: its words for that.
+
+    leave: takes it out, because of that error.
+    """
+
+    def __init__(self, events: Events, leave: Callable[[Exception], object] = lambda error: None) -> None:
+        self._events, self._leave = events, leave
         self._known: dict[tuple[str, str], Feature] = {}
         self.ended = False
         self.notice = ""
+
+    def changed(self, found: dict[Need, str]) -> Event | None:
+        """Say in one sentence what the host has no longer, or has otherwise, and what of the extension is off because of it; without what
+        it can not do without, it ends. Raises nothing, and is called from any thread with any lock held.
+        """
+        try:
+            essential = {need: what for need, what in found.items() if need.feature == ""}
+            if self.ended:
+                return None
+            if essential:
+                self._leave(HostChanged(next(iter(essential)), "; ".join(essential.values())))
+                return None
+            return self._events.tell("warning", "host.changed", names=described(found), **words_of(found))
+        except Exception:
+            logging.getLogger("sd").exception("SD3 Deploy: %s", described(found))
+            return None
 
     def get(self, id: str, **values: object) -> Feature:
         """The part of that name; the same one for the same values."""

@@ -5,17 +5,16 @@ sets attention processors, when it takes another VAE, when it reports an error, 
 from __future__ import annotations
 
 import contextlib
-import sys
 import threading
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 from sd3deploy import installed
 from sd3deploy.deployment import Deployment
 from sd3deploy.errors import JobRefused
-from sd3deploy.webui.host import offload, prompts
+from sd3deploy.webui.host import offload, prompts, reach
 from sd3deploy.webui.host.adapter import SdNext
+from sd3deploy.webui.host.contract import BY_NAME
 from sd3deploy.webui.host.feature import Features
 from sd3deploy.webui.host.patch import Call, Patch
 from sd3deploy.webui.jobs.guarding import Guarding
@@ -23,50 +22,52 @@ from sd3deploy.webui.jobs.watching import Watching
 
 __all__ = ["Hooks"]
 
+_JOB = "modules.processing:process_images_inner"
+_ENCODER = "pipelines.generic:load_text_encoder"
+
 
 class Hooks:
-    """All patches of the host, each a feature of its own. `apply` returns the names of those that found something else than they expect.
+    """All patches of the host, each a feature of its own. One whose function is not as the contract has it is left out: that was told.
 
     A wrapper hands on whatever it was given and looks at the arguments by name: one more argument of the host costs nothing. What it
     does beside the host's function may fail at any point (see Patch).
     """
 
     def __init__(self, deployment: Deployment, guarding: Guarding, watching: Watching, host: SdNext, features: Features) -> None:
-        from modules import errors, processing, processing_diffusers, sd_models, sd_vae
-        from pipelines import generic, model_sd3
-
-        try:
-            from modules import attention
-        except ImportError:  # before 2025-11
-            attention = sd_models
-
         self._deployment, self._guarding, self._watching, self._host = deployment, guarding, watching, host
         self._inside = threading.local()  # set while this thread is inside load_sd3: other models have a text_encoder_3 of T5 too
         self._leave_room = features.shield("leave-room", offload.leave_room)
         self._foresee = features.shield("foresee", watching.foresee)
         self._last_look = features.shield("last-look", guarding.last_look)
+        self._reconcile = features.shield("swap", lambda: deployment.reconcile())
+        self.patches: list[Patch] = []
 
-        def patch(id: str, module: ModuleType, name: str, wrapper: Callable[..., Any], *expects: str) -> Patch:
-            return Patch(module, name, wrapper, expects, features.get(id).fail)
+        def patch(id: str, name: str, wrapper: Callable[..., Any]) -> None:
+            need, feature = BY_NAME[name], features.get(id)
 
-        encoder = patch("encoder", generic, "load_text_encoder", self._load_text_encoder, "repo_id", "cls_name", "subfolder")
-        host.load_default = encoder.original
-        self.patches = [
-            patch("load", sd_models, "load_diffuser", self._load_diffuser),
-            patch("load-sd3", model_sd3, "load_sd3", self._load_sd3, "checkpoint_info"),
-            encoder,
-            patch("attention", attention, "set_diffusers_attention", self._set_attention, "pipe"),
-            patch("job", processing, "process_images_inner", self._inner, "p"),
-            patch("batch", processing_diffusers, "process_diffusers", self._process_diffusers, "p"),
-            patch("errors", errors, "display", self._display, "e"),
-            patch("vae", sd_vae, "reload_vae_weights", self._reload_vae),
-        ]
-        if installer := sys.modules.get("installer"):
-            self.patches.append(patch("packages", installer, "pip", self._pip, "arg"))
+            def switched(original: Call, *args: Any, **kwargs: Any) -> Any:
+                return wrapper(original, *args, **kwargs) if feature.active else original(*args, **kwargs)
 
-    def apply(self) -> list[str]:
+            with contextlib.suppress(reach.HostChanged):
+                module, attribute = reach.module_of(need)
+                if feature.active:
+                    self.patches.append(Patch(module, attribute, switched, tuple(need.call.split()), feature.fail))
+
+        patch("load", "modules.sd_models:load_diffuser", self._load_diffuser)
+        patch("load-sd3", "pipelines.model_sd3:load_sd3", self._load_sd3)
+        patch("encoder", _ENCODER, self._load_text_encoder)
+        patch("attention", "modules.attention:set_diffusers_attention", self._set_attention)
+        patch("job", _JOB, self._inner)
+        patch("batch", "modules.processing_diffusers:process_diffusers", self._process_diffusers)
+        patch("errors", "modules.errors:display", self._display)
+        patch("vae", "modules.sd_vae:reload_vae_weights", self._reload_vae)
+        patch("packages", "installer:pip", self._pip)
+        host.load_default = next((one.original for one in self.patches if one.name == "load_text_encoder"), None)
+
+    def apply(self) -> None:
         """Put all of them in place. Called once, after everything else has been registered with the host."""
-        return [f"{patch.module.__name__}.{patch.name}" for patch in self.patches if not patch.apply()]
+        for patch in self.patches:
+            patch.apply()
 
     def undo(self) -> None:
         """Take all of them out of the host."""
@@ -76,7 +77,7 @@ class Hooks:
     def _load_diffuser(self, original: Call, *args: Any, **kwargs: Any) -> Any:
         with self._deployment.busy, self._watching.loading(self._host.selected()):
             result = original(*args, **kwargs)
-            self._deployment.reconcile()  # whatever way the model came in, and whatever load_sd3 could not do
+            self._reconcile()  # whatever way the model came in, and whatever load_sd3 could not do
             return result
 
     def _load_sd3(self, original: Call, *args: Any, **kwargs: Any) -> Any:
@@ -115,7 +116,9 @@ class Hooks:
 
     def _inner(self, original: Call, *args: Any, **kwargs: Any) -> Any:
         p = original.argument("p")
-        return self._watching.inner(lambda: self._guarding.inner(lambda: original(*args, **kwargs), p), p)
+        result = self._watching.inner(lambda: self._guarding.inner(lambda: original(*args, **kwargs), p), p)
+        reach.check_result(BY_NAME[_JOB], result)
+        return result
 
     def _display(self, original: Call, *args: Any, **kwargs: Any) -> Any:
         error = original.argument("e")

@@ -9,14 +9,13 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
-from modules import shared
-
 from sd3deploy.encoders.swap import is_sd3
 from sd3deploy.errors import SettingError
 from sd3deploy.guards import attention, request
 from sd3deploy.guards.job import MODELS, Hires, Job, Prompt, describe_model, known
 from sd3deploy.guards.number import number
 from sd3deploy.guards.prompt import T5_DEFAULT, T5_MOST, read_prompt
+from sd3deploy.webui.host.reach import sdnext, state
 
 __all__ = ["apply", "attention_facts", "floorable", "gather", "largest", "question"]
 
@@ -36,7 +35,7 @@ _ATTRIBUTES = {
 def gather(p: Any, pipeline: Any, name: str, requested: tuple[Any, Any]) -> Job:
     """Read a job as the guards see it. requested: width and height as they were before the host cut them to a multiple of 16."""
     width, height = _size(p, requested)
-    parser = getattr(p, "prompt_attention", None) or shared.opts.prompt_attention
+    parser = getattr(p, "prompt_attention", None) or sdnext.shared.opts.prompt_attention
     sampler, hires_sampler = p.sampler_name or "Default", getattr(p, "hr_sampler_name", None) or "Default"
     hires, t5, limit = _hires(p), pipeline.text_encoder_3 is not None, _t5_limit(p, parser)
     return Job(
@@ -73,7 +72,7 @@ def attention_facts(pipeline: Any, name: str) -> Job:
 
 
 def _attention_setting() -> str:
-    return str(getattr(shared.opts, "cross_attention_optimization", ""))
+    return sdnext.shared.opts.cross_attention_optimization
 
 
 def question(pipeline: Any, name: str, model: str, prompt: str, negative_prompt: str, **words: Any) -> Job:
@@ -85,7 +84,7 @@ def question(pipeline: Any, name: str, model: str, prompt: str, negative_prompt:
         raise SettingError("setting.no-model", known=", ".join(MODELS))
     if not loaded:
         return request.job(known(model), **words)
-    parser = words["prompt_attention"] = words["prompt_attention"] or shared.opts.prompt_attention
+    parser = words["prompt_attention"] = words["prompt_attention"] or sdnext.shared.opts.prompt_attention
     asked = request.job(describe_model(pipeline, name), **words)
     t5 = asked.t5 if words["encoder"] else pipeline.text_encoder_3 is not None
     return replace(
@@ -109,8 +108,8 @@ def apply(p: Any, pipeline: Any, change: Mapping[str, Any], undo: ExitStack | No
             if hasattr(p, "prompt_attention"):
                 p.prompt_attention = value
             elif undo is not None:  # hosts before 2026-05 have only the setting
-                undo.callback(setattr, shared.opts, "prompt_attention", shared.opts.prompt_attention)
-                shared.opts.prompt_attention = value
+                undo.callback(setattr, sdnext.shared.opts, "prompt_attention", sdnext.shared.opts.prompt_attention)
+                sdnext.shared.opts.prompt_attention = value
         else:
             setattr(p, _ATTRIBUTES[field], value)
             if field in (getattr(p, "task_args", None) or {}):  # Control hands the size on in there, too
@@ -161,13 +160,12 @@ def _prompts(texts: list[Any], negative: bool, pipeline: Any, t5: bool, parser: 
 
 
 def _plain(text: str, parser: str) -> str:
-    from modules import extra_networks, prompt_parser
-
     if len(text.encode("utf-8", "replace")) > 70:  # shorter ones fit whatever is in them
-        text = extra_networks.parse_prompt(text)[0]
+        text = (sdnext.extra_networks.parse_prompt(text) or (text,))[0]
         if parser != "fixed":
             try:
-                return " ".join(words for words, weight in prompt_parser.parse_prompt_attention(text) if weight != -1)
+                parsed = sdnext.prompt_parser.parse_prompt_attention(text) or [(text, 1.0)]
+                return " ".join(words for words, weight in parsed if weight != -1)
             except Exception:  # the host's parser has its own words for what it can not read; only the count gets less exact
                 return text
     return text
@@ -183,23 +181,24 @@ def _t5_limit(p: Any, parser: str) -> int:
 
 def _suits(name: str, pipeline: Any) -> bool:
     """Return whether a sampler of the host suits a model that predicts flows; True for one that only the host can tell about."""
-    prediction_type = str(getattr(shared.opts, "schedulers_prediction_type", "default"))
-    return _flows(name, prediction_type, bool(getattr(shared.opts, "schedulers_fallback", False)), type(pipeline))
+    opts = sdnext.shared.opts
+    return _flows(name, opts.schedulers_prediction_type, opts.schedulers_fallback, type(pipeline))
 
 
 @functools.lru_cache(maxsize=256)
 def _flows(name: str, prediction_type: str, fallback: bool, kind: type) -> bool:
     """Let the host make the sampler, as it decides it itself; the cache has everything that the answer depends on in its key."""
-    from modules import modeldata, sd_samplers
-
     if name in ("Default", "None", "Same as primary"):
         return True
-    redirected = sd_samplers.find_sampler_config(f"{name} FlowMatch") if fallback and "Flow" not in name else None
-    config = redirected or sd_samplers.find_sampler_config(name)
+    find = sdnext.sd_samplers.find_sampler_config
+    redirected = find(f"{name} FlowMatch") if fallback and "Flow" not in name else None
+    config = redirected or find(name)
+    if "modules.sd_samplers:find_sampler_config" in state.unmet:
+        return True  # only the host could tell
     if config is None or config.constructor is None:
         return False
     try:
-        sampler = config.constructor(modeldata.model_data.sd_model).sampler
+        sampler = config.constructor(sdnext.modeldata.model_data.sd_model).sampler
     except Exception:  # the host would fail too, and has its own words for that
         return True
     if sampler is None:

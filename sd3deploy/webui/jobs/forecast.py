@@ -10,8 +10,6 @@ from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
-from modules import paths
-
 from sd3deploy import messages
 from sd3deploy.deployment import Deployment
 from sd3deploy.encoders import choices
@@ -26,6 +24,7 @@ from sd3deploy.memory.errors import Errors
 from sd3deploy.memory.estimate import Setup, estimate
 from sd3deploy.quality.kept import errors_of
 from sd3deploy.webui.host.adapter import SdNext
+from sd3deploy.webui.host.reach import sdnext
 from sd3deploy.webui.jobs import facts
 from sd3deploy.webui.jobs.guarding import refuse, refused
 from sd3deploy.webui.jobs.memory_setup import free_memory, guided, memory_setup
@@ -45,7 +44,7 @@ class Forecast:
 
     def __init__(self, host: SdNext, deployment: Deployment) -> None:
         self.host, self.deployment, self.events = host, deployment, deployment.events
-        self.corrections = Corrections(Path(paths.data_path) / "data" / "sd3-deploy-memory.json")
+        self.corrections = Corrections(Path(sdnext.paths.data_path) / "data" / "sd3-deploy-memory.json")
         self._held: dict[str, Press] = {}  # page → the latest press of it of which something was held back
         self._refused: tuple[Choice, float] | None = None  # the encoder that was held back, and until when choosing it again goes on
         self._advised: deque[str] = deque(maxlen=50)

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from fastapi import HTTPException
-from modules import processing
 
 from sd3deploy import events, guards
 from sd3deploy.encoders.swap import is_sd3
 from sd3deploy.errors import JobRefused
 from sd3deploy.webui.host.adapter import SdNext
+from sd3deploy.webui.host.reach import sdnext
 from sd3deploy.webui.jobs import facts
 from sd3deploy.webui.jobs.state import JobState, record_request, state_of
 
@@ -79,7 +79,7 @@ class Guarding:
                 raise HTTPException(status_code=422, detail=str(error)) from None
             state.report(str(error))
             # An error that is raised would be shown as the first one since the start of the server (the host's call_queue).
-            return processing.Processed(p, [], infotexts=[], comments=str(error))
+            return sdnext.processing.Processed(p, [], infotexts=[], comments=str(error))
 
     def _attend(self, pipeline: Any) -> None:
         if not is_sd3(pipeline):

@@ -9,8 +9,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from modules import devices, sd_models, shared
-
 from sd3deploy.encoders.choices import HOST_DEFAULT, Choice
 from sd3deploy.encoders.measure import tensors
 from sd3deploy.encoders.swap import is_sd3
@@ -20,6 +18,7 @@ from sd3deploy.memory import capacity, sizes
 from sd3deploy.memory.estimate import Setup
 from sd3deploy.memory.t5_shape import DTYPES, T5_XXL
 from sd3deploy.webui.host.adapter import SdNext
+from sd3deploy.webui.host.reach import sdnext, state
 
 __all__ = ["free_memory", "guided", "memory_setup", "size"]
 
@@ -31,30 +30,32 @@ def memory_setup(host: SdNext, placed: Choice | None, factors: Mapping[str, floa
 
     placed: the encoder in the loaded pipeline. given: fields of the setup that a job or a question brings, such as encoder, width,
     height, batch, guided, offload, tiling. None when there is no SD3 model to talk about. Raises SettingError for a `model`
-    that there is not.
+    that there is not. None too where the host no longer tells what an estimate needs.
     """
+    if state.lacks("forecast"):
+        return None
     encoder = given.get("encoder") or placed or HOST_DEFAULT
     pipeline = host.pipeline()
     loaded = is_sd3(pipeline) and model in ("", host.model_name())
-    weights = _loaded(pipeline, host.model_name() or "", encoder is placed) if loaded else _named(model)
+    weights = _loaded(host, pipeline, encoder is placed) if loaded else _named(host, model)
     if weights is None:
         return None
-    opts, device = shared.opts, host.device()
+    opts, device = sdnext.shared.opts, host.device()
     place = free_memory(host)
-    tile = int(number(getattr(opts, "diffusers_vae_tile_size", 0)) or 0)
+    tile = int(number(opts.diffusers_vae_tile_size) or 0)
     upcast = pipeline.vae.config.get("force_upcast", True) if loaded else True
-    dtype = str(devices.dtype).removeprefix("torch.")
+    dtype = str(sdnext.devices.dtype).removeprefix("torch.")
     fields = {
         "kind": "cpu" if place.kind == "cpu" else "cuda",
         "dtype": dtype if dtype in DTYPES else "float32",
         "compute": device.compute_dtype,
         "product": device.product_dtype,
-        "offload": str(opts.diffusers_offload_mode),
-        "tiling": bool(getattr(opts, "diffusers_vae_tiling", False)),
-        "wide_vae": bool(getattr(opts, "no_half_vae", False)) or (dtype == "float16" and bool(upcast)),
+        "offload": opts.diffusers_offload_mode,
+        "tiling": opts.diffusers_vae_tiling,
+        "wide_vae": opts.no_half_vae or (dtype == "float16" and bool(upcast)),
         "watermark": int(place.total * (number(opts.diffusers_offload_min_gpu_memory) or 0)),
         "ceiling": int(place.total * (number(opts.diffusers_offload_max_gpu_memory) or 0)),
-        "never": _never(str(getattr(opts, "diffusers_offload_never", "")), pipeline) if loaded else (),
+        "never": _never(opts.diffusers_offload_never, pipeline) if loaded else (),
         "factors": factors,
     }
     if tile > 0:
@@ -72,7 +73,7 @@ def free_memory(host: SdNext) -> capacity.Capacity:
     """Return the memory of this machine as it is now."""
     pipeline = host.pipeline()
     in_ram = sum(size(part) for part in _parts(pipeline).values() if _on_cpu(part)) if is_sd3(pipeline) else 0
-    fraction = number(getattr(shared.opts, "cuda_mem_fraction", 0)) or 0.0
+    fraction = number(sdnext.shared.opts.cuda_mem_fraction) or 0.0
     return capacity.read_capacity(host.device(), fraction=fraction, in_ram=in_ram)
 
 
@@ -88,25 +89,24 @@ def _parts(pipeline: Any) -> dict[str, Any]:
 
 
 def _on_cpu(module: Any) -> bool:
-    return getattr(next(module.parameters(), None), "device", devices.cpu).type in ("cpu", "meta")
+    parameter = next(module.parameters(), None)
+    return parameter is None or parameter.device.type in ("cpu", "meta")
 
 
-def _loaded(pipeline: Any, name: str, with_encoder: bool) -> sizes.Weights:
+def _loaded(host: SdNext, pipeline: Any, with_encoder: bool) -> sizes.Weights:
     """Measure the loaded model; its T5 only where that is the encoder in question."""
     measured = {part: size(module) for part, module in _parts(pipeline).items() if with_encoder or part != "text_encoder_3"}
-    on_disk = _on_disk(str(sd_models.path_to_repo(pipeline.sd_checkpoint_info)))
-    return sizes.measure_pipeline(pipeline, name, measured, on_disk.t5 if on_disk else T5_XXL)
+    on_disk = _on_disk(host.place_of(pipeline.sd_checkpoint_info))
+    return sizes.measure_pipeline(pipeline, host.model_name() or "", measured, on_disk.t5 if on_disk else T5_XXL)
 
 
-def _named(model: str) -> sizes.Weights | None:
+def _named(host: SdNext, model: str) -> sizes.Weights | None:
     """Return the model of that name, else the one that is selected in the settings: what lies on the disk, else the published one."""
     if model:
         return sizes.known(model)
-    from modules import sd_checkpoint
-
-    title = str(shared.opts.sd_model_checkpoint)
-    info = getattr(sd_checkpoint, "checkpoint_aliases", {}).get(title)
-    return (_on_disk(str(sd_models.path_to_repo(info))) if info is not None else None) or sizes.guess(title)
+    title = host.selected()
+    place = host.place_of_listed(title)
+    return (_on_disk(place) if place else None) or sizes.guess(title)
 
 
 @lru_cache(maxsize=8)

@@ -7,7 +7,6 @@ are, so that everything here compares identities. All of it runs on the thread o
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 import weakref
@@ -16,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from modules import shared
+from sd3deploy.webui.host.reach import sdnext
 
 if TYPE_CHECKING:
     from sd3deploy.webui.jobs.override import Override
@@ -167,7 +166,7 @@ def _press_of(p: Any, api: bool) -> Press:
     for the whole of it; where it names none, as with requests, a job is its own press, and so are all that use the same p.
     """
     global _press
-    task = None if api else getattr(sys.modules.get("modules.progress"), "current_task", None) or None
+    task = None if api else sdnext.progress.current_task or None
     if _press is None or task != _press[0].task or (task is None and _press[1]() is not p):
         _press = Press(task, by_hand=not api), weakref.ref(p)
     return _press[0]
@@ -175,4 +174,4 @@ def _press_of(p: Any, api: bool) -> Press:
 
 def _asked_by_api() -> bool:
     # Later jobs within this one, such as the load of another model, overwrite the name; shared.state.api outlives its job on some hosts.
-    return str(shared.state.job).startswith("API")
+    return sdnext.shared.state.job.startswith("API")

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 from fastapi import HTTPException
-from modules import errors, shared
 
 from sd3deploy import messages, units
 from sd3deploy.encoders.swap import is_sd3
@@ -18,6 +17,7 @@ from sd3deploy.memory.correction import measured_factors
 from sd3deploy.memory.estimate import Estimate, Setup, estimate
 from sd3deploy.webui.host import offload
 from sd3deploy.webui.host.adapter import SdNext
+from sd3deploy.webui.host.reach import sdnext
 from sd3deploy.webui.jobs.forecast import Forecast
 from sd3deploy.webui.jobs.memory_setup import free_memory
 from sd3deploy.webui.jobs.metadata import record_encoder
@@ -119,8 +119,8 @@ class Watching:
                 if not self._noted:
                     self.diagnosing.tell(job=True)
                     raise
-                errors.display(error, "Processing")  # as the host does with an error of the pipeline that it catches itself
-                shared.state.interrupted = True
+                sdnext.errors.display(error, "Processing")  # as the host does with an error of the pipeline that it catches itself
+                sdnext.shared.state.interrupted = True
                 result = []
             failed = _is_empty(result)
             if failed and outermost:
@@ -149,7 +149,7 @@ class Watching:
         """Report what ran out, free it, and bring the parts of the model back to where they belong. Returns the change to make."""
         state.exhausted, change = self._explain(noted, setup)
         self.host.free()
-        offload.restore(self.host.pipeline(), shared.opts.diffusers_offload_mode)
+        offload.restore(self.host.pipeline(), sdnext.shared.opts.diffusers_offload_mode)
         return change
 
     def _explain(self, noted: _Noted, setup: Setup) -> tuple[str, verdict.Change | None]:

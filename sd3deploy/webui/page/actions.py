@@ -13,7 +13,7 @@ ACTIONS = {
     "reload": ("encoder.without-t5",),
     "apply": ("memory.verdict.no", "memory.model", "memory.exhausted", "memory.encoder", "encoder.unsuitable"),
     "install": ("deps.",),
-    "report": ("unexpected", "host.unexpected", "rule.", "encoder.failed"),
+    "report": ("unexpected", "host.changed", "rule.", "encoder.failed"),
 }
 _OF_FINDINGS = {"install": "install", "refresh": "reload", "restart": "restart"}
 

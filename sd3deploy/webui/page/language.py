@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
-from modules import shared
 
 from sd3deploy import messages
+from sd3deploy.webui.host.reach import sdnext
 
 __all__ = ["adopt", "begin", "built", "of_request", "spoken"]
 
@@ -30,7 +30,7 @@ def built() -> str:
 
 def setting() -> str | None:
     """The code of the host's setting, such as "zh" for “zh: Chinese”; None where it leaves the choice to the browser."""
-    chosen = str(getattr(shared.opts, "ui_locale", "Auto"))
+    chosen = sdnext.shared.opts.ui_locale
     return None if chosen.lower() in ("", "auto") else chosen.partition(":")[0]
 
 

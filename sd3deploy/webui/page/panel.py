@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import gradio as gr
-from modules import scripts_manager, shared
 
 from sd3deploy import messages, units
 from sd3deploy.deployment import Deployment
 from sd3deploy.encoders import choices
+from sd3deploy.webui.host import reach
 from sd3deploy.webui.host.feature import Features
+from sd3deploy.webui.host.reach import sdnext
 from sd3deploy.webui.jobs import override
 from sd3deploy.webui.jobs.guarding import Guarding
 from sd3deploy.webui.jobs.metadata import record_encoder
@@ -30,16 +31,14 @@ _HOOKS = {"before_process": "note", "process": "process", "before_process_batch"
 
 def allow_in_control() -> None:
     """The Control tab, which is the main page of ModernUI, drops scripts of extensions that are not in this list of the host."""
-    from installer import control_extensions
-
+    control_extensions = sdnext.installer.control_extensions
     if TITLE not in control_extensions:
         control_extensions.append(TITLE)
 
 
 def leave_control() -> None:
     """Take back what `allow_in_control` did."""
-    from installer import control_extensions
-
+    control_extensions = sdnext.installer.control_extensions
     while TITLE in control_extensions:
         control_extensions.remove(TITLE)
 
@@ -56,15 +55,16 @@ def script_class(
     """The host's kind of script, bound to the services. The host makes three instances and calls ui() five times and more."""
     panel = features.get("panel")
     guard, check = features.shield("guard", guarding.guard), features.shield("forecast", watching.forecast.check)
+    reconcile = features.shield("swap", lambda *asked, **words: deployment.reconcile(*asked, **words))
 
-    class SD3Deploy(scripts_manager.Script):
+    class SD3Deploy(sdnext.scripts_manager.Script):
         built = False
 
         def title(self) -> str:
             return TITLE
 
         def show(self, is_img2img: bool) -> Any:
-            return scripts_manager.AlwaysVisible
+            return sdnext.scripts_manager.AlwaysVisible
 
         def ui(self, is_img2img: bool) -> list[Any]:
             if panel.active:
@@ -99,7 +99,7 @@ def script_class(
             state = state_of(p)
             state.override = wanted = override.read_override(values, deployment.events.fail)
             state.press.page = wanted.page
-            placed = deployment.reconcile(wanted.encoder, stopped=state.stop)
+            placed = reconcile(wanted.encoder, stopped=state.stop)
             if placed:
                 record_encoder(p, deployment)
             p.extra_generation_params |= wanted.describe()
@@ -107,12 +107,13 @@ def script_class(
             check(p)
 
         def before_process(self, p: Any, *_: Any) -> None:
+            reach.check_job(p)
             guarding.note(p)
 
         def before_process_batch(self, p: Any, *_: Any, **__: Any) -> None:
             # Whoever ends the load of an encoder wants no picture with another one; the host has forgotten an interrupt that came earlier.
             if state_of(p).stopped:
-                shared.state.interrupted = True
+                sdnext.shared.state.interrupted = True
 
     for hook, part in _HOOKS.items():
         setattr(SD3Deploy, hook, features.shield(part, getattr(SD3Deploy, hook)))

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
-from modules import shared
 
 from sd3deploy import guards, messages
 from sd3deploy.deployment import Deployment, Wanted
@@ -19,6 +18,7 @@ from sd3deploy.errors import SettingError
 from sd3deploy.guards.number import number
 from sd3deploy.webui.host.adapter import rejection
 from sd3deploy.webui.host.feature import Features
+from sd3deploy.webui.host.reach import sdnext, state
 from sd3deploy.webui.jobs.forecast import DEFAULT_MODE, MODES, Forecast
 
 __all__ = ["SECTION", "STATE", "mend", "register", "table"]
@@ -39,25 +39,28 @@ def register(deployment: Deployment, forecast: Forecast, features: Features) -> 
 
     def option(key: str, default: Any, component: Any, arguments: Any = None, onchange: Callable[[], None] | None = None) -> None:
         label = messages.text(f"setting.{key}")
-        options[key] = shared.OptionInfo(default, label, component, arguments, onchange=onchange, section=SECTION)
+        options[key] = sdnext.shared.OptionInfo(default, label, component, arguments, onchange=onchange, section=SECTION)
 
     def change() -> None:
-        if features.ended:
+        if features.ended or state.lacks("swap"):  # then it comes with the next load of a model: that was told
             return
-        asked = shared.opts.data.get("sd3_text_encoder")
+        asked = sdnext.shared.opts.data.get("sd3_text_encoder")
 
         def back(stood: Wanted | None) -> None:  # the host puts the old value back too, when the next picture may have read the new one
-            if stood is not None and shared.opts.data.get("sd3_text_encoder") == asked:  # else somebody has chosen again meanwhile
-                shared.opts.data["sd3_text_encoder"] = stood.choice.name
+            if stood is not None and sdnext.shared.opts.data.get("sd3_text_encoder") == asked:  # else somebody has chosen again meanwhile
+                sdnext.shared.opts.data["sd3_text_encoder"] = stood.choice.name
 
         try:
             deployment.change(forecast.allow, back)
         except Exception as error:
+            if state.lacks("swap"):  # the host has just shown that it takes none while a model is loaded
+                sdnext.shared.opts.data["sd3_text_encoder"] = asked
+                return
             raise rejection(error) from error
         checked.shield(remember)()  # the encoder is in place: nothing may bring the old value back
 
     def remember() -> None:
-        shared.opts.data["sd3_text_encoder"] = deployment.wanted().choice.name  # "fp4" was understood, but no list shows it
+        sdnext.shared.opts.data["sd3_text_encoder"] = deployment.wanted().choice.name  # "fp4" was understood, but no list shows it
 
     def refusing(check: Callable[[], None]) -> Callable[[], None]:
         """`check` as a callback: what it refuses is told, and the host puts the old value back; with a bug of it the new value stands."""
@@ -76,20 +79,20 @@ def register(deployment: Deployment, forecast: Forecast, features: Features) -> 
 
     def moved() -> None:
         """The source was changed: the encoder of the new one is loaded when all settings are applied, and told as any other."""
-        if not features.ended:
+        if not features.ended and not state.lacks("swap"):
             later.ask()
 
     @refusing
     def modes() -> None:
         for name in guards.GUARDS:
-            _mode(shared.opts.data.get(f"sd3_guard_{name}", guards.DEFAULT_MODE))
-        _memory_mode(shared.opts.data.get("sd3_memory", DEFAULT_MODE))
+            _mode(sdnext.shared.opts.data.get(f"sd3_guard_{name}", guards.DEFAULT_MODE))
+        _memory_mode(sdnext.shared.opts.data.get("sd3_memory", DEFAULT_MODE))
 
     @refusing
     def cache() -> None:
         for key in ("sd3_cache", "sd3_cache_folder", "sd3_cache_limit"):
-            if key in shared.opts.data:
-                valid[key](shared.opts.data[key])
+            if key in sdnext.shared.opts.data:
+                valid[key](sdnext.shared.opts.data[key])
 
     valid = _valid()
     option("sd3_auto_install", True, gr.Checkbox)
@@ -115,7 +118,7 @@ def register(deployment: Deployment, forecast: Forecast, features: Features) -> 
     for name in guards.GUARDS:
         option(f"sd3_guard_{name}", guards.DEFAULT_MODE, gr.Radio, {"choices": list(guards.MODES)}, modes)
     for key, info in options.items():  # only here: what fails above has added nothing
-        shared.opts.add_option(key, info)
+        sdnext.shared.opts.add_option(key, info)
     checked.shield(mend)(deployment)
 
 
@@ -124,16 +127,16 @@ def mend(deployment: Deployment) -> None:
     the host validates no extension's settings.
     """
     for key, check in _valid().items():
-        if key not in shared.opts.data:
+        if key not in sdnext.shared.opts.data:
             continue
         try:
-            shared.opts.data[key] = check(shared.opts.data[key])
+            sdnext.shared.opts.data[key] = check(sdnext.shared.opts.data[key])
         except SettingError as error:
-            if key == "sd3_text_encoder" and (new := choices.successor(shared.opts.data[key])):
-                shared.opts.data[key] = new.name
+            if key == "sd3_text_encoder" and (new := choices.successor(sdnext.shared.opts.data[key])):
+                sdnext.shared.opts.data[key] = new.name
                 deployment.events.add("warning", error.id, error.message, "")  # nobody has to do anything about it
                 continue
-            del shared.opts.data[key]
+            del sdnext.shared.opts.data[key]
             deployment.events.fail(error, "warning")
 
 

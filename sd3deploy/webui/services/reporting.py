@@ -8,12 +8,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modules import paths, shared
-
 from sd3deploy.deployment import Deployment
 from sd3deploy.diagnosis import installed
 from sd3deploy.errors import SettingError
 from sd3deploy.inside import commit
+from sd3deploy.webui.host.adapter import log
+from sd3deploy.webui.host.reach import sdnext, state
 from sd3deploy.webui.jobs.watching import Watching
 from sd3deploy.webui.services.diagnosing import Diagnosing
 from sd3deploy.webui.services.verifying import Verifying
@@ -59,6 +59,7 @@ class Reporting:
             memory=forecast.report(forecast.setup())["capacity"],
             runs=[run.summary() for run in list(self.watching.monitor.runs)],
             events=[asdict(event) for event in self.deployment.events.since(0)],
+            contract=state.data(),
             redactor=self._redactor(),
         )
 
@@ -75,14 +76,14 @@ class Reporting:
         if self._shown is None:
             raise SettingError("bundle.unseen")
         name = f"sd3-deploy-bundle-{datetime.now().strftime('%Y%m%d-%H%M%S')}.zip"
-        return self._shown.write(Path(paths.data_path) / name)
+        return self._shown.write(Path(sdnext.paths.data_path) / name)
 
     def _redactor(self) -> Redactor:
         from sd3deploy.redact import Redactor
 
-        return Redactor.of_this_machine({Path(paths.data_path), *filter(None, [self.host.install_options().host_root])})
+        return Redactor.of_this_machine({Path(sdnext.paths.data_path), *filter(None, [self.host.install_options().host_root])})
 
     def _log(self) -> Path | None:
         """The file that the host writes to: whatever it was told to."""
-        files = [getattr(handler, "baseFilename", "") for handler in shared.log.handlers]
+        files = [getattr(handler, "baseFilename", "") for handler in log.handlers]
         return next((Path(file) for file in files if file), None)

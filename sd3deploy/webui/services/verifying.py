@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modules import paths
-
 from sd3deploy import messages
 from sd3deploy.deployment.locks import taken
 from sd3deploy.encoders import choices
 from sd3deploy.errors import SettingError
 from sd3deploy.webui.host.adapter import SdNext
+from sd3deploy.webui.host.reach import sdnext
 from sd3deploy.webui.services.background import Background
 
 if TYPE_CHECKING:
@@ -96,7 +95,7 @@ class Verifying(Background[Verification]):
         device = self.host.device()
         return checks.Context(
             host_root=self.host.install_options().host_root,
-            data_dir=Path(paths.data_path),
+            data_dir=Path(sdnext.paths.data_path),
             models=self.host.model_folders(),
             model=place if place.exists() and place != Path(".") else None,
             encoder=chosen.id,

@@ -26,6 +26,7 @@ class ReqTxt2Img(BaseModel):
     hr_upscaler: str = "None"
     hr_denoising_strength: float = 0.0
     hr_sampler_name: str | None = None
+    prompt_attention: str | None = None
     resize_mode: int = 0
     scale_by: float = 1.0
     detailer_enabled: bool = False

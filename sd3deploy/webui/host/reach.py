@@ -1,0 +1,416 @@
+"""The way to the host: the only module that imports anything of it, by the names of the table and by no others.
+
+    sdnext.shared.opts.prompt_attention → row of the table → the host's value, checked      what is not as the row says is reported, once
+                                                           ↘ the row's default, else HostChanged
+
+Names are looked up anew each time, as the host's own code does: modules and attributes may be replaced while it runs.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import sys
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from types import ModuleType
+from typing import Any
+
+from sd3deploy import messages
+from sd3deploy.errors import Sd3Error
+from sd3deploy.events import Event
+from sd3deploy.memory import exhausted
+from sd3deploy.webui.host.contract import BY_NAME, FEATURES, PLACES, TABLE, Need
+
+__all__ = [
+    "HostChanged",
+    "State",
+    "check_job",
+    "check_page",
+    "check_result",
+    "check_start",
+    "described",
+    "missing",
+    "module_of",
+    "require",
+    "sdnext",
+    "state",
+    "too_old",
+    "words_of",
+]
+
+_OURS = "sd3_"  # settings and flags of ours among those of the host
+_TABS = ("txt2img", "img2img", "control")
+_MODULES = {place.rpartition(".")[2]: place for place in (need.place for need in TABLE) if place not in PLACES}
+_ON_THE_WAY = {f"{need.place}:{'.'.join(need.path[:end])}" for need in TABLE for end in range(1, len(need.path))}
+
+
+class HostChanged(Sd3Error):
+    """Something of the host is not as the table has it, and nothing stands in for it. It was told when it was found."""
+
+    def __init__(self, need: Need, what: str) -> None:
+        self.need = need
+        self.told = state.told(need)
+        if need.feature == "":
+            super().__init__("host.failed", error=described({need: what}))
+        else:
+            super().__init__("host.changed", names=described({need: what}), **words_of([need]))
+
+
+def described(found: Mapping[Need, str]) -> str:
+    """What is not as it should be, in the words of a report."""
+    return "; ".join(f"{need.name} {what}" for need, what in found.items())
+
+
+def words_of(needs: Iterable[Need]) -> dict[str, str]:
+    """The features of those rows by name, and what is lost without them, as values of the sentence "host.changed"."""
+    ids = dict.fromkeys(need.feature for need in needs if need.feature)
+    features = ", ".join(messages.text(f"feature.{id}") for id in ids)
+    return {"features": features, "lost": " ".join(messages.text(f"feature.{id}.lost") for id in ids)}
+
+
+class State:
+    """What was found, in this process. unmet: name → what is not as the table has it. absent: names that a host of this age does not have
+    yet. off: parts that are switched off because of it. listen: is called with what is new and means something to a user, on whatever
+    thread finds it, with any lock held; what it returns has told it. Until there is one nothing is told.
+    """
+
+    def __init__(self) -> None:
+        self.unmet: dict[str, str] = {}
+        self.absent: set[str] = set()
+        self.off: set[str] = set()
+        self.checked = 0
+        self.job_seen = False
+        self.listen: Callable[[dict[Need, str]], Event | None] | None = None
+        self._told: dict[str, Event | None] = {}  # feature → what has told it
+        self._lock = threading.Lock()
+
+    def report(self, found: Mapping[Need, str]) -> None:
+        """Take note of what is not as it should be; tell what was not told yet. Raises nothing."""
+        with self._lock:
+            for need, what in found.items():
+                self.unmet.setdefault(need.name, what)
+                if need.required and need.feature is not None:
+                    self.off |= set(FEATURES.get(need.feature, (need.feature,)))
+        self.announce()
+
+    def announce(self) -> None:
+        """Tell all that was not told yet, in one sentence."""
+        if not self.listen:
+            return
+        with self._lock:
+            needs = [BY_NAME[name] for name in self.unmet]
+            new = [need for need in needs if need.feature is not None and need.feature not in self._told]
+            self._told.update(dict.fromkeys(need.feature or "" for need in new))
+        if new:
+            event = self.listen({need: self.unmet[need.name] for need in new})
+            self._told.update(dict.fromkeys((need.feature or "" for need in new), event))
+
+    def told(self, need: Need) -> Event | None:
+        """What has told that it is missing."""
+        return self._told.get(need.feature or "")
+
+    def lacks(self, part: str) -> bool:
+        """Whether a part of the extension is switched off because of the host."""
+        return part in self.off
+
+    def data(self) -> dict[str, Any]:
+        """As JSON-able values, for a report."""
+        moved = {name: f"{what} → {BY_NAME[name].lost}" for name, what in sorted(self.unmet.items())}
+        return {"checked": self.checked, "moved": moved, "older": sorted(self.absent)}
+
+
+state = State()
+
+
+# Looking up
+
+
+class _Gone(Exception):
+    """There is no such name; the message says which part of the way is missing."""
+
+
+def module_of(need: Need) -> tuple[ModuleType, str]:
+    """The module and the name in it of a function that is to be wrapped. Raises HostChanged where there is none of that shape."""
+    if need.name in state.unmet:
+        raise HostChanged(need, state.unmet[need.name])
+    name = need.name if not need.instead or _there(need.name) else need.instead
+    place, _, attribute = name.partition(":")
+    return _module(place), attribute
+
+
+def _there(name: str) -> bool:
+    try:
+        _follow(name)
+    except Exception:
+        return False
+    return True
+
+
+def _module(place: str) -> Any:
+    found = sys.modules.get(place)
+    return found if found is not None else importlib.import_module(place)
+
+
+def _follow(name: str) -> Any:
+    place, _, path = name.partition(":")
+    try:
+        found = _module(place)
+    except ImportError as error:
+        raise _Gone(f"is gone: {error}") from error
+    for part in path.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError as error:
+            raise _Gone("is gone" if path.endswith(part) else f"is gone with {part}") from error
+    return found
+
+
+def _resolve(need: Need) -> Any:
+    try:
+        return _follow(need.name)
+    except Exception:
+        if need.instead and _there(need.instead):
+            return _follow(need.instead)
+        raise
+
+
+def _value(need: Need) -> Any:
+    """What the row stands for; its default where it is not as it should be. Raises HostChanged where it has none."""
+    if need.name in state.unmet or need.name in state.absent:
+        return _stand_in(need)
+    if need.lazy and need.place not in sys.modules:
+        return need.default
+    try:
+        found = _resolve(need)
+    except Exception as error:
+        _lost(need, _said(error))
+        return _stand_in(need)
+    if need.kind in ("function", "patch"):
+        return functools.partial(_call, need, found)
+    if what := _unlike(need, found):
+        state.report({need: what})
+        return _stand_in(need)
+    return found
+
+
+def _lost(need: Need, what: str) -> None:
+    """It could not be looked up: it is too new for this host, or it is gone."""
+    if need.since > _age():
+        state.absent.add(need.name)
+    else:
+        state.report({need: what})
+
+
+def _stand_in(need: Need) -> Any:
+    if need.required:
+        raise HostChanged(need, state.unmet.get(need.name, "is gone"))
+    return (lambda *args, **kwargs: need.default) if need.kind == "function" else need.default
+
+
+def _call(need: Need, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a function of the host. An exception that is no ordinary outcome, or a result of another kind, is a change of the host."""
+    try:
+        result = function(*args, **kwargs)
+    except Exception as error:
+        if need.raises or isinstance(error, Sd3Error) or exhausted.read_exhausted(error):
+            raise
+        state.report({need: _said(error)})
+        if need.required:
+            raise HostChanged(need, _said(error)) from error
+        return need.default
+    if what := _unlike(need, result):
+        state.report({need: what})
+        return _stand_in(need) if need.required else need.default
+    return result
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, _Gone) else f"raises {type(error).__name__}: {error}"
+
+
+def _unlike(need: Need, value: Any) -> str:
+    """In which way a value or a result is not of the kind that the row has; "" where it is."""
+    if need.gives is None or (value is None and need.kind == "function"):
+        return ""
+    given = need.gives if isinstance(need.gives, tuple) else (need.gives,)
+    if isinstance(given[0], str):
+        lacking = [name for name in given if not hasattr(value, str(name))]
+        return f"is {type(value).__name__} without {', '.join(map(str, lacking))}" if lacking else ""
+    return "" if isinstance(value, given) else f"is {type(value).__name__}"  # type: ignore[arg-type]
+
+
+class _At:
+    """A module of the host, or an object on the way to a name of the table."""
+
+    __slots__ = ("_name",)
+
+    def __init__(self, name: str) -> None:
+        object.__setattr__(self, "_name", name)
+
+    def __getattr__(self, part: str) -> Any:
+        name = self._below(part)
+        if need := BY_NAME.get(name):
+            return _value(need)
+        if part.startswith(_OURS):
+            return getattr(_follow(self._name), part)
+        if name in _ON_THE_WAY:
+            return _At(name)
+        raise LookupError(f"{name} is not in the contract with the host")  # a mistake of ours
+
+    def __setattr__(self, part: str, value: Any) -> None:
+        name = self._below(part)
+        need = BY_NAME.get(name)
+        if need is None and not part.startswith(_OURS):
+            raise LookupError(f"{name} is not in the contract with the host")
+        if need is not None and (name in state.unmet or name in state.absent):
+            _stand_in(need)  # raises where nothing stands in for it
+            return
+        try:
+            setattr(_follow(self._name), part, value)
+        except Exception as error:
+            if need is None:
+                raise
+            _lost(need, _said(error))
+            _stand_in(need)
+
+    def _below(self, part: str) -> str:
+        return f"{self._name}{'.' if ':' in self._name else ':'}{part}"
+
+
+class _Host:
+    """The modules of the host by their last names: `sdnext.shared`, `sdnext.generic`."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _MODULES:
+            raise LookupError(f"no module {name} is in the contract with the host")
+        return _At(_MODULES[name])
+
+
+sdnext: Any = _Host()
+
+
+# Checking
+
+
+def too_old() -> bool:
+    """Whether this host has not yet the loaders that the hooks were written for (2025-08-20); such hosts have a 4-bit T5 of their own."""
+    return _age() == "2025-09" and any(name.startswith("pipelines.generic:") for name in state.unmet)
+
+
+def require(part: str) -> None:
+    """Raise HostChanged where that part of the extension is switched off because of the host."""
+    for name in state.unmet if state.lacks(part) else ():
+        need = BY_NAME[name]
+        if need.required and part in FEATURES.get(need.feature or "", (need.feature,)):
+            raise HostChanged(need, state.unmet[name])
+
+
+def missing() -> str:
+    """What the extension can not do without and this host does not have; "" where all is there."""
+    return described({BY_NAME[name]: what for name, what in state.unmet.items() if BY_NAME[name].feature == ""})
+
+
+def check_start() -> None:
+    """Look at all that is there while the host loads scripts, once. Calls no function of the host. Raises nothing."""
+    _check(need for need in TABLE if need.place not in PLACES and not _is_late(need))
+
+
+def _is_late(need: Need) -> bool:
+    """Whether it is there only when the host's API is."""
+    return need.place == "modules.shared" and need.path[0] == "api"
+
+
+def check_page(demo: Any, app: Any, panel: bool = True) -> None:
+    """Look at the page and the API of the host when both are there. demo: gradio's Blocks. app: FastAPI's. panel: whether ours was built.
+    Raises nothing.
+    """
+    tabs = _TABS[:2] if state.lacks("control") else _TABS
+    ids = {getattr(block, "elem_id", None) for block in getattr(demo, "blocks", {}).values()}
+    routes = {getattr(route, "path", "") for route in getattr(app, "routes", ())}
+    found: dict[Need, str] = {}
+    for need in TABLE:
+        name = need.name.partition(":")[2]
+        if need.kind == "element" and ids:
+            if name.startswith("script_") and not panel:
+                continue
+            gone = [tab for tab in tabs if not {one.format(tab=tab) for one in name.split("|")} & ids]
+            found |= {need: f"is gone in {', '.join(gone)}"} if gone else {}
+        elif need.kind == "route" and routes and not any(path.endswith(name) for path in routes):
+            found[need] = "is gone"
+    state.checked += sum(need.kind in ("element", "route") for need in TABLE)
+    state.report(found)
+    _check(need for need in TABLE if _is_late(need))
+
+
+def check_job(p: Any) -> None:
+    """Look at the object that describes a job, when the first one comes. Raises nothing."""
+    if state.job_seen:
+        return
+    state.job_seen = True
+    needs = [need for need in TABLE if need.kind == "field"]
+    state.checked += len(needs)
+    state.report({need: "is gone" for need in needs if need.since <= _age() and not hasattr(p, need.path[0])})
+
+
+def check_result(need: Need, result: Any) -> None:
+    """Look at what a function of the host has returned that we wrap. Raises nothing."""
+    if result is not None and (what := _unlike(need, result)):
+        state.report({need: what})
+
+
+def _check(needs: Iterable[Need]) -> None:
+    found: dict[Need, str] = {}
+    for need in needs:
+        if need.lazy and need.place not in sys.modules:
+            continue
+        state.checked += 1
+        if what := _examined(need):
+            if need.since > _age():
+                state.absent.add(need.name)
+            else:
+                found[need] = what
+    state.report(found)
+
+
+def _examined(need: Need) -> str:
+    """What is not as the row says; "" where all is."""
+    try:
+        value = _resolve(need)
+        if need.kind == "option" and need.path[-1] not in _follow("modules.shared:opts.data_labels") and not need.instead:
+            return "is gone; a value of it is still stored"
+    except Exception as error:
+        return _said(error)
+    if need.kind in ("function", "patch", "callback"):
+        return _uncallable(need, value)
+    return _unlike(need, value)
+
+
+def _uncallable(need: Need, function: Any) -> str:
+    """In which way a function can not be called as the row says."""
+    if not callable(function):
+        return f"is {type(function).__name__}"
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # compiled: it does not tell
+        return ""
+    if need.kind == "patch":
+        lacking = [name for name in need.call.split() if name not in signature.parameters]
+        return f"has no parameter {', '.join(lacking)}" if lacking else ""
+    words = [word.strip() for word in need.call.strip("()").split(",") if word.strip()]
+    positional, named = [word for word in words if "=" not in word], [word.strip("=") for word in words if "=" in word]
+    try:
+        bound = signature.bind(*positional, **dict.fromkeys(named))
+    except TypeError as error:
+        return f"is called in another way: {error}"
+    shifted = [name for name, value in bound.arguments.items() if isinstance(value, str) and name != value]
+    return f"is called in another way: {', '.join(shifted)}" if shifted else ""
+
+
+@functools.lru_cache(1)
+def _age() -> str:
+    """How new the host is, at least: the latest month of which something of the table is there."""
+    dated = [need for need in TABLE if need.place not in PLACES and need.since > "2025-09"]
+    there = [need.since for need in dated if (not need.lazy or need.place in sys.modules) and _there(need.name)]
+    return max(there, default="2025-09")
