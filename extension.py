@@ -7,17 +7,23 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
-def start() -> type | None:
+def start(folder: Path) -> type | None:
     """Wire everything to the running SD.Next. Returns the script class for it to show; where this SD.Next is too old or differs too
-    much, one whose panel says so, or None where that can not be shown either. Raises nothing.
+    much, or where the extension runs already out of another folder, one whose panel says so, or None where that can not be shown either.
+    Raises nothing. folder: of this extension, as the host names it.
     """
+    from sd3deploy import webui
     from sd3deploy.webui import notice
 
     extension: Extension | None = None
     try:
+        if webui.folder not in (None, folder) and webui.folder.is_dir():
+            return notice.leave("host.twice", folder=folder, used=webui.folder)
+        webui.folder = folder
         from sd3deploy.webui.host import reach
 
         reach.check_start()
@@ -37,8 +43,6 @@ def start() -> type | None:
 def keep() -> None:
     """Keep what was found of the host for `doctor`. Raises nothing: a folder that can not be written to costs no start."""
     with contextlib.suppress(Exception):
-        from pathlib import Path
-
         from sd3deploy import host_record, inside
         from sd3deploy.webui.host.reach import sdnext, state
 

@@ -3,6 +3,7 @@
 
 (() => {
   const sd3 = window.sd3deploy = window.sd3deploy || {};
+  if (sd3.wake) return; // of another copy of the extension: one of them asks
   const BUSY_MS = 1000;
   const IDLE_MS = 60000;
   const AWAKE_MS = 15000; // after a change of settings or a click on Generate: the server needs a moment to be busy

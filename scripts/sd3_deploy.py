@@ -8,4 +8,4 @@ _spec = importlib.util.spec_from_file_location("sd3deploy_extension", _root / "e
 _extension = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(_extension)
 
-SD3Deploy = _extension.start()
+SD3Deploy = _extension.start(Path(__file__).parent.parent)

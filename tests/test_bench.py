@@ -228,16 +228,17 @@ def test_a_file_can_be_taken_out_of_memory_and_read_back(tmp_path):
 
 
 def test_startup_says_of_each_promise_whether_it_is_kept():
-    def result(start: float, hooks: float, libraries: list[str], idle: float) -> dict:
+    def result(start: float, contract: float, hooks: float, libraries: list[str], idle: float) -> dict:
         return {
             "start_total_s": start,
+            "contract_ms": contract,
             "hooks_ms": {"together": hooks},
             "brought_in": {"libraries": libraries},
             "idle": {"percent_of_a_core": idle},
         }
 
-    assert all(line["met"] for line in startup.judged(result(0.14, 0.9, [], 0.0)).values())
-    assert not any(line["met"] for line in startup.judged(result(0.16, 1.1, ["pandas"], 1.0)).values())
+    assert all(line["met"] for line in startup.judged(result(0.14, 5, 0.9, [], 0.0)).values())
+    assert not any(line["met"] for line in startup.judged(result(0.16, 21, 1.1, ["pandas"], 1.0)).values())
 
 
 # soak

@@ -1,1 +1,7 @@
-"""The only package that knows the webui: the host as an adapter, the hooks, the settings, the panel, the API."""
+
+
+from __future__ import annotations
+
+from pathlib import Path
+
+folder: Path | None = None  # the extension's folder that this package runs for, as the host has named it

@@ -100,7 +100,8 @@ def ours():
                   for entry in entries if entry not in callbacks[name])
 
 def begin():
-    return extension().start()
+    import pathlib
+    return extension().start(pathlib.Path(SOURCE).parent)
 """
 
 

@@ -326,10 +326,14 @@ def main() -> int:
     os.dup2(2, 1)  # what libraries print is no result
     prepare(data)
     warm()
+    from modules import shared
+
     from tests.drift import views
 
     def work(case: dict[str, Any]) -> dict[str, Any]:
         own_data(data)
+        if case.get("without"):  # the host alone
+            vars(shared.opts)["data"]["disabled_extensions"] = ["sd-extension-sd3"]
         return live(views.of(case["changes"]))
 
     for result in each(cases, work, jobs):

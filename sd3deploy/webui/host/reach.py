@@ -13,6 +13,7 @@ import importlib
 import inspect
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
@@ -72,8 +73,9 @@ def words_of(needs: Iterable[Need]) -> dict[str, str]:
 
 class State:
     """What was found, in this process. unmet: name → what is not as the table has it. absent: names that a host of this age does not have
-    yet. off: parts that are switched off because of it. listen: is called with what is new and means something to a user, on whatever
-    thread finds it, with any lock held; what it returns has told it. Until there is one nothing is told.
+    yet. off: parts that are switched off because of it. checked: how many rows were looked at. ms: how long that took at the start. listen:
+    is called with what is new and means something to a user, on whatever thread finds it, with any lock held; what it returns has told it.
+    Until there is one nothing is told.
     """
 
     def __init__(self) -> None:
@@ -81,6 +83,7 @@ class State:
         self.absent: set[str] = set()
         self.off: set[str] = set()
         self.checked = 0
+        self.ms = 0.0
         self.job_seen = False
         self.listen: Callable[[dict[Need, str]], Event | None] | None = None
         self._told: dict[str, Event | None] = {}  # feature → what has told it
@@ -312,6 +315,17 @@ def missing() -> str:
     return described({BY_NAME[name]: what for name, what in state.unmet.items() if BY_NAME[name].feature == ""})
 
 
+def _timed(check: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(check)
+    def timed(*args: Any) -> None:
+        started = time.perf_counter()
+        check(*args)
+        state.ms += 1e3 * (time.perf_counter() - started)
+
+    return timed
+
+
+@_timed
 def check_start() -> None:
     """Look at all that is there while the host loads scripts, once. Calls no function of the host. Raises nothing."""
     _check(need for need in TABLE if need.place not in PLACES and not _is_late(need))
@@ -322,6 +336,7 @@ def _is_late(need: Need) -> bool:
     return need.place == "modules.shared" and need.path[0] == "api"
 
 
+@_timed
 def check_page(demo: Any, app: Any, panel: bool = True) -> None:
     """Look at the page and the API of the host when both are there. demo: gradio's Blocks. app: FastAPI's. panel: whether ours was built.
     Raises nothing.

@@ -21,6 +21,7 @@ AS_SET = "As in Settings"  # the value, in every language
 
 # What it is about → its possible modes. The order is that of the script's arguments, after the encoder.
 _MODES: dict[str, tuple[str, ...]] = {"size": guards.MODES, "memory": MODES, "sampling": guards.MODES}
+_COUNT = 2 + len(_MODES)  # the encoder before them, the page behind them
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def read_override(values: tuple[Any, ...], complain: Callable[[SettingError], ob
     """Read the arguments of the script, of the page or of a request that gives fewer or something else. It calls `complain` for a mode
     that means nothing, and the settings count; what the encoder means is found out where it is loaded.
     """
-    encoder, *given = values or (None,)
+    encoder, *given = values[-_COUNT:] or (None,)  # the last: a host may give something of its own before them
     modes = {}
     for (name, known), mode in zip(_MODES.items(), given, strict=False):
         if mode in known:

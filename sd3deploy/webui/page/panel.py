@@ -93,7 +93,7 @@ def script_class(
             self.infotext_fields = override.pasted(components)
             return components
 
-        def process(self, p: Any, *values: Any) -> None:
+        def process(self, p: Any, *values: Any, **_: Any) -> None:
             # The first hook at which the model, the styles and the overridden settings of a job are final; the queue is held.
             # The encoder comes first: some guards depend on it.
             state = state_of(p)
@@ -106,7 +106,7 @@ def script_class(
             guard(p)
             check(p)
 
-        def before_process(self, p: Any, *_: Any) -> None:
+        def before_process(self, p: Any, *_: Any, **__: Any) -> None:
             reach.check_job(p)
             guarding.note(p)
 
