@@ -10,7 +10,8 @@ import pytest
 from sd3deploy import messages
 from sd3deploy.diagnosis.checks import STEPS
 from sd3deploy.diagnosis.checks.rules import SEEN
-from sd3deploy.diagnosis.knowledge import RULES, UNKNOWN
+from sd3deploy.diagnosis.knowledge import RULES
+from sd3deploy.diagnosis.unknown import UNKNOWN
 
 ROOT = Path(__file__).parent.parent
 SOURCES = [*ROOT.glob("sd3deploy/**/*.py"), ROOT / "extension.py", ROOT / "install.py"]
@@ -43,6 +44,7 @@ def test_every_sentence_is_used():
     used |= {f"checks.rule.{id}" for id in SEEN} | {f"checks.{step.id}.title" for step in STEPS}
     # ids made of a row's id, an action, a key, the name of a part
     composed = ("action.", "encoder.", "feature.", "guard.", "panel.", "quality.column.", "setting.sd3_", "size.side.")
+    composed += ("rule.unknown.during.",)
     composed += tuple(f"memory.{kind}." for kind in ("verdict", "short", "where", "phase", "part", "change", "plot"))
     unused = [id for id in messages.catalogue("en") if bare(id) not in used and id not in used and not id.startswith(composed)]
     assert unused == []

@@ -10,11 +10,13 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from sd3deploy import messages
+from sd3deploy.diagnosis.failure import Failure, failure_of
 from sd3deploy.diagnosis.finding import Finding, finding
 from sd3deploy.diagnosis.installed import Installed
-from sd3deploy.diagnosis.knowledge import RULES, UNKNOWN
+from sd3deploy.diagnosis.knowledge import REMARKS, RULES
 from sd3deploy.diagnosis.record import QUIET, Record, from_text, records
 from sd3deploy.diagnosis.rule import ALWAYS, Advice, Rule, Seen
+from sd3deploy.diagnosis.unknown import UNKNOWN, unknown
 from sd3deploy.vendored import canonicalize_name
 
 __all__ = ["diagnose", "read"]
@@ -28,9 +30,8 @@ _STARTED = re.compile(r"Starting SD\.?Next")
 _INSTALLED = re.compile(
     r"(?:\binstall(?:ing|ed)?:? (?:package|requirement)s?\s*[=:]\s*|successfully installed )(?P<what>.+)", re.IGNORECASE
 )
-_RAISED = re.compile(r"\b(?P<error>[A-Z]\w*(?:Error|Exception): \S.{0,200})")
 _NAMED = re.compile(r"(?<![\w.\-])([A-Za-z][\w.\-]*?)(?:(?:==|-)(\d[\w.+]*)|(?=[<>~=!\s\"',\]]|$))")  # a==1.0, a-1.0
-_STACK = re.compile(r"diffusers|transformers|bitsandbytes|accelerate|StableDiffusion3|model_sd3", re.IGNORECASE)
+_SAME = 5  # lines around a failure in which a program says once more that there was one
 
 Look = Callable[[], Installed | None]
 
@@ -69,6 +70,8 @@ class _Matcher:
         self._installs: Mapping[str, str] = {}
         self._cases: OrderedDict[tuple[object, ...], _Case] = OrderedDict()
         self._found: dict[tuple[str, str, str], Finding] = {}
+        self._explained: list[tuple[int, int]] = []  # first and last lines of entries that say what has failed
+        self._bare: list[Finding] = []  # those that only say that something has
 
     def over(self, entries: Iterable[Record]) -> list[Finding]:
         for entry in entries:
@@ -78,6 +81,9 @@ class _Matcher:
                 self._take(entry)
         for case in self._cases.values():
             self._judge(case)
+        for found in self._bare:
+            if not any(first - _SAME <= found.line <= last + _SAME for first, last in self._explained):
+                self._keep(found)
         latest = sorted(self._found.values(), key=lambda found: found.line, reverse=True)
         unknown = [found for found in latest if found.rule == UNKNOWN.id]
         return [found for found in latest if found.rule != UNKNOWN.id] + unknown[:_UNKNOWN]
@@ -100,28 +106,38 @@ class _Matcher:
             self._judge(self._cases.popitem(last=False)[1])
 
     def _judge(self, case: _Case) -> None:
-        found = self._apply(case)
+        entry = case.entry
+        parsed = [failure_of(entry.lines, entry.level, last=entry.last)]
+        if entry.rejoined:
+            parsed.append(failure_of((entry.rejoined,), entry.level, entry.rejoined, last=entry.last))
+        found = self._apply(parsed, case)
         if found is None:
             return
+        found = replace(found, evidence=_evidence(entry.lines, found.evidence), line=entry.line, count=case.count)
+        if found.rule == UNKNOWN.id and not parsed[0].traceback and not any(one.text for one in parsed[0].chain):
+            self._bare.append(found)
+            return
+        self._explained.append((entry.line, entry.line + len(entry.lines)))
+        self._keep(found)
+
+    def _keep(self, found: Finding) -> None:
         key = (found.rule, found.package, found.message if found.rule == UNKNOWN.id else "")
         before = self._found.get(key)
-        evidence, line, count = _evidence(case.entry.lines, found.evidence), case.entry.line, case.count
         if before:
-            count += before.count
-            if before.line > line:
-                found, evidence, line = before, before.evidence, before.line
-        self._found[key] = replace(found, evidence=evidence, line=line, count=count)
+            found = replace(found if found.line >= before.line else before, count=found.count + before.count)
+        self._found[key] = found
 
-    def _apply(self, case: _Case) -> Finding | None:
-        """What the first rule that knows the entry says."""
-        texts = [text for text in (case.entry.text, case.entry.rejoined) if text]
+    def _apply(self, parsed: Sequence[Failure], case: _Case) -> Finding | None:
+        """What the first rule that knows the entry says; what has failed and no rule explains is not known."""
+        if (parsed[0].traceback and not parsed[0].failed) or any(remark.search(parsed[0].text) for remark in REMARKS):
+            return None
         for rule in RULES:
-            for text in texts:
-                match = rule.search(text)
-                found = self._conclude(rule, match, text, case.installs) if match else None
+            for failure in parsed:
+                match = rule.search(failure.text)
+                found = self._conclude(rule, match, failure.text, case.installs) if match else None
                 if found is not None:
                     return found
-        return _unknown(texts[0]) if texts else None
+        return unknown(parsed[0], self._look) if parsed[0].failed else None
 
     def _conclude(self, rule: Rule, match: re.Match[str], text: str, installs: Mapping[str, str]) -> Finding | None:
         installed = self._look() if rule.advise or rule.package or rule.when != ALWAYS else None
@@ -163,12 +179,3 @@ def _evidence(lines: Sequence[str], matched: tuple[str, ...]) -> tuple[str, ...]
     at = next((number for number in range(len(lines) - 1, -1, -1) if start and start in " ".join(lines[number].split())), len(lines) - 1)
     first = max(1, min(at - _EVIDENCE // 2, len(lines) - _EVIDENCE + 1))
     return (lines[0], *lines[first : first + _EVIDENCE - 1])
-
-
-def _unknown(text: str) -> Finding | None:
-    """An error that no rule knows, where it came out of the packages that run Stable Diffusion 3."""
-    match = UNKNOWN.search(text)
-    if match is None or not _STACK.search(text):
-        return None
-    last = list(_RAISED.finditer(text))
-    return finding(UNKNOWN, last[-1].groupdict(), evidence=(last[-1].group(0),)) if last else None

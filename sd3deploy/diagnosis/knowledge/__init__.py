@@ -7,9 +7,9 @@ that is near and must not.
 from __future__ import annotations
 
 from sd3deploy.diagnosis.knowledge import general, loading, memory, packages, sizes, system
+from sd3deploy.diagnosis.knowledge.remarks import REMARKS
 from sd3deploy.diagnosis.rule import Rule
 
-__all__ = ["RULES", "UNKNOWN"]
+__all__ = ["REMARKS", "RULES"]
 
 RULES: tuple[Rule, ...] = (*packages.RULES, *loading.RULES, *sizes.RULES, *memory.RULES, *system.RULES, *general.RULES)
-UNKNOWN = general.UNKNOWN

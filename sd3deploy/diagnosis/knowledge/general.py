@@ -5,7 +5,7 @@ from __future__ import annotations
 from sd3deploy.diagnosis import advice
 from sd3deploy.diagnosis.rule import Rule
 
-__all__ = ["RULES", "UNKNOWN"]
+__all__ = ["RULES"]
 
 _NAME = r"['\"`](?P<{}>[\w.]+)['\"`]"
 
@@ -156,13 +156,4 @@ RULES = (
         source="https://docs.python.org/3/library/exceptions.html#TypeError",
         advise=lambda values, seen: advice.unexpected_argument({**values, "name": values["name"] or values["other"]}, seen),
     ),
-)
-
-UNKNOWN = Rule(
-    id="unknown",
-    cause="unknown",
-    match=r"Error|Exception",
-    unless=r"\(look up to see its traceback\):\s*$",  # what it is about follows in the next line, or was said before
-    action="none",
-    source="https://github.com/vladmandic/sdnext/issues",
 )
