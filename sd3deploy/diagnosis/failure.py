@@ -22,7 +22,7 @@ _TRACEBACK = re.compile(r"(?:[╭┌+|]\s?[─-]* ?(?:Exception Group )?)?Traceb
 _CHAINED = re.compile(r"The above exception was the direct cause|During handling of the above exception|Traceback \(most recent")
 _DRAWN = re.compile("[│┃╭╮╰╯┌┐└┘─━❱├]+")
 _WALLS = "│┃╭╮╰╯┌┐└┘├❱|"
-_PLAIN = r'File "(?P<path>[^"]+)", line (?P<line>\d+)(?:, in (?P<function>[\w<>.]+))?'
+_PLAIN = r'File "(?P<path>[^"]+)", line (?P<line>\d+)(?:,? in (?P<function>[\w<>.]+))?'
 _RICH = r"(?P<path2>(?:[A-Za-z]:[\\/]|/|~/)[^\"'│:]{1,400}?\.py):(?P<line2>\d[\d ]*) in (?P<function2>[\w<>.]+)"
 _FRAMES = re.compile(f"{_PLAIN}|{_RICH}")
 _STARTS = re.compile(r'File "|[A-Za-z]:\\.{1,200}\.py:\d+ in |/.{1,200}\.py:\d+ in ')
@@ -34,6 +34,7 @@ _OWNERS = (
     ("extension", re.compile(r".*[\\/](?:extensions(?:-builtin)?|custom_nodes)[\\/]+(?P<name>[^\\/\"'\s]+)")),
     ("python", re.compile(r"(?:.*[\\/]lib[\\/](?:python\d[\d.]*[\\/])?(?P<name>[\w.]+)[\\/.]|<frozen (?P<name2>\S+)>)", re.IGNORECASE)),
 )
+_SITE = re.compile(r"(?:site|dist)-packages[\\/]+(\w+)")
 # Programs by what only their paths and modules have.
 _PROGRAMS = (
     ("ComfyUI", re.compile(r"ComfyUI|[\\/]comfy[\\/]|[\\/]custom_nodes[\\/]|^comfy\b|\bgot prompt\b")),
@@ -74,7 +75,6 @@ _SAYS = re.compile(
 )
 _ENDS = re.compile(rf"(?:{CLASS}|(?:[a-z_]\w*\.)+[A-Z]\w+)(?::(?: |$)|$)")  # the last line of a traceback
 _BEFORE = re.compile(r"[\d\-T:.,\[\] ]*(?:- )?(?:\(\w[^)]*\) |[\w.\-]+ *[|:] +|Error is: )?")  # a time, a thread, a container, a node
-# One try of several: what comes of it is said later.
 _AGAIN = re.compile(
     r"thrown while requesting (?:HEAD|GET)|Retrying in \d|Trying to resume download|will (?:now )?(?:retry|fall ?back)|\bfalling back to\b",
     re.IGNORECASE,
@@ -89,7 +89,7 @@ _STATUS = re.compile(
 )
 _ERRNO = re.compile(r"\[Errno (-?\d+)\]|\bos error (\d+)\)|\[WinError (\d+)\]|WinError (\d+)\b")
 _URL = re.compile(r"https?://([\w.-]+)|host=['\"]([\w.-]+)['\"]|Failed to resolve ['\"]([\w.-]+)")
-_PATH = re.compile(r"['\"]((?:[A-Za-z]:)?[^'\"]*?[\\/][^'\"]+)['\"]")
+_PATH = re.compile(r"['\"]((?:[A-Za-z]:)?[^'\"]*?[\\/][^'\"]+)['\"]|: ((?:/|[A-Za-z]:[\\/])\S+)")
 
 
 @dataclass(frozen=True)
@@ -154,11 +154,16 @@ class Failure:
         A traceback that a program prints with a warning is a part of it, unless nothing was said after it: then it was the end.
         """
         if self.level in _FAILED or NATIVE.search(self.said):
-            return not (self.level == "" and _AGAIN.search(self.said))
+            return self.level != "" or not self.again
         if self.traceback:
             remark = self.level in ("WARNING", "WARN") or any(_PROBE.match(frame.function) for frame in self.frames)
             return self.ended if remark else True
-        return self.level == "" and self.says and not _AGAIN.search(self.said)
+        return self.level == "" and self.says and not self.again
+
+    @cached_property
+    def again(self) -> bool:
+        """One try of several: what comes of it is said later."""
+        return _AGAIN.search(self.said) is not None
 
     @cached_property
     def frames(self) -> tuple[Frame, ...]:
@@ -196,12 +201,12 @@ class Failure:
     @cached_property
     def paths(self) -> tuple[str, ...]:
         """Files and folders that the message names."""
-        return tuple(_PATH.findall(self.said))
+        return tuple(quoted or bare for quoted, bare in _PATH.findall(self.said))
 
     @cached_property
     def tops(self) -> tuple[str, ...]:
-        """The packages whose code ran, the last one last, by the names of their folders."""
-        return tuple(frame.owner for frame in self.frames if frame.kind == "distribution")
+        """The packages whose code or files are named, the last one last, by the names of their folders."""
+        return tuple(_SITE.findall(self.text))
 
     @cached_property
     def extension(self) -> str:

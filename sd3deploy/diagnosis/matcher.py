@@ -13,9 +13,9 @@ from sd3deploy import messages
 from sd3deploy.diagnosis.failure import Failure, failure_of
 from sd3deploy.diagnosis.finding import Finding, finding
 from sd3deploy.diagnosis.installed import Installed
-from sd3deploy.diagnosis.knowledge import REMARKS, RULES
+from sd3deploy.diagnosis.knowledge import JUDGES, REMARKS
 from sd3deploy.diagnosis.record import QUIET, Record, from_text, records
-from sd3deploy.diagnosis.rule import ALWAYS, Advice, Rule, Seen
+from sd3deploy.diagnosis.rule import Seen, Verdict
 from sd3deploy.diagnosis.unknown import UNKNOWN, unknown
 from sd3deploy.vendored import canonicalize_name
 
@@ -29,6 +29,11 @@ _NO_DIGITS = dict.fromkeys(map(ord, "0123456789"))
 _STARTED = re.compile(r"Starting SD\.?Next")
 _INSTALLED = re.compile(
     r"(?:\binstall(?:ing|ed)?:? (?:package|requirement)s?\s*[=:]\s*|successfully installed )(?P<what>.+)", re.IGNORECASE
+)
+_TOLD = (
+    ("python", re.compile(r"\bPython(?:: version=| version: | )(3\.\d+(?:\.\d+)?)")),
+    ("torch", re.compile(r"\b(?:torch==|pytorch version: )(\d[\w.+]*)")),
+    ("mirror", re.compile(r"(?:HF_ENDPOINT\W{1,4}(?:https?://)?|https?://(?=[\w.-]*mirror))([\w-]+\.[\w.-]*\w)")),
 )
 _NAMED = re.compile(r"(?<![\w.\-])([A-Za-z][\w.\-]*?)(?:(?:==|-)(\d[\w.+]*)|(?=[<>~=!\s\"',\]]|$))")  # a==1.0, a-1.0
 _SAME = 5  # lines around a failure in which a program says once more that there was one
@@ -68,25 +73,33 @@ class _Matcher:
         self._look = lru_cache(maxsize=1)(look)
         self._since_start = since_start
         self._installs: Mapping[str, str] = {}
+        self._told: dict[str, str] = {}
         self._cases: OrderedDict[tuple[object, ...], _Case] = OrderedDict()
         self._found: dict[tuple[str, str, str], Finding] = {}
         self._explained: list[tuple[int, int]] = []  # first and last lines of entries that say what has failed
-        self._bare: list[Finding] = []  # those that only say that something has
+        self._bare: list[tuple[Finding, int]] = []  # those that only say that something has, with their last lines
 
     def over(self, entries: Iterable[Record]) -> list[Finding]:
         for entry in entries:
+            self._listen(entry.text)
             if entry.level in QUIET:
                 self._note(entry.text)
             elif _OURS not in entry.lines[0]:
                 self._take(entry)
         for case in self._cases.values():
             self._judge(case)
-        for found in self._bare:
-            if not any(first - _SAME <= found.line <= last + _SAME for first, last in self._explained):
+        for found, end in self._bare:
+            if not any(first - _SAME <= end and found.line <= last + _SAME for first, last in self._explained):
                 self._keep(found)
         latest = sorted(self._found.values(), key=lambda found: found.line, reverse=True)
         unknown = [found for found in latest if found.rule == UNKNOWN.id]
         return [found for found in latest if found.rule != UNKNOWN.id] + unknown[:_UNKNOWN]
+
+    def _listen(self, text: str) -> None:
+        """What is said about the machine in passing."""
+        for name, pattern in _TOLD:
+            if found := pattern.search(text):
+                self._told[name] = found[1]
 
     def _note(self, text: str) -> None:
         """What explains later failures."""
@@ -110,12 +123,12 @@ class _Matcher:
         parsed = [failure_of(entry.lines, entry.level, last=entry.last)]
         if entry.rejoined:
             parsed.append(failure_of((entry.rejoined,), entry.level, entry.rejoined, last=entry.last))
-        found = self._apply(parsed, case)
+        found, weak = self._apply(parsed, case)
         if found is None:
             return
         found = replace(found, evidence=_evidence(entry.lines, found.evidence), line=entry.line, count=case.count)
-        if found.rule == UNKNOWN.id and not parsed[0].traceback and not any(one.text for one in parsed[0].chain):
-            self._bare.append(found)
+        if weak:
+            self._bare.append((found, entry.line + len(entry.lines)))
             return
         self._explained.append((entry.line, entry.line + len(entry.lines)))
         self._keep(found)
@@ -127,33 +140,28 @@ class _Matcher:
             found = replace(found if found.line >= before.line else before, count=found.count + before.count)
         self._found[key] = found
 
-    def _apply(self, parsed: Sequence[Failure], case: _Case) -> Finding | None:
-        """What the first rule that knows the entry says; what has failed and no rule explains is not known."""
+    def _apply(self, parsed: Sequence[Failure], case: _Case) -> tuple[Finding | None, bool]:
+        """What the first says that knows the entry, and whether that is weak; what has failed and nobody explains is not known."""
         if (parsed[0].traceback and not parsed[0].failed) or any(remark.search(parsed[0].text) for remark in REMARKS):
-            return None
-        for rule in RULES:
-            for failure in parsed:
-                match = rule.search(failure.text)
-                found = self._conclude(rule, match, failure.text, case.installs) if match else None
-                if found is not None:
-                    return found
-        return unknown(parsed[0], self._look) if parsed[0].failed else None
+            return None, False
+        seen = [Seen(self._look, case.installs, told=self._told, failure=failure) for failure in parsed]
+        for judge in JUDGES:
+            for failure, known in zip(parsed, seen, strict=True):
+                if verdict := judge(failure, known):
+                    return self._say(verdict), verdict.weak
+        if not parsed[0].failed:
+            return None, False
+        bare = not parsed[0].traceback and not any(one.text for one in parsed[0].chain)
+        return unknown(parsed[0], self._look), bare or "subprocess-exited" in parsed[0].said
 
-    def _conclude(self, rule: Rule, match: re.Match[str], text: str, installs: Mapping[str, str]) -> Finding | None:
-        installed = self._look() if rule.advise or rule.package or rule.when != ALWAYS else None
-        if not rule.when.holds(installed):
-            return None
-        values = rule.values(match)
-        advice: Advice | None = Advice()
-        if rule.advise:
-            advice = rule.advise(values, Seen(installed, installs, text))
-        if advice is None:
-            return None
-        found = finding(rule, _known(values, advice.package or rule.package, installed), advice, (match.group(0),))
-        return _about_host(found, installed)
+    def _say(self, verdict: Verdict) -> Finding:
+        kind, advice = verdict.kind, verdict.advice
+        package = advice.package or kind.package
+        installed = self._look() if package else None
+        return _about_host(finding(kind, _known(verdict.values, package, installed), advice, (verdict.matched,)), installed)
 
 
-def _known(values: dict[str, str], package: str, installed: Installed | None) -> dict[str, object]:
+def _known(values: Mapping[str, object], package: str, installed: Installed | None) -> dict[str, object]:
     """What any sentence may want to name."""
     there = installed.version(package) if installed and package else None
     pin = installed.pin(package) if installed and package else None

@@ -47,7 +47,9 @@ QUIET = ("DEBUG", "TRACE", "INFO")  # levels at which nobody complains
 _EXPLAINING = ("nstall", "Starting", "Packages:", "Python: version", "Torch: torch", "HF_ENDPOINT", "hf-mirror")
 _TRACEBACK = re.compile(r"\s*(?:[╭┌+][─-]+ )?Traceback \(most recent call last\)|(?P<indent>\s+)File \"[^\"]+\", line \d+")  # or cut off
 _MARK = re.compile(r"(?:!!!|\*\*\*) ")  # with which ComfyUI and A1111 announce a traceback
-_BUILDING = ("error: subprocess-exited", "× Failed to build", "× Failed to download and build", "Building wheel for")  # of pip and uv
+# What pip and uv say of a build is indented below, what faulthandler says of a crash goes on with its threads.
+_GOES_ON = ("error: subprocess-exited", "× Failed to build", "× Failed to download and build", "Fatal Python error", "Windows fatal exception")
+_THREADS = ("Thread 0x", "Current thread 0x", "Extension modules:")
 _CHAINED = ("The above exception was the direct cause", "During handling of the above exception")
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\))")
 _DRAWN = "│┃╭╮╰╯┌┐└┘─━❱"
@@ -134,7 +136,7 @@ class _Entry:
         self._sizes = [0, 0]  # characters in both
         self._indent = -1  # of the traceback whose error is to come; -1: there is none
         self._raised = False  # the error of a traceback has come
-        self._building = self._timed = False
+        self._goes_on = self._timed = self._colon = False
         self._gap = self._chained = self._marked = False  # an empty line, a word of chaining, a "***" was last
 
     def add(self, number: int, line: str) -> Iterator[Record]:
@@ -172,14 +174,14 @@ class _Entry:
         if self._headed:
             ended = self._gap and not self._timed and not line[:1].isspace() and self._indent < 0 and line.strip() and not traceback
             return self._count < _LONGEST and not ended and not (traceback and self._raised and not self._chained)
-        if self._building and (line[:1].isspace() or not line):
+        if self._goes_on and (line[:1].isspace() or not line or line.startswith(_THREADS)):
             return self._count < _LONGEST
         if traceback or _MARK.match(line):
             return self._indent >= 0 or self._chained or self._marked
         bare = line.strip()
         if self._indent >= 0:
             return self._count < _LONGEST
-        if not bare or bare.startswith(_CHAINED):
+        if not bare or bare.startswith(_CHAINED) or self._colon:
             return True
         if self._gap:
             return False
@@ -192,9 +194,10 @@ class _Entry:
         elif self._indent >= 0 and bare and bare[0] not in _DRAWN and len(line) - len(line.lstrip()) <= self._indent:
             self._indent, self._raised = -1, True
         self._gap = not bare
+        self._colon = bare.endswith(":") if bare else self._colon  # what is announced comes next, after a gap as well
         self._chained = self._chained or bare.startswith(_CHAINED)
         self._marked = _MARK.match(line) is not None
-        self._building = self._building or bare.startswith(_BUILDING)
+        self._goes_on = self._goes_on or bare.startswith(_GOES_ON)
         if not self._count:
             self._timed = any(letter.isdigit() for letter in line[:6])
         self._count += 1

@@ -9,19 +9,13 @@ from sd3deploy import messages
 from sd3deploy.diagnosis.failure import Failure, message
 from sd3deploy.diagnosis.finding import Finding, finding
 from sd3deploy.diagnosis.installed import Installed
-from sd3deploy.diagnosis.rule import Rule
+from sd3deploy.diagnosis.rule import Kind
 
 __all__ = ["UNKNOWN", "unknown"]
 
 _LONGEST = 300  # characters of what an error says
 
-UNKNOWN = Rule(
-    id="unknown",
-    cause="unknown",
-    match=r"",
-    action="none",
-    source="https://github.com/vladmandic/sdnext/issues",
-)
+UNKNOWN = Kind("unknown", "unknown", "none", "https://github.com/vladmandic/sdnext/issues")
 
 
 def unknown(failure: Failure, look: Callable[[], Installed | None]) -> Finding:

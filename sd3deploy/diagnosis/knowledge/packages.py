@@ -6,7 +6,7 @@ Versions in `needs` are where the upstream change was released; the source says 
 from __future__ import annotations
 
 from sd3deploy.diagnosis import advice
-from sd3deploy.diagnosis.rule import Rule, When
+from sd3deploy.diagnosis.rule import Rule
 
 __all__ = ["RULES"]
 
@@ -50,15 +50,6 @@ _QUANTIZATION = (
         advise=advice.needs("transformers", ">=4.51", by="bitsandbytes"),
     ),
     Rule(
-        id="bnb-linear4bit",
-        cause="version-too-old",
-        match=r"module ['\"]bitsandbytes(?:\.nn)?['\"] has no attribute ['\"](?:Linear4bit|Params4bit|nn)",
-        action="install",
-        source="https://github.com/bitsandbytes-foundation/bitsandbytes/issues/501",
-        package="bitsandbytes",
-        advise=advice.needs("bitsandbytes", ">=0.48", by="transformers"),
-    ),
-    Rule(
         id="bnb-no-gpu",
         cause="platform-unsupported",
         match=r"No GPU found\. A GPU is needed for quantization",
@@ -90,18 +81,6 @@ _QUANTIZATION = (
         match=r"CUDA Setup failed despite (?:GPU|CUDA) being available",
         action="setting",
         source="https://github.com/bitsandbytes-foundation/bitsandbytes/issues/837",
-        package="bitsandbytes",
-        advise=advice.native_library,
-    ),
-    Rule(
-        id="bnb-library-missing",
-        cause="platform-unsupported",
-        match=r"Could not (?:find the bitsandbytes (?:CUDA|ROCm|HIP|XPU)? ?binary|load bitsandbytes native library)"
-        rf"|Configured (?:CUDA|ROCm|XPU) binary not found at|Required library version not found: {_LIBRARY_FILE}"
-        rf"|{_LIBRARY_FILE}: cannot open shared object"
-        r"|libcudart\.so not found in any environmental path",
-        action="setting",
-        source="https://github.com/bitsandbytes-foundation/bitsandbytes/issues/1559",
         package="bitsandbytes",
         advise=advice.native_library,
     ),
@@ -198,74 +177,6 @@ _TORCH = (
         advise=advice.whole("torch"),
     ),
     Rule(
-        id="torch-custom-op",
-        cause="version-too-old",
-        match=r"module ['\"]torch\.library['\"] has no attribute ['\"](?P<name>custom_op|register_fake|register_autograd)",
-        action="restart",
-        source="https://github.com/vladmandic/sdnext/issues/4194",
-        package="torch",
-        when=When(versions=(("torch", "<2.4"),)),
-        advise=advice.whole("torch"),
-    ),
-    Rule(
-        id="torch-attention-argument",
-        cause="version-too-old",
-        match=r"scaled_dot_product_attention\(\) got an unexpected keyword argument ['\"](?P<name>enable_gqa|scale)",
-        action="restart",
-        source="https://github.com/pytorch/pytorch/releases/tag/v2.5.0",
-        package="torch",
-        when=When(versions=(("torch", "<2.5"),)),
-        advise=advice.whole("torch"),
-    ),
-    Rule(
-        id="torch-disabled",
-        cause="version-too-old",
-        match=r"Disabling PyTorch because PyTorch ?>= ?(?P<least>[\d.]+\d) is required but found (?P<found>[\w.+]+)",
-        action="restart",
-        source="https://github.com/huggingface/transformers/blob/main/src/transformers/utils/import_utils.py",
-        package="torch",
-        advise=advice.whole("torch"),
-    ),
-    Rule(
-        id="torch-load-version",
-        cause="version-too-old",
-        match=r"serious vulnerability issue in .?torch\.load.?.{0,120}upgrade torch to at least v?(?P<least>[\d.]+\d)",
-        action="restart",
-        source="https://github.com/huggingface/transformers/blob/main/src/transformers/utils/import_utils.py",
-        package="torch",
-        advise=advice.whole("torch"),
-    ),
-    Rule(
-        id="torch-library",
-        cause="mixed-package-files",
-        match=r"\[WinError (?:126|127|182|1114)\].{0,300}Error loading ['\"](?P<file>[^'\"]*[\\/]torch[\\/][^'\"]*\.dll)",
-        action="restart",
-        source="https://github.com/vladmandic/sdnext/issues/3375",
-        package="torch",
-        advise=advice.whole("torch"),
-    ),
-    Rule(
-        id="torch-cuda-library",
-        cause="mixed-package-files",
-        match=r"(?P<library>lib(?:cu(?!da\.so)|nv|nccl)\w*\.so[\w.]{0,20}): (?:undefined symbol|symbol \w+, version"
-        r"|cannot open shared object file)",
-        unless=_LIBRARY_FILE,
-        action="restart",
-        source="https://github.com/pytorch/pytorch/issues/131312",
-        package="torch",
-        advise=advice.whole("torch"),
-    ),
-    Rule(
-        id="cudnn-version",
-        cause="mixed-package-files",
-        match=r"cuDNN version (?:incompatibility|mismatch): PyTorch was compiled against \(?(?P<built>[\d, ]*\d)\)? but"
-        r" (?:found runtime version|linked against) \(?(?P<found>[\d, ]*\d)",
-        action="none",
-        source="https://github.com/bmaltais/kohya_ss/issues/1096",
-        package="torch",
-        advise=advice.whole("torch"),
-    ),
-    Rule(
         id="xformers-built",
         cause="platform-unsupported",
         match=r"xFormers can't load C\+\+/CUDA extensions\. xFormers was built for: ?PyTorch (?P<built>[\w.+]+)[^(]*\(you have"
@@ -273,14 +184,6 @@ _TORCH = (
         action="setting",
         source="https://github.com/invoke-ai/InvokeAI/issues/6590",
         package="xformers",
-    ),
-    Rule(
-        id="flash-attention-built",
-        cause="platform-unsupported",
-        match=r"flash_attn\w{0,40}\.[\w.\-]{0,80}so: undefined symbol: (?P<name>\w+)|DLL load failed while importing flash_attn",
-        action="none",
-        source="https://github.com/MeiGen-AI/MultiTalk/issues/81",
-        package="flash-attn",
     ),
     Rule(
         id="flash-attention-version",
@@ -303,13 +206,12 @@ _LIBRARIES = (
         advise=advice.pydantic,
     ),
     Rule(
-        id="diffusers-offload-argument",
-        cause="version-too-old",
-        match=r"__init__\(\) got an unexpected keyword argument ['\"]offload_state_dict",
-        action="install",
-        source="https://github.com/huggingface/diffusers/pull/12438",
-        package="diffusers",
-        advise=advice.needs("diffusers", ">=0.36", by="transformers"),
+        id="hf-transfer",
+        cause="missing-package",
+        match=r"['\"]?hf_transfer['\"]? package is not available",
+        action="setting",
+        source="https://github.com/huggingface/huggingface_hub/blob/main/src/huggingface_hub/file_download.py",
+        package="hf-transfer",
     ),
     Rule(
         id="tokenizer-libraries",
@@ -330,109 +232,9 @@ _LIBRARIES = (
         package="protobuf",
         advise=advice.protobuf,
     ),
-    Rule(
-        id="peft-missing",
-        cause="missing-package",
-        match=r"PEFT backend is required",
-        action="install",
-        source="https://github.com/huggingface/diffusers/issues/8400",
-        package="peft",
-        advise=lambda values, seen: advice.required({"needed": "peft", "versions": "", "asker": "diffusers"}, seen),
-    ),
-    Rule(
-        id="hf-transfer",
-        cause="missing-package",
-        match=r"['\"]?hf_transfer['\"]? package is not available",
-        action="setting",
-        source="https://github.com/huggingface/huggingface_hub/blob/main/src/huggingface_hub/file_download.py",
-        package="hf-transfer",
-    ),
 )
 
 _INSTALLING = (
-    Rule(
-        id="folder-without-package",
-        cause="mixed-package-files",
-        match=r"cannot import name ['\"]\w+['\"] from ['\"](?P<module>[\w.]+)['\"] \(unknown location\)"
-        r"|module ['\"](?P<bare>torch|numpy|diffusers|transformers|accelerate|bitsandbytes|safetensors|PIL)['\"] has no"
-        r" attribute ['\"]__version__",
-        action="install",
-        source="https://github.com/vladmandic/sdnext/issues/3797",
-        advise=lambda values, seen: advice.leftover({"module": values["module"] or values["bare"]}, seen),
-    ),
-    Rule(
-        id="pip-leftovers",
-        cause="mixed-package-files",
-        match=r"Ignoring invalid distribution (?P<rest>[~\-][\w.\-]*)",
-        action="install",
-        source="https://github.com/vladmandic/sdnext/issues/2565",
-        advise=advice.leftover,
-    ),
-    Rule(
-        id="pip-locked",
-        cause="mixed-package-files",
-        match=r"\[WinError (?:5|32)\][^'\"]{0,120}['\"](?P<file>[^'\"]*site-packages[^'\"]*)",
-        action="restart",
-        source="https://github.com/vladmandic/sdnext/issues/2565",
-        advise=advice.locked,
-    ),
-    Rule(
-        id="pip-not-allowed",
-        cause="permission",
-        match=r"Could not install packages due to an (?:OSError|EnvironmentError): \[Errno (?:13|1)\][^'\"]{0,60}['\"](?P<file>[^'\"]+)",
-        action="none",
-        source="https://pip.pypa.io/en/stable/cli/pip_install/",
-    ),
-    Rule(
-        id="pip-managed",
-        cause="wrong-interpreter",
-        match=r"externally-managed-environment|This environment is externally managed",
-        action="none",
-        source="https://peps.python.org/pep-0668/",
-    ),
-    Rule(
-        id="pip-resolution",
-        cause="foreign-downgrade",
-        match=r"Cannot install (?P<what>.{1,300}?) because these package versions have conflicting dependencies",
-        action="none",
-        source="https://pip.pypa.io/en/stable/topics/dependency-resolution/",
-        advise=advice.pip_refused,
-    ),
-    Rule(
-        id="pip-no-version",
-        cause="platform-unsupported",
-        match=r"No matching distribution found for (?P<what>[A-Za-z][\w.\-]*\S*)"
-        r"|(?<![\w.\-])(?P<file>[A-Za-z][\w.]{0,60}-\d[\w.+\-]{0,150}\.whl) is not a supported wheel on this platform",
-        unless=r"connection broken|Failed to establish|getaddrinfo|Name or service|name resolution|Max retries|Network is"
-        r" unreachable|ProxyError",
-        action="none",
-        source="https://github.com/AUTOMATIC1111/stable-diffusion-webui/issues/10592",
-        advise=advice.pip_refused,
-    ),
-    Rule(
-        id="pip-python",
-        cause="platform-unsupported",
-        match=r"Package ['\"](?P<what>[\w.\-]+)['\"] requires a different Python: (?P<found>[\d.]*\d) not in ['\"](?P<versions>[^'\"]+)",
-        action="none",
-        source="https://github.com/Stability-AI/stablediffusion/issues/421",
-        advise=advice.pip_refused,
-    ),
-    Rule(
-        id="python-version",
-        cause="platform-unsupported",
-        match=r"Incompatible Python version|Python version incompatible",
-        action="none",
-        source="https://github.com/vladmandic/sdnext/issues/3872",
-    ),
-    Rule(
-        id="install-not-run",
-        cause="missing-package",
-        match=r"No module named ['\"](?P<module>[\w.]+)",
-        also=(r"[\\/]extensions[\\/]",),
-        action="restart",
-        source="https://github.com/adieyal/sd-dynamic-prompts/pull/215",
-        advise=advice.in_extension,
-    ),
     Rule(
         id="host-wrong-version",
         cause="foreign-downgrade",
