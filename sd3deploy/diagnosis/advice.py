@@ -15,35 +15,11 @@ from sd3deploy.diagnosis.rule import Advice, Seen
 from sd3deploy.vendored import canonicalize_name, version
 
 __all__ = [
-    "Advise",
-    "back_to_host",
-    "binary",
-    "conflict",
-    "duplicate_operator",
-    "in_extension",
-    "leftover",
-    "locked",
-    "missing_attribute",
-    "missing_distribution",
-    "missing_module",
-    "moved_name",
-    "native_library",
-    "needs",
-    "numpy_two",
-    "or_higher",
-    "pip_refused",
-    "protobuf",
-    "pydantic",
-    "quantization",
-    "required",
-    "shadowed",
-    "tokenizer",
-    "too_old",
-    "unavailable",
-    "unexpected_argument",
-    "whole",
-    "wrong_version",
-]
+    "Advise", "back_to_host", "binary", "conflict", "duplicate_operator", "in_extension", "leftover", "locked", "missing_attribute",
+    "missing_module", "moved_name", "native_library", "needs", "numpy_two", "or_higher", "pip_refused",
+    "protobuf", "pydantic", "quantization", "required", "shadowed", "tokenizer", "too_old", "unavailable", "unexpected_argument",
+    "whole", "wrong_version",
+]  # fmt: skip
 
 Advise = Callable[[Mapping[str, str], Seen], "Advice | None"]
 
@@ -79,14 +55,6 @@ def missing_module(values: Mapping[str, str], seen: Seen) -> Advice | None:
             package, "missing-package", "install", "advice.missing-other", {**words, "target": "triton-windows" if windows else "triton"}
         )
     return cure.say(package, "missing-package", "install", cure.missing_sentence(package), words)
-
-
-def missing_distribution(values: Mapping[str, str], seen: Seen) -> Advice | None:
-    """`No package metadata was found for D`, `The 'D' distribution was not found`: not there, or by now."""
-    package = values["needed"]
-    if canonicalize_name(package) not in STACK:
-        return None
-    return required({"needed": package, "versions": ""}, seen)
 
 
 def moved_name(values: Mapping[str, str], seen: Seen) -> Advice | None:
@@ -421,9 +389,8 @@ def _wants_gpu(installed: Installed) -> bool:
 
 def _library(name: str) -> str:
     """The distribution that a sentence calls "the SentencePiece library"."""
-    return {"sentencepiece": "sentencepiece", "pytorch": "torch", "optimum-quanto": "optimum-quanto", "quanto": "optimum-quanto"}.get(
-        name.strip("`'\" ").lower(), name.strip("`'\" ").lower()
-    )
+    name = name.strip("`'\" ").lower()
+    return {"pytorch": "torch", "quanto": "optimum-quanto"}.get(name, name)
 
 
 def _truncated(rest: str) -> str:

@@ -17,22 +17,9 @@ from sd3deploy.diagnosis.rule import Advice, Cause, Seen
 from sd3deploy.vendored import InvalidSpecifier, SpecifierSet, canonicalize_name, version
 
 __all__ = [
-    "by_name",
-    "change",
-    "compare",
-    "direction",
-    "either",
-    "late",
-    "mismatch",
-    "missing_sentence",
-    "of_host",
-    "older",
-    "preferred",
-    "put_back",
-    "repair",
-    "say",
-    "vocabulary",
-]
+    "by_name", "change", "compare", "direction", "either", "late", "mismatch", "missing_sentence", "of_host", "older", "preferred",
+    "put_back", "repair", "say", "vocabulary",
+]  # fmt: skip
 
 _FOLDER = re.compile(r"File \"(?P<folder>(?:/|[A-Za-z]:)[^\"]*?(?:site|dist)-packages)[\\/]")
 _USER_SITE = re.compile(r"/\.local/lib/|appdata/roaming/python|/library/python/", re.IGNORECASE)  # of no one Python

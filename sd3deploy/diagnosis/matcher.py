@@ -81,7 +81,7 @@ class _Matcher:
 
     def over(self, entries: Iterable[Record]) -> list[Finding]:
         for entry in entries:
-            self._listen(entry.text)
+            self._listen(entry.lines[0])
             if entry.level in QUIET:
                 self._note(entry.text)
             elif _OURS not in entry.lines[0]:

@@ -44,7 +44,6 @@ _LEVEL = re.compile(rf"(?:^|[\s|\[(:-])({_LEVELS})(?=[\s|\])\]:-]|$)")
 _NEAR = 100  # characters: a time, a machine, a logger
 _HEADS = frozenset("0123456789[DTIWECF")  # with which a head can begin
 QUIET = ("DEBUG", "TRACE", "INFO")  # levels at which nobody complains
-_EXPLAINING = ("nstall", "Starting", "Packages:", "Python: version", "Torch: torch", "HF_ENDPOINT", "hf-mirror")
 _TRACEBACK = re.compile(r"\s*(?:[╭┌+][─-]+ )?Traceback \(most recent call last\)|(?P<indent>\s+)File \"[^\"]+\", line \d+")  # or cut off
 _MARK = re.compile(r"(?:!!!|\*\*\*) ")  # with which ComfyUI and A1111 announce a traceback
 # What pip and uv say of a build is indented below, what faulthandler says of a crash goes on with its threads.
@@ -137,6 +136,7 @@ class _Entry:
         self._indent = -1  # of the traceback whose error is to come; -1: there is none
         self._raised = False  # the error of a traceback has come
         self._goes_on = self._timed = self._colon = False
+        self._loose = False  # a line that need not belong to the head: a traceback after it does not either
         self._gap = self._chained = self._marked = False  # an empty line, a word of chaining, a "***" was last
 
     def add(self, number: int, line: str) -> Iterator[Record]:
@@ -150,9 +150,8 @@ class _Entry:
             if not self._quiet and (level or _tells(line)):
                 self._begin(number, level, line, headed=bool(level))
             return
-        traceback = _TRACEBACK.match(line)
-        if traceback and traceback["indent"] and (self.open or self._quiet):  # a frame of one that has begun, or of what is of no interest
-            traceback = None
+        cut = not self.open and not self._quiet and 'File "' in line  # a frame of one whose beginning was cut off
+        traceback = _TRACEBACK.match(line) if cut or "Traceback" in line else None
         if self.open:
             if self._belongs(line, traceback is not None):
                 self._append(line, traceback)
@@ -173,7 +172,8 @@ class _Entry:
     def _belongs(self, line: str, traceback: bool) -> bool:
         if self._headed:
             ended = self._gap and not self._timed and not line[:1].isspace() and self._indent < 0 and line.strip() and not traceback
-            return self._count < _LONGEST and not ended and not (traceback and self._raised and not self._chained)
+            apart = traceback and (self._loose or (self._raised and not self._chained))
+            return self._count < _LONGEST and not ended and not apart
         if self._goes_on and (line[:1].isspace() or not line or line.startswith(_THREADS)):
             return self._count < _LONGEST
         if traceback or _MARK.match(line):
@@ -193,11 +193,13 @@ class _Entry:
             self._indent, self._chained = max(0, len(line) - len(line.lstrip()) - 2 * bool(traceback["indent"])), False
         elif self._indent >= 0 and bare and bare[0] not in _DRAWN and len(line) - len(line.lstrip()) <= self._indent:
             self._indent, self._raised = -1, True
+        elif self._headed and self._count and bare and not line[:1].isspace() and bare[0] not in _DRAWN and not self._raised:
+            self._loose = self._loose or (self._indent < 0 and len(self._latest) < _WRAPPED)
         self._gap = not bare
         self._colon = bare.endswith(":") if bare else self._colon  # what is announced comes next, after a gap as well
         self._chained = self._chained or bare.startswith(_CHAINED)
         self._marked = _MARK.match(line) is not None
-        self._goes_on = self._goes_on or bare.startswith(_GOES_ON)
+        self._goes_on = self._goes_on or (bare[:1] in "e×FW" and bare.startswith(_GOES_ON))
         if not self._count:
             self._timed = any(letter.isdigit() for letter in line[:6])
         self._count += 1
@@ -230,4 +232,4 @@ def _tells(line: str) -> bool:
 
 def _explains(line: str) -> bool:
     """Said without a complaint, but what comes later is understood by it."""
-    return any(word in line for word in _EXPLAINING)
+    return "nstall" in line or "Starting" in line or "version" in line or "Packages:" in line or "Torch:" in line or "HF_" in line or "mirror" in line

@@ -1,4 +1,4 @@
-"""What a known failure is, what causes it, and what helps. `families` decide by structure, `knowledge` holds what is known by a sentence."""
+"""What a known failure is, what causes it and what helps: `families` decide by structure, `knowledge` has what is known by a sentence."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 from sd3deploy.diagnosis.failure import Failure, failure_of
-from sd3deploy.vendored import SpecifierSet, version
 
 if TYPE_CHECKING:
     from sd3deploy.diagnosis.installed import Installed
 
-__all__ = ["ALWAYS", "CAUSES", "Action", "Advice", "Cause", "Judge", "Kind", "Rule", "Seen", "Verdict", "When", "kinds"]
+__all__ = ["CAUSES", "Action", "Advice", "Cause", "Judge", "Kind", "Rule", "Seen", "Verdict", "kinds"]
 
 Cause = Literal[
     "stale-availability",  # installed, but this process asked too early and remembers the answer
@@ -49,34 +48,6 @@ Cause = Literal[
 ]
 CAUSES: tuple[Cause, ...] = Cause.__args__  # type: ignore[attr-defined]
 Action = Literal["install", "refresh", "setting", "restart", "none"]
-
-
-@dataclass(frozen=True)
-class When:
-    """Where a rule holds. versions: (distribution, PEP 440 specifier) pairs; systems: of platform.system(); devices: the host's word for
-    the stack (cuda, rocm, mps, …). What is not known does not rule anything out.
-    """
-
-    versions: tuple[tuple[str, str], ...] = ()
-    systems: tuple[str, ...] = ()
-    devices: tuple[str, ...] = ()
-
-    def holds(self, installed: Installed | None) -> bool:
-        """Whether it may be so, with what is installed here; None: nobody knows."""
-        if installed is None:
-            return True
-        if self.systems and installed.system and installed.system not in self.systems:
-            return False
-        if self.devices and installed.device and installed.device not in self.devices:
-            return False
-        for name, specifier in self.versions:
-            found = version(installed.version(name))
-            if found is not None and not SpecifierSet(specifier).contains(found, prereleases=True):
-                return False
-        return True
-
-
-ALWAYS = When()
 
 
 class Seen:
@@ -164,7 +135,6 @@ class Rule(Kind):
     match: str = ""
     also: tuple[str, ...] = ()
     unless: str = ""
-    when: When = ALWAYS
     advise: Callable[[Mapping[str, str], Seen], Advice | None] | None = None
 
     @cached_property
@@ -185,7 +155,7 @@ class Rule(Kind):
     def judge(self, failure: Failure, seen: Seen) -> Verdict | None:
         """As the families do."""
         match = self.search(failure.text)
-        if match is None or (self.when != ALWAYS and not self.when.holds(seen.installed)):
+        if match is None:
             return None
         values = {name: value or "" for name, value in match.groupdict().items()}
         advice = self.advise(values, seen) if self.advise else Advice()

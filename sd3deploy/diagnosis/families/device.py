@@ -6,7 +6,7 @@ import re
 
 from sd3deploy.diagnosis import advice
 from sd3deploy.diagnosis.failure import Failure
-from sd3deploy.diagnosis.rule import Kind, Seen, Verdict, kinds
+from sd3deploy.diagnosis.rule import Advice, Kind, Seen, Verdict, kinds
 
 __all__ = ["KINDS", "judge"]
 
@@ -55,4 +55,5 @@ def judge(failure: Failure, seen: Seen) -> Verdict | None:
         return None
     version = _VERSION.search(said)
     cuda = int(version[1]) if version else 0  # 11070 is CUDA 11.7
-    return Verdict(KINDS[kind], {"cuda": f"{cuda // 1000}.{cuda % 1000 // 10}" if cuda else "?"})
+    bare = Advice(sentence="rule.driver-old.bare") if kind == "driver-old" and not cuda else Advice()
+    return Verdict(KINDS[kind], {"cuda": f"{cuda // 1000}.{cuda % 1000 // 10}"}, bare)

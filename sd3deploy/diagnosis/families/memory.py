@@ -7,7 +7,7 @@ import re
 from sd3deploy import units
 from sd3deploy.diagnosis.failure import Failure
 from sd3deploy.diagnosis.rule import Advice, Kind, Seen, Verdict, kinds
-from sd3deploy.memory.exhausted import read_exhausted
+from sd3deploy.memory.exhausted import Exhausted, read_exhausted
 
 __all__ = ["KINDS", "judge"]
 
@@ -33,15 +33,6 @@ _KILLED = re.compile(
 _BLOCK = re.compile(r"(?:allocat|buffer|block).{0,60}(?:larger|greater|more|exceed)\w*.{0,20}?(\d+(?:\.\d+)? ?[GM]i?B)|INVALID_BUFFER_SIZE", re.IGNORECASE)
 _DISPATCHED = re.compile(r"modules are dispatched on the CPU|offload the (?:whole|entire) model to the disk|not have enough GPU memory to fit", re.I)
 _LIBRARY = re.compile(r"(?:CU|HIP|ROC)(?:BLAS|DNN)_STATUS_(?:NOT_INITIALIZED|EXECUTION_FAILED)")
-_LACK = re.compile(
-    r"\bout[ _]of[ _](?:device[ _]|host[ _]|GPU[ _]|video[ _])?(?:V?RAM|memory)|_OUT_OF_\w*MEMORY|_ERROR_OUT_OF_RESOURCES|\b[A-Z]\w*_ALLOC(?:ATION)?_FAIL\w*"
-    r"|(?:can(?:no|')?t|could ?n[o']t|can not|unable to|failed to|failure to) (?:re)?(?:allocate|map|pin|reserve)\b|Allocation on device|bad_?alloc"
-    r"|(?:not|in)[ -]?(?:sufficient|enough)[\w ]{0,20} (?:V?RAM|memory)\b|NVML_SUCCESS == r INTERNAL ASSERT|Invalid buffer size: [\d.]+ "
-    r"|\(os error 12\)|\[Errno 12\]",
-    re.IGNORECASE,
-)
-_TYPES = frozenset(("OutOfMemoryError", "MemoryError", "_ArrayMemoryError", "OOM_EXCEPTION"))
-_HOST = re.compile(r"CPUAllocator|alloc_cpu|for an array with shape|Cannot allocate memory|\bMemoryError\b|\[Errno 12\]|os error 12|bad_?alloc|host memory", re.I)
 _SIZES = {"memory-gpu": ("rule.memory-gpu.size", "rule.memory-gpu.free"), "memory-ram": ("rule.memory-ram.size", "rule.memory-ram.free")}
 _UNUSED = re.compile(r"([\d.]+) ([KMG]i?B) is reserved by PyTorch but unallocated")
 
@@ -57,20 +48,19 @@ def judge(failure: Failure, seen: Seen) -> Verdict | None:
         return Verdict(KINDS["memory-dispatched"])
     if block := _BLOCK.search(said):
         return Verdict(KINDS["memory-block"], {"limit": block[1] or "4 GB"})
-    if (failure.types & _TYPES or _LACK.search(said)) and not _ADVICE.search(said) and failure.level != "WARNING":
-        return _exhausted(failure)
+    exhausted = read_exhausted(said)
+    if exhausted and not _ADVICE.search(said) and failure.level != "WARNING":
+        return _exhausted(exhausted, said)
     return Verdict(KINDS["memory-library"]) if _LIBRARY.search(said) else None
 
 
-def _exhausted(failure: Failure) -> Verdict:
+def _exhausted(exhausted: Exhausted, said: str) -> Verdict:
     """With the numbers that the error gives, where it gives some."""
-    exhausted = read_exhausted(failure.said)
-    host = exhausted.host if exhausted else False
-    kind = "memory-ram" if host or _HOST.search(failure.said) else "memory-gpu"
-    if exhausted is None or not exhausted.tried:
+    kind = "memory-ram" if exhausted.host else "memory-gpu"
+    if not exhausted.tried:
         return Verdict(KINDS[kind])
     words = {"tried": units.size(exhausted.tried), "free": units.size(exhausted.free or 0)}
-    unused = _UNUSED.search(failure.said)
-    if unused and float(unused[1]) * 1024 ** "KMG".index(unused[2][0]) * 1024 >= 2 * exhausted.tried:
+    unused = _UNUSED.search(said)
+    if unused and float(unused[1]) * 1024 ** (1 + "KMG".index(unused[2][0])) >= 2 * exhausted.tried:
         return Verdict(KINDS["memory-fragmented"], {**words, "unused": f"{unused[1]} {unused[2]}"})
     return Verdict(KINDS[kind], words, Advice(sentence=_SIZES[kind][exhausted.free is not None]))

@@ -34,7 +34,9 @@ _LIBRARY = re.compile(
 )
 _BITSANDBYTES = re.compile(
     r"Could not (?:find the bitsandbytes (?:CUDA|ROCm|HIP|XPU)? ?binary|load bitsandbytes native library)|Configured (?:CUDA|ROCm|XPU) binary not found at"
-    r"|Required library version not found|libbitsandbytes_\w+\.(?:so|dll|dylib)['\"]?: cannot open|libcudart\.so not found in any",
+    r"|Required library version not found|libbitsandbytes_\w+\.(?:so|dll|dylib)['\"]?: cannot open|libcudart\.so not found in any"
+    r"|CUDA Setup failed despite|bitsandbytes was compiled without GPU support|has no attribute ['\"]cadam32bit_grad_fp32"
+    r"|Error (?:named symbol not found|no kernel image is available[\w ]*|invalid device function) at line \d+ in file \S*ops\.(?:cu|hip)",
     re.IGNORECASE,
 )
 _CUDA = re.compile(r"^lib(?:cu(?!da\.so)|nv|nccl)\w*\.so", re.IGNORECASE)
@@ -59,7 +61,8 @@ def judge(failure: Failure, seen: Seen) -> Verdict | None:
         where = " → ".join(f"{frame.owner} ({frame.function})" for frame in failure.innermost if frame.owner)
         if gpu:
             return Verdict(KINDS["process-crashed"], {}, Advice(cause="platform-unsupported", action="restart", sentence="rule.process-crashed.gpu"))
-        return Verdict(KINDS["process-crashed"], {"how": said[-200:], "where": where or "?"}, weak=not where)
+        words = {"how": said[-200:], "where": where}
+        return Verdict(KINDS["process-crashed"], words, Advice(sentence="rule.process-crashed.where" if where else ""), weak=not where)
     return None
 
 

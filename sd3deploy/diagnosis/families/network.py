@@ -99,8 +99,8 @@ def _of_hub(kind: str, failure: Failure, seen: Seen) -> Verdict:
         return Verdict(KINDS[kind], {"model": (found["model"] or found["model2"]) if found else "the model"})
     if kind == "repository-missing":
         found = _NAMED.search(said)
-        return Verdict(KINDS[kind], {"name": (found["name"] or found["name2"]) if found else "?"})
-    return Verdict(KINDS[kind], {"status": failure.status, "mirror": mirror or "?"})
+        return Verdict(KINDS[kind], {"name": (found["name"] or found["name2"]) if found else "…"})
+    return Verdict(KINDS[kind], {"status": failure.status})
 
 
 def _kind(failure: Failure) -> str:

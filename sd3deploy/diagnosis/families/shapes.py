@@ -68,7 +68,7 @@ def _state_dict(failure: Failure, model: str) -> Verdict:
     numbers = {int(number) for sizes in _SIZES.findall(said) for number in re.findall(r"\d+", sizes)}
     named = _MISMATCH.search(said)
     key = next(filter(None, named.groups()), "") if named else ""
-    words = {"model": model or key or "?", "key": key or "?", "program": failure.program or "?"}
+    words = {"model": model or key, "key": key or "state_dict"}
     if any(pair <= numbers for pair in _NEWER) or (re.search(r"x_block\.(?:attn2|adaLN)|\battn2\.(?:add|norm)", said) and "Unexpected" in said):
         return Verdict(KINDS["model-newer"], words, Advice("diffusers" if "low_cpu_mem_usage" in said or "diffusers" in failure.tops else ""))
     vocabulary = numbers & {256384, 32128, 49408}

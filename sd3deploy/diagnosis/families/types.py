@@ -98,7 +98,9 @@ def _two(said: str) -> Verdict | None:
     same = _SAME_TYPE.search(said)
     names = re.findall(rf"(?<![\w'\"]){_TYPE}(?!\w)", said[same.start() :] if same else said)
     if same and (len(names) >= 2 or _OPERANDS.search(said)):
-        return Verdict(KINDS["two-types"], dict(zip(("one", "other"), (*names, "?", "?"), strict=False)))
+        if len(names) < 2:
+            return Verdict(KINDS["two-types"], {}, Advice(sentence="rule.two-types.bare"))
+        return Verdict(KINDS["two-types"], {"one": names[0], "other": names[1]})
     return None
 
 
@@ -108,7 +110,9 @@ def _unsupported(said: str) -> Verdict | None:
         return Verdict(KINDS["bfloat16-missing"])
     if _UNSUPPORTED.search(said):
         kind = "bfloat16" if "16BF" in said else "float8" if "R_8F" in said else "float16" if "R_16F" in said else ""
-        return Verdict(KINDS["bfloat16-missing"]) if kind == "bfloat16" else Verdict(KINDS["type-unsupported"], {"type": kind or "?"})
+        if kind == "bfloat16":
+            return Verdict(KINDS["bfloat16-missing"])
+        return Verdict(KINDS["type-unsupported"], {"type": kind}, Advice(sentence="" if kind else "rule.type-unsupported.bare"))
     return None
 
 

@@ -7,11 +7,11 @@ that is near and must not.
 from __future__ import annotations
 
 from sd3deploy.diagnosis import families
-from sd3deploy.diagnosis.knowledge import loading, packages, sizes, warnings
+from sd3deploy.diagnosis.knowledge import loading, packages, sizes
 from sd3deploy.diagnosis.knowledge.remarks import REMARKS
 from sd3deploy.diagnosis.rule import Judge, Rule
 
 __all__ = ["JUDGES", "REMARKS", "RULES"]
 
-RULES: tuple[Rule, ...] = (*packages.RULES, *loading.RULES, *sizes.RULES, *warnings.RULES)
+RULES: tuple[Rule, ...] = (*packages.RULES, *loading.RULES, *sizes.RULES)
 JUDGES: tuple[Judge, ...] = (*(rule.judge for rule in RULES), *families.JUDGES)
