@@ -9,8 +9,9 @@ from __future__ import annotations
 from sd3deploy.diagnosis.families import device, files, memory, names, native, network, pip, shapes, types
 from sd3deploy.diagnosis.rule import Judge, Kind
 
-__all__ = ["JUDGES", "KINDS"]
+__all__ = ["BY_NAME", "JUDGES", "KINDS"]
 
 _FAMILIES = (memory, pip, device, native, types, shapes, network, files, names)
 JUDGES: tuple[Judge, ...] = tuple(family.judge for family in _FAMILIES)
-KINDS: dict[str, Kind] = {id: kind for family in _FAMILIES for id, kind in family.KINDS.items()}
+BY_NAME: dict[str, dict[str, Kind]] = {family.__name__.rpartition(".")[2]: family.KINDS for family in _FAMILIES}
+KINDS: dict[str, Kind] = {id: kind for kinds in BY_NAME.values() for id, kind in kinds.items()}

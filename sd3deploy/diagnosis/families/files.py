@@ -24,6 +24,7 @@ KINDS = kinds(
     Kind("file-not-weights", "network", "none", "https://github.com/huggingface/diffusers/issues/5520"),
     Kind("file-truncated", "network", "none", "https://github.com/invoke-ai/InvokeAI/issues/7009"),
     Kind("folder-incomplete", "network", "none", "https://github.com/huggingface/diffusers/blob/main/src/diffusers/configuration_utils.py"),
+    Kind("file-unreadable", "network", "none", "https://docs.python.org/3/library/exceptions.html#os-exceptions"),
     Kind("encoding", "platform-unsupported", "restart", "https://docs.python.org/3/library/os.html#python-utf-8-mode"),
 )
 
@@ -57,6 +58,8 @@ _CUT = re.compile(
     re.IGNORECASE,
 )
 _WEIGHTS = frozenset(("SafetensorError", "UnpicklingError", "BadZipFile", "EOFError", "RuntimeError", "OSError", "ValueError"))
+_OS_ERRORS = frozenset(("OSError", "EnvironmentError", "IOError", "FileNotFoundError", "NotADirectoryError", "IsADirectoryError", "FileExistsError"))
+_LOADERS = ("diffusers", "transformers", "huggingface_hub", "safetensors", "accelerate", "peft", "tokenizers")
 _PYTHON_CODE = re.compile(r"\.pyd['\"]|\.dll['\"]|attempting to bind", re.IGNORECASE)
 _LACKS = re.compile(
     r"no file named (?P<file>[\w.-]{1,100})(?:(?:, or |, | or )[\w.-]{1,100}){0,9},? found in directory(?: (?P<folder>.{1,300}?)\.?(?=['\")]|\s*$|\. ))?"
@@ -82,7 +85,11 @@ def judge(failure: Failure, seen: Seen) -> Verdict | None:
     kind = (_WINDOWS if failure.windows else _POSIX).get(failure.errno, "") or next((kind for kind, one in _SAID if one.search(said)), "")
     if failure.errno and "os error" in said:  # of Rust, which says neither whose it is
         kind = {**_WINDOWS, **_POSIX}.get(failure.errno, "") if failure.errno < 32 else _WINDOWS.get(failure.errno, kind)
-    return _placed(kind, failure, seen) if kind else None
+    if kind:
+        return _placed(kind, failure, seen)
+    if failure.types & _OS_ERRORS and failure.last and (failure.tops and failure.tops[-1] in _LOADERS or any(map(_OURS.search, failure.paths))):
+        return Verdict(KINDS["file-unreadable"], {"error": failure.last.text[:300]})
+    return None
 
 
 def _lacking(file: str, folder: str) -> Verdict:

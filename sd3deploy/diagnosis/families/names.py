@@ -25,6 +25,7 @@ KINDS = kinds(
     Kind("library-unavailable", "missing-package", "install", f"{_TRANSFORMERS}import_utils.py"),
     Kind("pip-conflict", "version-too-new", "install", "https://pip.pypa.io/en/stable/topics/dependency-resolution/"),
     Kind("operator-twice", "mixed-package-files", "restart", "https://github.com/pytorch/pytorch/blob/main/aten/src/ATen/core/dispatch/Dispatcher.cpp"),
+    Kind("import-failed", "missing-package", "none", f"{_PYTHON}#ImportError"),
     Kind("module-foreign", "missing-package", "none", f"{_PYTHON}#ModuleNotFoundError"),
     Kind("name-foreign", "moved-name", "none", f"{_PYTHON}#AttributeError"),
 )
@@ -68,6 +69,12 @@ _SENTENCES: tuple[tuple[str, str, Advise], ...] = (
      r" (?:positional|keyword-only) arguments?: ['\"](?P<name2>\w+)|got multiple values for (?:keyword )?argument ['\"](?P<name3>\w+))", advice.unexpected_argument),
 )  # fmt: skip
 _MATCHES = tuple((kind, re.compile(pattern, re.IGNORECASE), advise) for kind, pattern, advise in _SENTENCES)
+_IMPORTS = frozenset(("ImportError", "ModuleNotFoundError", "PackageNotFoundError", "DistributionNotFound", "OptionalDependencyNotAvailable"))
+_INSTALL = re.compile(
+    r"pip install (?:--?[\w-]+ )*['\"]?([A-Za-z][\w.\-]*)|(?:the|an?|and|requires|needs|install) [`'\"]?([A-Za-z][\w\-]*)[`'\"]? (?:library|package|on which|to be installed)"
+    r"|^[`'\"]?([A-Za-z][\w\-]*)[`'\"]? (?:library |package )?(?:is|was)(?:n't| not) (?:available|installed|found)|requires? (?:the )?[`'\"]?([A-Za-z][\w\-]*)[`'\"]? ?(?:\d|>=|\.|,|to\b|but|$)"
+    r"|(?:[Pp]lease |to )install (?:the )?[`'\"]?([A-Za-z][\w\-]*)[`'\"]?",
+)
 _OF_CLASS = re.compile(r"(?:type object )?['\"](?P<class>\w+)['\"] (?:object )?has no attribute ['\"](?P<name>\w+)")
 
 
@@ -81,8 +88,23 @@ def judge(failure: Failure, seen: Seen) -> Verdict | None:
                 return Verdict(KINDS[kind], values, said, found[0])
             if failure.failed and kind in ("module-missing", "name-moved", "attribute-missing", "argument-unexpected"):
                 return _foreign(values, failure, seen)
-    found = _OF_CLASS.search(failure.said)
-    return _of_class(found["class"], found["name"], failure, seen) if found and failure.failed else None
+    found = _OF_CLASS.search(failure.said) if failure.failed else None
+    if found and (verdict := _of_class(found["class"], found["name"], failure, seen)):
+        return verdict
+    return _import(failure, seen) if failure.failed and failure.types & _IMPORTS else None
+
+
+def _import(failure: Failure, seen: Seen) -> Verdict | None:
+    """An ImportError says itself what it is, whatever its words are: which package they name, and who has asked."""
+    text = next((one.text for one in failure.chain if one.type in _IMPORTS), failure.said)
+    named = _INSTALL.search(text)
+    asker = failure.extension if failure.extension_asks else next(iter(reversed(failure.tops)), failure.program)
+    if named:
+        needed = next(filter(None, named.groups()))
+        if (said := advice.unavailable({"needed": needed, "versions": "", "asker": asker.replace("_", "-")}, seen)) is not None:
+            return Verdict(KINDS["library-unavailable"], {}, said, text)
+        return Verdict(KINDS["module-foreign"], {"package": needed, "asker": asker}, Advice(sentence="rule.module-foreign.extension" if asker else ""))
+    return Verdict(KINDS["import-failed"], {"error": text[:300], "asker": asker or "?"}, matched=text) if asker else None
 
 
 def _of_class(name: str, attribute: str, failure: Failure, seen: Seen) -> Verdict | None:

@@ -39,7 +39,7 @@ _DECIDES: tuple[tuple[str, frozenset[str], frozenset[int], str], ...] = (
     ("hub-offline", frozenset(("OfflineModeIsEnabled",)), frozenset(), r"outgoing traffic has been disabled|offline mode is enabled"),
     ("gated", frozenset(("GatedRepoError",)), frozenset(), r"gated repo|Access to model \S+ is restricted"),
     ("token-invalid", frozenset(("LocalTokenNotFoundError",)), frozenset(),
-     r"Invalid (?:user )?token|Invalid credentials in Authorization|Token has been deleted|Token is required|invalid username or password"),
+     r"Invalid (?:user )?token(?: passed|[.!]|$)|Invalid credentials in Authorization|Token has been deleted|Token is required|invalid username or password"),
     ("hub-mirror", frozenset(("FileMetadataError",)), frozenset(), r"Distant resource does not"),
     ("hub-xet", frozenset(("XetError",)), frozenset(), r"CAS service error|hf_xet.{0,80}(?:error|failed)"),
     ("hub-certificate", frozenset(("SSLCertVerificationError",)), frozenset(), r"CERTIFICATE_VERIFY_FAILED|self.signed certificate"),
@@ -47,7 +47,7 @@ _DECIDES: tuple[tuple[str, frozenset[str], frozenset[int], str], ...] = (
     ("hub-dns", frozenset(("NameResolutionError", "gaierror")), frozenset((-2, -3, -5, 11001, 11004)),
      r"Failed to resolve '|getaddrinfo failed|Name or service not known|name resolution|nodename nor servname"),
     ("repository-missing", frozenset(("RepositoryNotFoundError", "RevisionNotFoundError")), frozenset(),
-     r"Repository Not Found for url|is not a local folder and is not a valid model identifier"),
+     r"Repository Not Found for url|is not a valid git identifier|is not a local folder and is not a valid model identifier"),
     ("hub-timeout", frozenset(("ConnectTimeout", "ReadTimeout", "WriteTimeout", "PoolTimeout", "ConnectTimeoutError", "ReadTimeoutError", "TimeoutError")),
      frozenset((110, 10060)), r"\btimed out\b"),
     ("download-broken", frozenset(("IncompleteRead", "ChunkedEncodingError", "RemoteProtocolError", "InvalidChunkLength", "ContentDecodingError")),
@@ -56,7 +56,7 @@ _DECIDES: tuple[tuple[str, frozenset[str], frozenset[int], str], ...] = (
      frozenset(("ConnectionError", "ConnectError", "NewConnectionError", "MaxRetryError", "RemoteDisconnected", "ConnectionRefusedError", "ReadError",
                 "ConnectionResetError", "ConnectionAbortedError", "LocalEntryNotFoundError", "ClientConnectorError", "URLError", "SSLError", "WriteError")),
      frozenset((101, 104, 111, 113, 10051, 10054, 10061, 10013)),
-     r"couldn't connect to 'https?://\S+ to load|cannot find the requested files in the (?:local|disk) cache|Connection (?:refused|reset)|Network is unreachable"
+     r"couldn't connect to '|specific connection error|cannot find the requested files in the (?:local|disk) cache|Connection (?:refused|reset)|Network is unreachable"
      r"|Max retries exceeded"),
 )  # fmt: skip
 _MATCHES = tuple((kind, types, numbers, re.compile(pattern, re.IGNORECASE)) for kind, types, numbers, pattern in _DECIDES)

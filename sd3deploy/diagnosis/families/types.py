@@ -25,18 +25,24 @@ KINDS = kinds(
     Kind("meta-tensor", "offload-conflict", "setting", "https://github.com/vladmandic/sdnext/issues/3080"),
 )
 
-# How C++ and Python call the types, c10/core/ScalarType.h and torch's documentation of dtypes.
-_TYPE = r"(?:struct )?(?:c10::|torch\.(?:cuda\.|xpu\.|mps\.)?)?(Half|BFloat16|Float8_\w+|Float|Double|[us]?int\d+|b?float\d+\w*|Byte|Char|Long|Int|half|double|float)(?:Tensor)?"
+# How C++ and Python call the types, c10/core/ScalarType.h and torch's documentation of dtypes; "float" alone may be Python's own.
+_TYPE = (
+    r"(?:struct )?(?:c10::|torch\.(?:cuda\.|xpu\.|mps\.)?)?(Half|BFloat16|Float8_\w+|Float|Double|Byte|Char|Long|Int|u?int\d+|b?float\d+\w*"
+    r"|(?<=\()(?:half|double|float)(?=\))|(?<= )float(?= !=|$)|(?<=!= )float)(?:Tensor)?"
+)
 _IMPLEMENTED = re.compile(r"['\"](?P<op>\w+)['\"] not implemented for ['\"](?P<type>\w+)['\"]")
 _DEVICE = r"(?:cpu|cuda|mps|xpu|meta|hip|privateuseone|dml|directml)(?::\d+)?"
 _PAIR = re.compile(rf"\b({_DEVICE})(?:\)? and |,? different from other tensors on |,? but (?:got|found) (?:\w+ ){{0,4}}?)({_DEVICE})\b", re.IGNORECASE)
-_SAME_DEVICE = re.compile(r"(?:same|different|two|both|expected|wrong) (?:\w+ ){0,3}devices?\b|is on \w+(?::\d)?, different|device type \w+ .{0,60}but", re.I)
-_SAME_TYPE = re.compile(
-    r"\b(?:same|different|mismatch\w*|equal|matching|expected|identical|inconsistent)\b.{0,80}\b(?:d?types?|scalar type|precision)\b"
-    r"|\b(?:d?types?|scalar type)\b.{0,120}(?:should be (?:the )?same|must (?:be the same|match)|mismatch|but (?:got|found)|not match|!=)",
+_SAME_DEVICE = re.compile(
+    r"\bsame device|different devices|(?:two|both) (?:\w+ ){0,2}devices|expected device|is on \w+(?::\d)?, different|device type \w+ .{0,60}but",
     re.IGNORECASE,
 )
-_OPERANDS = re.compile(r"\bmat[12]?\b|\bm[12]\b|\b(?:bias|weight|query|key|value|input|self)\b", re.IGNORECASE)
+_SAME_TYPE = re.compile(r"\bsame\b|\bequal\b|\bmatch|mismatch|!=|\bbut (?:got|found)|different|expected", re.IGNORECASE)
+_SAME_DTYPE = re.compile(
+    r"same dtype|dtypes? (?:\([^)]*\) )?(?:mismatch|must (?:match|be the same)|should (?:match|be the same)|do(?:es)? not match)"
+    r"|mismatch\w* (?:\w+ ){0,2}dtypes?|dtype == \S+, got",
+    re.IGNORECASE,
+)
 _ON_APPLE = re.compile(rf"{_TYPE}[\w .]* (?:is not supported on|to the) MPS|MPS (?:framework|backend|device)? ?.{{0,40}}(?:support|convert).{{0,20}}{_TYPE}")
 _NO_BFLOAT16 = re.compile(r"not? support\w* bfloat16|bfloat16 (?:is )?(?:not|only) supported|bf16 .{0,30}(?:not supported|requires)", re.IGNORECASE)
 _UNSUPPORTED = re.compile(r"(?:CU|HIP|ROC)(?:BLAS|DNN|SPARSE)(?:LT)?_STATUS_(?:NOT_SUPPORTED|ARCH_MISMATCH)|requested functionality is not supported", re.IGNORECASE)
@@ -48,7 +54,7 @@ _BUILT = re.compile(r"\bsm_(\d+a?)\b")
 _CAPABILITY = re.compile(r"CUDA capability sm_(\d+)|cuda capability (\d+)\.(\d+)", re.IGNORECASE)
 _KERNEL = re.compile(r"no kernel image|capability sm_\d+ is not compatible|capability \d+\.\d+\.? .{0,40}(?:Minimum|supported by this)|cudaErrorNoKernelImage", re.I)
 _HIP = re.compile(r"HIP error: invalid device function|hipErrorInvalidDeviceFunction|hipErrorNoBinaryForGpu|TensileLibrary|hipError\w*: no kernel image", re.I)
-_META = re.compile(r"\bmeta tensor\b|device meta\b|from a meta|on the meta device(?! because)", re.IGNORECASE)
+_META = re.compile(r"\bmeta tensor\b|device meta is not", re.IGNORECASE)
 
 
 def judge(failure: Failure, seen: Seen) -> Verdict | None:
@@ -95,9 +101,8 @@ def _two(said: str) -> Verdict | None:
         return Verdict(KINDS["two-devices"], {"one": one, "other": other})
     if "Promotion for Float8" in said:
         return Verdict(KINDS["float8-compute"])
-    same = _SAME_TYPE.search(said)
-    names = re.findall(rf"(?<![\w'\"]){_TYPE}(?!\w)", said[same.start() :] if same else said)
-    if same and (len(names) >= 2 or _OPERANDS.search(said)):
+    names = re.findall(rf"(?<![\w'\"]){_TYPE}(?!\w)", said)
+    if (len(names) >= 2 and _SAME_TYPE.search(said)) or _SAME_DTYPE.search(said):
         if len(names) < 2:
             return Verdict(KINDS["two-types"], {}, Advice(sentence="rule.two-types.bare"))
         return Verdict(KINDS["two-types"], {"one": names[0], "other": names[1]})
