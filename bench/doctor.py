@@ -87,7 +87,7 @@ def raises(libraries: Sequence[str]) -> dict[str, dict[str, Any]]:
         count: Counter[str] = Counter()
         for path, function, name, text in _raised(library):
             log = (
-                f'Traceback (most recent call last):\n  File "/sd/venv/lib/python3.11/site-packages/{library}/{path}", line 1, in {function}\n'
+                f'Traceback (most recent call last):\n  File "/venv/lib/python3.11/site-packages/{library}/{path}", line 1, in {function}\n'
                 f"    raise {name}(\n{name}: {text}\n"
             )
             findings = matcher.read([log])
@@ -146,4 +146,5 @@ def _text(node: ast.expr) -> str:
 
 def _filled(part: ast.expr) -> str:
     words = ast.unparse(part).lower()
-    return "17" if any(word in words for word in ("len", "shape", "size", "dim", "num")) else "/models/thing" if "path" in words else "value"
+    number = any(word in words for word in ("len", "shape", "size", "dim", "num"))
+    return "17" if number else "/models/thing" if "path" in words else "value"

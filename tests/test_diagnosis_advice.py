@@ -9,8 +9,8 @@ import pytest
 
 from sd3deploy.deps import host_packages
 from sd3deploy.diagnosis import advice, matcher
-from sd3deploy.diagnosis.installed import STACK, Installed
 from sd3deploy.diagnosis.families import names, native
+from sd3deploy.diagnosis.installed import STACK, Installed
 from sd3deploy.diagnosis.knowledge import packages
 from sd3deploy.diagnosis.rule import Seen
 from sd3deploy.vendored import SpecifierSet, canonicalize_name

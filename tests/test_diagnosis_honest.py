@@ -33,12 +33,12 @@ FORMS = {
     "alone": plain,
     "healthy before and after": lambda name, text: f"Loading weights\n{plain(name, text)}saved out.png\n",
     "the file of SD.Next": lambda name, text: (
-        HEAD.format(1, "INFO", "Starting SD.Next") + HEAD.format(2, "ERROR", f"Load: {name}") + plain(name, text) + HEAD.format(3, "INFO", "on")
+        HEAD.format(1, "INFO", "Start") + HEAD.format(2, "ERROR", f"Load: {name}") + plain(name, text) + HEAD.format(3, "INFO", "on")
     ),
     "its console": lambda name, text: f"12:05:07-412896 ERROR    Processing: {name}\n{boxed(name, text)}12:05:08-000001 INFO     Done\n",
     "one line": lambda name, text: f"12:05:07-412896 ERROR    {name}: {text}\n",
     "critical": lambda name, text: HEAD.format(1, "CRITICAL", f"{text} {name}"),
-    "ComfyUI": lambda name, text: f"got prompt\n!!! Exception during processing !!! {text}\n{plain(name, text)}\nPrompt executed in 1.00 seconds\n",
+    "ComfyUI": lambda name, text: f"got prompt\n!!! Exception during processing !!! {text}\n{plain(name, text)}\nPrompt executed in 1 s\n",
     "A1111": lambda name, text: f"*** Error completing request\n*** Arguments: ()\n{plain(name, text, '    ')}\n---\n",
     "Python's logging": lambda name, text: f"ERROR:root:it\n{plain(name, text)}",
     "after a warning, at the end": lambda name, text: f"12:05:07-412896 WARNING  Torch: slow\n{plain(name, text)}",

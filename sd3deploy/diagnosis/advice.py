@@ -212,7 +212,7 @@ def binary(values: Mapping[str, str], seen: Seen) -> Advice | None:
     return cure.mismatch((package, "torch"), words, seen.installed) or cure.repair(package, seen, words, "")
 
 
-def native_library(values: Mapping[str, str], seen: Seen) -> Advice | None:
+def native_library(values: Mapping[str, str], seen: Seen) -> Advice:
     """bitsandbytes without a library for this machine: nothing to install where there is no GPU that it supports."""
     words = cure.vocabulary("bitsandbytes", seen, ">=0.48")
     device = seen.installed.device.lower() if seen.installed else ""
@@ -238,9 +238,10 @@ def or_higher(values: Mapping[str, str], seen: Seen) -> Advice | None:
 def too_old(values: Mapping[str, str], seen: Seen) -> Advice | None:
     """`upgrade X to at least v1.2`: it is there, the text does not say in which version."""
     if seen.installed is not None:
-        return or_higher(values, seen)
+        return or_higher({**values, "least": values["least"] or "1.1"}, seen)
     package = _library(values["needed"])
-    return cure.say(package, "version-too-old", "install", cure.of_host(package, "advice.too-old", seen), cure.vocabulary(package, seen, f">={values['least']}"))
+    words = cure.vocabulary(package, seen, f">={values['least'] or '1.1'}")
+    return cure.say(package, "version-too-old", "install", cure.of_host(package, "advice.too-old", seen), words)
 
 
 def tokenizer(values: Mapping[str, str], seen: Seen) -> Advice | None:

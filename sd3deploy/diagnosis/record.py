@@ -27,8 +27,8 @@ _TELLING = (
     "must match", "must be", "requires", "required", "missing", "no space", "too many", "not enough", "expected", "nan", "not available",
     "incompatible", "nstall", "starting", "packages:", "abort", "refused", "timed out", "unauthorized", "forbidden", "gated", "corrupt",
     "overflow", "conflict", "not have", "not implemented", "deprecated", "allocat", "divisible", "disabled", "skipping", "ignoring",
-    "lacks", " fault", "violation", "core dump", "terminate called", "illegal instruction", "exit code", "exit status", "return code", "exited with",
-    "not compatible", "cuda capability", "python version", "python 3.", "pytorch version", "hf_endpoint", "hf-mirror",
+    "lacks", " fault", "violation", "core dump", "terminate called", "illegal instruction", "exit code", "exit status", "return code",
+    "exited with", "not compatible", "cuda capability", "python version", "python 3.", "pytorch version", "hf_endpoint", "hf-mirror",
 )  # fmt: skip
 
 _SHORTEST = min(map(len, _TELLING))
@@ -47,7 +47,7 @@ QUIET = ("DEBUG", "TRACE", "INFO")  # levels at which nobody complains
 _TRACEBACK = re.compile(r"\s*(?:[╭┌+][─-]+ )?Traceback \(most recent call last\)|(?P<indent>\s+)File \"[^\"]+\", line \d+")  # or cut off
 _MARK = re.compile(r"(?:!!!|\*\*\*) ")  # with which ComfyUI and A1111 announce a traceback
 # What pip and uv say of a build is indented below, what faulthandler says of a crash goes on with its threads.
-_GOES_ON = ("error: subprocess-exited", "× Failed to build", "× Failed to download and build", "Fatal Python error", "Windows fatal exception")
+_GOES_ON = ("error: subprocess-exited", "× Failed to build", "× Failed to download", "Fatal Python error", "Windows fatal exception")
 _THREADS = ("Thread 0x", "Current thread 0x", "Extension modules:")
 _CHAINED = ("The above exception was the direct cause", "During handling of the above exception")
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\))")
@@ -232,4 +232,4 @@ def _tells(line: str) -> bool:
 
 def _explains(line: str) -> bool:
     """Said without a complaint, but what comes later is understood by it."""
-    return "nstall" in line or "Starting" in line or "version" in line or "Packages:" in line or "Torch:" in line or "HF_" in line or "mirror" in line
+    return "nstall" in line or "Starting" in line or "version" in line or "Packages:" in line or "Torch:" in line or "mirror" in line

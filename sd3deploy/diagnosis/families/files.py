@@ -34,7 +34,7 @@ _POSIX = {28: "disk-full", 122: "disk-quota", 69: "disk-quota", 30: "read-only",
 _WINDOWS = {112: "disk-full", 39: "disk-full", 19: "read-only", 206: "path-too-long", 1314: "symlink-right", 32: "file-in-use",
             33: "file-in-use", 5: "permission", 2: "file-missing", 3: "file-missing"}  # fmt: skip
 _SAID = (
-    ("disk-full", re.compile(r"No space left on device|not enough space on the disk|Not enough free disk space to download the file", re.IGNORECASE)),
+    ("disk-full", re.compile(r"No space left on device|not enough (?:free disk )?space (?:on the disk|to download)", re.IGNORECASE)),
     ("disk-quota", re.compile(r"Disk quota exceeded", re.IGNORECASE)),
     ("read-only", re.compile(r"Read-only file system", re.IGNORECASE)),
     ("file-in-use", re.compile(r"being used by another process", re.IGNORECASE)),
@@ -43,13 +43,18 @@ _SAID = (
 )
 _NEEDED = re.compile(r"expected file size is: (?P<needed>[\d.]+ MB)")
 _OURS = re.compile(
-    r"models?\b|models--|cache|hugging|\bhub\b|site-packages|venv|stable[-_ ]?diffusion|sdnext|diffusers|text_encoder|transformer|tokenizer|\bvae"
+    r"models?\b|models--|cache|hugging|\bhub\b|site-packages|venv|stable[-_ ]?diffusion|sdnext|diffusers|text_encoder|transformer"
+    r"|tokenizer|\bvae"
     r"|comfy|webui|extensions|outputs?\b|\.(?:safetensors|gguf|ckpt|pth|pt|bin|incomplete|lock)\b|-\d{5}-of-\d{5}",
     re.IGNORECASE,
 )
-_OF_MODEL = re.compile(r"(?:text_encoder|transformer|tokenizer|\bvae|models--|-\d{5}-of-\d{5}).*\.(?:safetensors|json|model)\b", re.IGNORECASE)
+_OF_MODEL = re.compile(
+    r"(?:text_encoder|transformer|tokenizer|\bvae|models--|-\d{5}-of-\d{5}).*\.(?:safetensors|json|model)\b",
+    re.IGNORECASE,
+)
 _NO_WEIGHTS = re.compile(
-    r"Header ?Too ?(?:Large|Small)|InvalidHeader\w*|invalid header\b|invalid load key|having git-lfs|is not a (?:valid )?(?:zip|safetensors|checkpoint) file",
+    r"Header ?Too ?(?:Large|Small)|InvalidHeader\w*|invalid header\b|invalid load key|having git-lfs|is not a (?:valid )?(?:zip"
+    r"|safetensors|checkpoint) file",
     re.IGNORECASE,
 )
 _CUT = re.compile(
@@ -58,11 +63,14 @@ _CUT = re.compile(
     re.IGNORECASE,
 )
 _WEIGHTS = frozenset(("SafetensorError", "UnpicklingError", "BadZipFile", "EOFError", "RuntimeError", "OSError", "ValueError"))
-_OS_ERRORS = frozenset(("OSError", "EnvironmentError", "IOError", "FileNotFoundError", "NotADirectoryError", "IsADirectoryError", "FileExistsError"))
+_OS_ERRORS = frozenset(
+    ("OSError", "EnvironmentError", "IOError", "FileNotFoundError", "NotADirectoryError", "IsADirectoryError", "FileExistsError")
+)
 _LOADERS = ("diffusers", "transformers", "huggingface_hub", "safetensors", "accelerate", "peft", "tokenizers")
 _PYTHON_CODE = re.compile(r"\.pyd['\"]|\.dll['\"]|attempting to bind", re.IGNORECASE)
 _LACKS = re.compile(
-    r"no file named (?P<file>[\w.-]{1,100})(?:(?:, or |, | or )[\w.-]{1,100}){0,9},? found in directory(?: (?P<folder>.{1,300}?)\.?(?=['\")]|\s*$|\. ))?"
+    r"no file named (?P<file>[\w.-]{1,100})(?:(?:, or |, "
+    r"| or )[\w.-]{1,100}){0,9},? found in directory(?: (?P<folder>.{1,300}?)\.?(?=['\")]|\s*$|\. ))?"
     r"|(?<![\w./\\:-])(?P<folder2>[\w./\\:-]{1,300}) does not appear to have a file named (?P<file2>[\w./-]*\w)",
     re.IGNORECASE,
 )
@@ -87,7 +95,8 @@ def judge(failure: Failure, seen: Seen) -> Verdict | None:
         kind = {**_WINDOWS, **_POSIX}.get(failure.errno, "") if failure.errno < 32 else _WINDOWS.get(failure.errno, kind)
     if kind:
         return _placed(kind, failure, seen)
-    if failure.types & _OS_ERRORS and failure.last and (failure.tops and failure.tops[-1] in _LOADERS or any(map(_OURS.search, failure.paths))):
+    ours = failure.tops[-1:] and failure.tops[-1] in _LOADERS
+    if failure.types & _OS_ERRORS and failure.last and (ours or any(map(_OURS.search, failure.paths))):
         return Verdict(KINDS["file-unreadable"], {"error": failure.last.text[:300]})
     return None
 
@@ -102,8 +111,9 @@ def _lacking(file: str, folder: str) -> Verdict:
 def _placed(kind: str, failure: Failure, seen: Seen) -> Verdict | None:
     """The path decides whether it is any of ours: what was being installed, a model, a cache; another program's is not."""
     path = next(iter(failure.paths), "")
-    if "Could not install packages" in failure.said or ("site-packages" in path and kind in ("permission", "file-in-use") and failure.windows):
-        if "site-packages" in path and (failure.windows or kind == "file-in-use"):
+    held = "site-packages" in path and failure.windows and kind in ("permission", "file-in-use")
+    if held or "Could not install packages" in failure.said:
+        if held:
             locked = advice.locked({"file": path}, seen)
             return Verdict(KINDS["pip-locked"], {}, locked) if locked else None
         return Verdict(KINDS["pip-not-allowed"], {"file": path}) if kind == "permission" else Verdict(KINDS[kind])
@@ -113,5 +123,5 @@ def _placed(kind: str, failure: Failure, seen: Seen) -> Verdict | None:
         return None
     needed = _NEEDED.search(failure.said)
     sentence = Advice(sentence="rule.disk-full.needed") if kind == "disk-full" and needed else Advice()
-    words = {"path": path or ("that folder" if kind == "read-only" else "a file of the model"), "needed": needed["needed"] if needed else ""}
-    return Verdict(KINDS[kind], words, sentence)
+    unnamed = "that folder" if kind == "read-only" else "a file of the model"
+    return Verdict(KINDS[kind], {"path": path or unnamed, "needed": needed["needed"] if needed else ""}, sentence)

@@ -38,7 +38,6 @@ _NEEDS = r"[`'\"]?(?P<needed>[A-Za-z][\w.\-]*?)[`'\"]?"
 _VERSIONS = r"(?P<versions>(?:[<>=!~]=?\s?\d[\d.\w*]*,?\s?)+)"
 _LEAST = r"(?P<least>\d[\d.]*\d)"
 _FOUND = r"(?P<found>\d[\w.+]*\w)"
-_HIGHER = r"(?:higher|newer|later|above|greater)"
 
 Advise = Callable[[Mapping[str, str], Seen], "Advice | None"]
 # What Python and the libraries say: the first whose conclusion is about a package of Stable Diffusion's speaks.
@@ -49,32 +48,43 @@ _SENTENCES: tuple[tuple[str, str, Advise], ...] = (
     ("import-circular", r"partially initialized module ['\"](?P<module>[\w.]+)['\"]", advice.shadowed),
     ("name-moved", r"cannot import name ['\"`](?P<name>\w+)['\"`] from ['\"`](?P<module>[\w.]+)", advice.moved_name),
     ("module-missing", r"No module named ['\"`](?P<module>[\w.]+)", advice.missing_module),
-    ("requirement", rf"(?<![\w.\-]){_NEEDS}{_VERSIONS} is required for a normal functioning(?:[^,]*, but found [\w.\-]+?==(?P<found>[\w.+!]*\w))?", advice.required),
-    ("requirement", rf"requires {_NEEDS} ?(?P<versions>[<>=!~]+ ?\d[\d.]*)[`'\"]?(?: to function correctly)?,? but (?:found )?{_FOUND}", advice.required),
-    ("requirement", rf"requires {_NEEDS}(?: ?>=| v| version)? ?{_LEAST}[`'\"]? or {_HIGHER}", advice.or_higher),
-    ("requirement", rf"incompatible version of {_NEEDS}\. Found version (?P<found>[\w.+]+), but only versions above {_LEAST}", advice.or_higher),
+    ("requirement", rf"(?<![\w.\-]){_NEEDS}{_VERSIONS} is required for a normal functioning"
+     r"(?:[^,]*, but found [\w.\-]+?==(?P<found>[\w.+!]*\w))?", advice.required),
+    ("requirement", rf"requires {_NEEDS} ?(?P<versions>[<>=!~]+ ?\d[\d.]*)[`'\"]?(?: to function correctly)?,? but (?:found )?{_FOUND}",
+     advice.required),
+    ("requirement", rf"requires {_NEEDS}(?: ?>=| v| version)? ?{_LEAST}[`'\"]? or (?:higher|newer|later|above|greater)", advice.or_higher),
+    ("requirement", rf"incompatible version of {_NEEDS}\. Found version (?P<found>[\w.+]+), but only versions above {_LEAST}",
+     advice.or_higher),
     ("requirement", rf"{_LIBRARY} ?>= ?{_LEAST} is required but found {_FOUND}", advice.or_higher),
     ("requirement", rf"upgrade {_LIBRARY} to at least v?{_LEAST}", advice.too_old),
-    ("requirement", r"(?P<needed>accelerate)` installation does not support it", lambda values, seen: advice.too_old({**values, "least": "1.1"}, seen)),
+    ("requirement", r"current `(?P<needed>accelerate)` installation does not support it(?P<least>)", advice.too_old),
     ("library-unavailable", rf"(?<![\w-]){_LIBRARY} backend is required", advice.unavailable),
-    ("library-unavailable", rf"(?:requires?|must have|Please install|have to install)(?: the| an?| torch and)?(?: latest version of)? [`'\"]?{_LIBRARY}[`'\"]?"
-     r"(?: library)?(?: but it was not found|(?=>=)| to be installed|\.? (?:is not|Please)|:? ?[(`'\"]{0,2}pip install| installed in your envi|\. You can install"
-     r"| and the latest|\. Please make sure)(?:[^.]{0,160}?(?P<versions>>=\s?[\d.]*\d))?", advice.unavailable),
+    ("library-unavailable", rf"(?:requires?|must have|Please install|have to install)(?: the| an?| torch and)?(?: latest version of)? "
+     rf"[`'\"]?{_LIBRARY}[`'\"]?(?: library)?(?: but it was not found|(?=>=)"
+     rf"| to be installed|\.? (?:is not|Please)|:? ?[(`'\"]{{0,2}}pip install"
+     r"| installed in your envi|\. You can install| and the latest|\. Please make sure)(?:[^.]{0,160}?(?P<versions>>=\s?[\d.]*\d))?",
+     advice.unavailable),
     ("library-unavailable", r"No package metadata was found for (?:The ['\"])?(?P<needed>[A-Za-z][\w.\-]*)", advice.required),
-    ("library-unavailable", r"The ['\"](?P<needed>[A-Za-z][\w.\-]*?)(?P<versions>[<>=!~][^'\"]*)?['\"] distribution was not found", advice.required),
-    ("pip-conflict", r" requires [\w.\-]+(?:\[[\w,]+\])?(?:[<>=!~][^ ]*, but you have [\w.\-]+ [\w.+!]+ which is incompatible|[^ ]*, which is not installed)", advice.conflict),
+    ("library-unavailable", r"The ['\"](?P<needed>[A-Za-z][\w.\-]*?)(?P<versions>[<>=!~][^'\"]*)?['\"] distribution was not found",
+     advice.required),
+    ("pip-conflict", r" requires [\w.\-]+(?:\[[\w,]+\])?(?:[<>=!~][^ ]*, but you have [\w.\-]+ [\w.+!]+ which is incompatible"
+     r"|[^ ]*, which is not installed)", advice.conflict),
     ("operator-twice", r"Tried to register an operator \((?P<module>\w+)::", advice.duplicate_operator),
     ("attribute-missing", r"module ['\"]?(?P<module>[\w.]+)['\"]? has no attribute ['\"]?(?P<name>\w+)", advice.missing_attribute),
-    ("argument-unexpected", r"(?<![\w.])(?P<function>[\w.]{1,200})\(\) (?:got an unexpected keyword argument ['\"](?P<name>\w+)|missing \d+ required"
-     r" (?:positional|keyword-only) arguments?: ['\"](?P<name2>\w+)|got multiple values for (?:keyword )?argument ['\"](?P<name3>\w+))", advice.unexpected_argument),
+    ("argument-unexpected", r"(?<![\w.])(?P<function>[\w.]{1,200})\(\) (?:got an unexpected keyword argument ['\"](?P<name>\w+)"
+     r"|missing \d+ required (?:positional|keyword-only) arguments?: ['\"](?P<name2>\w+)"
+     r"|got multiple values for (?:keyword )?argument ['\"](?P<name3>\w+))", advice.unexpected_argument),
 )  # fmt: skip
 _MATCHES = tuple((kind, re.compile(pattern, re.IGNORECASE), advise) for kind, pattern, advise in _SENTENCES)
-_IMPORTS = frozenset(("ImportError", "ModuleNotFoundError", "PackageNotFoundError", "DistributionNotFound", "OptionalDependencyNotAvailable"))
+_IMPORTS = frozenset(("ImportError", "ModuleNotFoundError", "PackageNotFoundError", "DistributionNotFound"))
 _INSTALL = re.compile(
-    r"pip install (?:--?[\w-]+ )*['\"]?([A-Za-z][\w.\-]*)|(?:the|an?|and|requires|needs|install) [`'\"]?([A-Za-z][\w\-]*)[`'\"]? (?:library|package|on which|to be installed)"
-    r"|^[`'\"]?([A-Za-z][\w\-]*)[`'\"]? (?:library |package )?(?:is|was)(?:n't| not) (?:available|installed|found)|requires? (?:the )?[`'\"]?([A-Za-z][\w\-]*)[`'\"]? ?(?:\d|>=|\.|,|to\b|but|$)"
+    r"pip install (?:--?[\w-]+ )*['\"]?([A-Za-z][\w.\-]*)|(?:the|an?|and|requires|needs"
+    r"|install) [`'\"]?([A-Za-z][\w\-]*)[`'\"]? (?:library|package|on which|to be installed)"
+    r"|^[`'\"]?([A-Za-z][\w\-]*)[`'\"]? (?:library |package )?(?:is|was)(?:n't| not) (?:available|installed|found)"
+    r"|requires? (?:the )?[`'\"]?([A-Za-z][\w\-]*)[`'\"]? ?(?:\d|>=|\.|,|to\b|but|$)"
     r"|(?:[Pp]lease |to )install (?:the )?[`'\"]?([A-Za-z][\w\-]*)[`'\"]?",
 )
+_OF_PROGRAMS = ("comfy", "modules", "backend", "ldm_patched", "folder_paths", "nodes", "execution", "scripts")
 _OF_CLASS = re.compile(r"(?:type object )?['\"](?P<class>\w+)['\"] (?:object )?has no attribute ['\"](?P<name>\w+)")
 
 
@@ -83,7 +93,7 @@ def judge(failure: Failure, seen: Seen) -> Verdict | None:
     for kind, pattern, advise in _MATCHES:
         if found := pattern.search(failure.text if kind == "pip-conflict" else failure.said):
             values = {name.rstrip("23"): value for name, value in found.groupdict().items() if value}
-            values = {"name": "", "module": "", "versions": "", "found": "", **values}
+            values = {"name": "", "module": "", "versions": "", "found": "", "least": "", **values}
             if (said := advise(values, seen)) is not None:
                 return Verdict(KINDS[kind], values, said, found[0])
             if failure.failed and kind in ("module-missing", "name-moved", "attribute-missing", "argument-unexpected"):
@@ -103,7 +113,8 @@ def _import(failure: Failure, seen: Seen) -> Verdict | None:
         needed = next(filter(None, named.groups()))
         if (said := advice.unavailable({"needed": needed, "versions": "", "asker": asker.replace("_", "-")}, seen)) is not None:
             return Verdict(KINDS["library-unavailable"], {}, said, text)
-        return Verdict(KINDS["module-foreign"], {"package": needed, "asker": asker}, Advice(sentence="rule.module-foreign.extension" if asker else ""))
+        said = Advice(sentence="rule.module-foreign.extension" if asker else "")
+        return Verdict(KINDS["module-foreign"], {"package": needed, "asker": asker}, said)
     return Verdict(KINDS["import-failed"], {"error": text[:300], "asker": asker or "?"}, matched=text) if asker else None
 
 
@@ -114,18 +125,17 @@ def _of_class(name: str, attribute: str, failure: Failure, seen: Seen) -> Verdic
     asker = failure.extension if failure.extension_asks else asker.replace("_", "-")
     if not owner or not asker or asker == owner:
         return None
-    words = {"name": attribute, "module": name, "asker": asker, "owner": owner}
-    if failure.extension_asks:
-        return Verdict(KINDS["attribute-missing"], {}, cure.say(owner, "moved-name", "none", "advice.extension", {**cure.vocabulary(owner, seen), **words}))
-    moved = cure.mismatch((owner, asker), words, seen.installed)
-    return Verdict(KINDS["attribute-missing"], {}, moved or cure.say(owner, "moved-name", "none", "advice.class", {**cure.vocabulary(owner, seen), **words}))
+    words = {**cure.vocabulary(owner, seen), "name": attribute, "module": name, "asker": asker, "owner": owner}
+    moved = None if failure.extension_asks else cure.mismatch((owner, asker), words, seen.installed)
+    sentence = "advice.extension" if failure.extension_asks else "advice.class"
+    return Verdict(KINDS["attribute-missing"], {}, moved or cure.say(owner, "moved-name", "none", sentence, words))
 
 
 def _foreign(values: Mapping[str, str], failure: Failure, seen: Seen) -> Verdict | None:
     """None of Stable Diffusion's packages: an extension and the program that it was made for, or a package that only an extension needs."""
     module = values["module"] or f"{values.get('function', '')}()"
     top = module.partition(".")[0]
-    parts = failure.program if top in ("comfy", "modules", "backend", "ldm_patched", "folder_paths", "nodes", "execution", "scripts") else ""
+    parts = failure.program if top in _OF_PROGRAMS else ""
     owner = parts or seen.brings(top)
     asker = failure.extension if failure.extension_asks else failure.asker(owner) or failure.extension
     words = {"name": values["name"] or module.rpartition(".")[2], "module": module, "owner": owner, "asker": asker or "?", "package": owner}

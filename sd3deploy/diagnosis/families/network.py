@@ -35,34 +35,43 @@ _LOCAL = re.compile(r"^(?:localhost|127\.|0\.0\.0\.0|\[?::1)")
 
 # What decides, in this order: a class of an error (of huggingface_hub, requests, urllib3, httpx, the standard library), a number of the
 # system (Linux, macOS, Windows, getaddrinfo), or what they say themselves.
-_DECIDES: tuple[tuple[str, frozenset[str], frozenset[int], str], ...] = (
-    ("hub-offline", frozenset(("OfflineModeIsEnabled",)), frozenset(), r"outgoing traffic has been disabled|offline mode is enabled"),
-    ("gated", frozenset(("GatedRepoError",)), frozenset(), r"gated repo|Access to model \S+ is restricted"),
-    ("token-invalid", frozenset(("LocalTokenNotFoundError",)), frozenset(),
-     r"Invalid (?:user )?token(?: passed|[.!]|$)|Invalid credentials in Authorization|Token has been deleted|Token is required|invalid username or password"),
-    ("hub-mirror", frozenset(("FileMetadataError",)), frozenset(), r"Distant resource does not"),
-    ("hub-xet", frozenset(("XetError",)), frozenset(), r"CAS service error|hf_xet.{0,80}(?:error|failed)"),
-    ("hub-certificate", frozenset(("SSLCertVerificationError",)), frozenset(), r"CERTIFICATE_VERIFY_FAILED|self.signed certificate"),
-    ("hub-proxy", frozenset(("ProxyError", "ProxyConnectionError", "ProxyTimeoutError")), frozenset(), r"connect to proxy|Tunnel connection failed|status code 407"),
-    ("hub-dns", frozenset(("NameResolutionError", "gaierror")), frozenset((-2, -3, -5, 11001, 11004)),
+_DECIDES: tuple[tuple[str, str, tuple[int, ...], str], ...] = (
+    ("hub-offline", "OfflineModeIsEnabled", (), r"outgoing traffic has been disabled|offline mode is enabled"),
+    ("gated", "GatedRepoError", (), r"gated repo|Access to model \S+ is restricted"),
+    ("token-invalid", "LocalTokenNotFoundError", (), r"Invalid (?:user )?token(?: passed|[.!]|$)|Invalid credentials in Authorization"
+     r"|Token has been deleted|Token is required|invalid username or password"),
+    ("hub-mirror", "FileMetadataError", (), r"Distant resource does not"),
+    ("hub-xet", "XetError", (), r"CAS service error|hf_xet.{0,80}(?:error|failed)"),
+    ("hub-certificate", "SSLCertVerificationError", (), r"CERTIFICATE_VERIFY_FAILED|self.signed certificate"),
+    ("hub-proxy", "ProxyError ProxyConnectionError ProxyTimeoutError", (),
+     r"connect to proxy|Tunnel connection failed|status code 407"),
+    ("hub-dns", "NameResolutionError gaierror", (-2, -3, -5, 11001, 11004),
      r"Failed to resolve '|getaddrinfo failed|Name or service not known|name resolution|nodename nor servname"),
-    ("repository-missing", frozenset(("RepositoryNotFoundError", "RevisionNotFoundError")), frozenset(),
+    ("repository-missing", "RepositoryNotFoundError RevisionNotFoundError", (),
      r"Repository Not Found for url|is not a valid git identifier|is not a local folder and is not a valid model identifier"),
-    ("hub-timeout", frozenset(("ConnectTimeout", "ReadTimeout", "WriteTimeout", "PoolTimeout", "ConnectTimeoutError", "ReadTimeoutError", "TimeoutError")),
-     frozenset((110, 10060)), r"\btimed out\b"),
-    ("download-broken", frozenset(("IncompleteRead", "ChunkedEncodingError", "RemoteProtocolError", "InvalidChunkLength", "ContentDecodingError")),
-     frozenset(), r"Consistency check failed: file should be|peer closed connection|IncompleteRead\(|has been (?:truncated|corrupted) during download"),
-    ("hub-unreachable",
-     frozenset(("ConnectionError", "ConnectError", "NewConnectionError", "MaxRetryError", "RemoteDisconnected", "ConnectionRefusedError", "ReadError",
-                "ConnectionResetError", "ConnectionAbortedError", "LocalEntryNotFoundError", "ClientConnectorError", "URLError", "SSLError", "WriteError")),
-     frozenset((101, 104, 111, 113, 10051, 10054, 10061, 10013)),
-     r"couldn't connect to '|specific connection error|cannot find the requested files in the (?:local|disk) cache|Connection (?:refused|reset)|Network is unreachable"
-     r"|Max retries exceeded"),
+    ("hub-timeout", "ConnectTimeout ReadTimeout WriteTimeout PoolTimeout ConnectTimeoutError ReadTimeoutError TimeoutError", (110, 10060),
+     r"\btimed out\b"),
+    ("download-broken", "IncompleteRead ChunkedEncodingError RemoteProtocolError InvalidChunkLength ContentDecodingError", (),
+     r"Consistency check failed: file should be|peer closed connection|IncompleteRead\(|has been (?:truncated|corrupted) during download"),
+    ("hub-unreachable", "ConnectionError ConnectError NewConnectionError MaxRetryError RemoteDisconnected ConnectionRefusedError ReadError"
+     " ConnectionResetError ConnectionAbortedError LocalEntryNotFoundError ClientConnectorError URLError SSLError WriteError",
+     (101, 104, 111, 113, 10051, 10054, 10061, 10013),
+     r"couldn't connect to '|specific connection error|cannot find the requested files in the (?:local|disk) cache"
+     r"|Connection (?:refused|reset)|Network is unreachable|Max retries exceeded"),
 )  # fmt: skip
-_MATCHES = tuple((kind, types, numbers, re.compile(pattern, re.IGNORECASE)) for kind, types, numbers, pattern in _DECIDES)
-_SCHEME = re.compile(r"(?:scheme for proxy URL|proxy (?:URL )?scheme|Unable to determine SOCKS version|proxies? .{0,20}scheme)\W.*?(\w+)(?=://)", re.IGNORECASE)
-_SOCKS = re.compile(r"dependencies for SOCKS|['\"]?socksio['\"]? package is not installed|SOCKS support|using SOCKS proxy, but", re.IGNORECASE)
-_NAMED = re.compile(r"https?://[^/\s]+/(?:api/models/)?(?P<name>[\w.-]+(?:/[\w.-]*\w)?)(?=/resolve|[/.\s]|$)|(?<![\w./-])(?P<name2>[\w./-]{1,200}) is not a local folder")
+_MATCHES = tuple((kind, frozenset(types.split()), numbers, re.compile(said, re.IGNORECASE)) for kind, types, numbers, said in _DECIDES)
+_SCHEME = re.compile(
+    r"(?:scheme for proxy URL|proxy (?:URL )?scheme|Unable to determine SOCKS version|proxies? .{0,20}scheme)\W.*?(\w+)(?=://)",
+    re.IGNORECASE,
+)
+_SOCKS = re.compile(
+    r"dependencies for SOCKS|['\"]?socksio['\"]? package is not installed|SOCKS support|using SOCKS proxy, but",
+    re.IGNORECASE,
+)
+_NAMED = re.compile(
+    r"https?://[^/\s]+/(?:api/models/)?(?P<name>[\w.-]+(?:/[\w.-]*\w)?)(?=/resolve|[/.\s]|$)"
+    r"|(?<![\w./-])(?P<name2>[\w./-]{1,200}) is not a local folder"
+)
 _MODEL = re.compile(r"Access to model (?P<model>[\w./-]{1,200}\w)|huggingface\.co/(?:api/models/)?(?P<model2>[\w.-]+/[\w.-]*\w)")
 _BY_THE_MIRROR = ("hub-unreachable", "hub-dns", "hub-timeout", "hub-down", "hub-certificate", "repository-missing", "download-broken")
 

@@ -26,16 +26,21 @@ KINDS = kinds(
 _SENTENCES = (
     ("pip-leftovers", r"Ignoring invalid distribution (?P<rest>[~\-][\w.\-]*)", advice.leftover),
     ("pip-managed", r"externally-managed-environment|environment is externally managed", None),
-    ("pip-resolution", r"Cannot install (?P<what>.{1,300}?) because these package versions have conflicting dependencies", advice.pip_refused),
+    ("pip-resolution", r"Cannot install (?P<what>.{1,300}?) because these package versions have conflicting", advice.pip_refused),
     ("pip-no-version", r"No matching distribution found for (?P<what>[A-Za-z][\w.\-]*\S*)"
      r"|(?<![\w.\-])(?P<file>[A-Za-z][\w.]{0,60}-\d[\w.+\-]{0,150}\.whl) is not a supported wheel on this platform", advice.pip_refused),
-    ("pip-python", r"Package ['\"](?P<what>[\w.\-]+)['\"] requires a different Python: (?P<found>[\d.]*\d) not in ['\"](?P<versions>[^'\"]+)", advice.pip_refused),
+    ("pip-python", r"Package ['\"](?P<what>[\w.\-]+)['\"] requires a different Python: (?P<found>[\d.]*\d) not in"
+     r" ['\"](?P<versions>[^'\"]+)", advice.pip_refused),
     ("python-version", r"Incompatible Python version|Python version incompatible", None),
 )  # fmt: skip
 _MATCHES = tuple((kind, re.compile(pattern, re.IGNORECASE), advise) for kind, pattern, advise in _SENTENCES)
-_NETWORK = re.compile(r"connection broken|Failed to establish|getaddrinfo|Name or service|name resolution|Max retries|Network is unreachable|ProxyError", re.I)
+_NETWORK = re.compile(
+    r"connection broken|Failed to establish|getaddrinfo|Name or service|name resolution|Max retries|Network is unreachable|ProxyError",
+    re.IGNORECASE,
+)
 _BUILD = re.compile(
-    r"(?:Failed building wheel for|Failed to build(?: installable wheels for .*?projects)?|Could not build wheels for|Failed to (?:download and )?build)"
+    r"(?:Failed building wheel for|Failed to build(?: installable wheels for .*?projects)?|Could not build wheels for"
+    r"|Failed to (?:download and )?build)"
     r" [\s`(]*(?P<package>[A-Za-z][\w.\-]*)"
 )
 _PYTHON = re.compile(r"[\\/]python(3\.\d+)[\\/]|Python(3)(\d+)[\\/]|\bcp(3)(\d\d+)\b|\bPython (3\.\d+)", re.IGNORECASE)

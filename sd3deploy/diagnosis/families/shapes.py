@@ -22,20 +22,28 @@ KINDS = kinds(
 
 # Widths and sizes of vocabularies, each from the config.json of the model.
 _OF = {
-    320: "Stable Diffusion 1.5 or SDXL", 640: "Stable Diffusion 1.5 or SDXL", 768: "CLIP-L (Stable Diffusion 1.5)",
-    1024: "OpenCLIP-H (Stable Diffusion 2)", 1280: "CLIP-G", 1536: "Stable Diffusion 3 or 3.5 medium", 2048: "CLIP-L and CLIP-G together (SDXL)",
+    320: "Stable Diffusion 1.5 or SDXL", 640: "Stable Diffusion 1.5 or SDXL", 768: "CLIP-L (Stable Diffusion 1.5)", 1280: "CLIP-G",
+    1024: "OpenCLIP-H (Stable Diffusion 2)", 1536: "Stable Diffusion 3 or 3.5 medium", 2048: "CLIP-L and CLIP-G together (SDXL)",
     2432: "Stable Diffusion 3.5 large", 3072: "Flux", 4096: "T5-XXL", 5120: "Wan", 32128: "T5", 49408: "CLIP", 256384: "UMT5",
 }  # fmt: skip
 _INSIDE = (1536, 2432)  # of the transformers of Stable Diffusion 3
 _CHANNELS = {3: "a picture", 4: "latents of Stable Diffusion 1.5 and SDXL", 9: "an inpainting model", 16: "latents of Stable Diffusion 3"}
-# Per block of the transformer: 6 vectors of 1536 for the modulation, 9 in those of 3.5 medium that have a second attention; and the square of
-# pos_embed_max_size, 192 and 384. See _MEDIUM.
+# Per block of the transformer: 6 vectors of 1536 for the modulation, 9 in those of 3.5 medium that have a second attention; and the square
+# of pos_embed_max_size, 192 and 384. See _MEDIUM.
 _NEWER = ({13824, 9216}, {147456, 36864})
 _SIZES = re.compile(r"(?:torch\.Size\(\[|tensor\(\.\.\., (?:[^)]*?)size=\(|shape \(?\[?|\()(\d+(?:, ?\d+)*),?[\])]")
-_MISMATCH = re.compile(r"size mismatch for (\S+?):|shape mismatch for key (\S+?),|because (\S+) expected shape|(?:key|tensor) ['\"]?(\S+?)['\"]? (?:has|expected)")
-_LOADING = re.compile(r"Error\(s\) in loading state_dict for (\w+)|Cannot load .{0,300}?because \S+ expected shape|shape mismatch for key|(?:Missing|Unexpected) key\(s\) in state_dict")
+_MISMATCH = re.compile(
+    r"size mismatch for (\S+?):|shape mismatch for key (\S+?),|because (\S+) expected shape|(?:key|tensor) ['\"]?(\S+?)['\"]? (?:has"
+    r"|expected)"
+)
+_LOADING = re.compile(
+    r"Error\(s\) in loading state_dict for (\w+)|Cannot load .{0,300}?because \S+ expected shape|shape mismatch for key|(?:Missing"
+    r"|Unexpected) key\(s\) in state_dict"
+)
 _MULTIPLIED = re.compile(r"shapes? cannot be multiplied \((\d+)x(\d+) and (\d+)x(\d+)\)")
-_TENSORS = re.compile(r"size of tensor a \((\d+)\) must match the size of tensor b \((\d+)\)|shapes? \[[^\]]*?(\d+)\] (?:and|vs) \[[^\]]*?(\d+)\]")
+_TENSORS = re.compile(
+    r"size of tensor a \((\d+)\) must match the size of tensor b \((\d+)\)|shapes? \[[^\]]*?(\d+)\] (?:and|vs) \[[^\]]*?(\d+)\]"
+)
 _CONVOLUTION = re.compile(r"expected input\[[\d, ]*\] to have (?P<wanted>\d+) channels, but got (?P<given>\d+)")
 _SD3 = re.compile(r"SD3|MMDiT|MMDIT|joint_blocks|context_embedder|time_text_embed|transformer_blocks|pos_embed")
 
@@ -58,7 +66,8 @@ def judge(failure: Failure, seen: Seen) -> Verdict | None:
             return Verdict(KINDS["encoder-width"], {"given": f"{tokens}x{given}", "wanted": f"{wanted}x{inside}"})
         return _mixed(failure, given, wanted)
     if tensors := _TENSORS.search(said):
-        return _mixed(failure, *(int(one) for one in tensors.groups() if one))
+        one, other = (int(side) for side in tensors.groups() if side)
+        return _mixed(failure, one, other)
     return None
 
 
@@ -69,14 +78,15 @@ def _state_dict(failure: Failure, model: str) -> Verdict:
     named = _MISMATCH.search(said)
     key = next(filter(None, named.groups()), "") if named else ""
     words = {"model": model or key, "key": key or "state_dict"}
-    if any(pair <= numbers for pair in _NEWER) or (re.search(r"x_block\.(?:attn2|adaLN)|\battn2\.(?:add|norm)", said) and "Unexpected" in said):
-        return Verdict(KINDS["model-newer"], words, Advice("diffusers" if "low_cpu_mem_usage" in said or "diffusers" in failure.tops else ""))
+    if any(pair <= numbers for pair in _NEWER) or ("Unexpected" in said and re.search(r"x_block\.attn2|\battn2\.(?:add|norm)", said)):
+        diffusers = "low_cpu_mem_usage" in said or "diffusers" in failure.tops
+        return Verdict(KINDS["model-newer"], words, Advice("diffusers" if diffusers else ""))
     vocabulary = numbers & {256384, 32128, 49408}
     if len(vocabulary) == 2:
         one, other = sorted(vocabulary)
         return Verdict(KINDS["encoder-other"], {**words, "one": _OF[one], "other": _OF[other]})
     if numbers >= set(_INSIDE):
-        return _mixed(failure, *_INSIDE) or Verdict(KINDS["weights-other"], words)
+        return _mixed(failure, _INSIDE[0], _INSIDE[1]) or Verdict(KINDS["weights-other"], words)
     if re.match(r"(?:T5|UMT5|CLIP)", model) and not re.search(r"\bSD3|stable-diffusion-3|\b4096\b", said):
         return Verdict(KINDS["encoder-other"], {**words, "one": model, "other": key})
     ours = re.match(r"SD3Transformer2DModel|T5EncoderModel|CLIPTextModelWithProjection|MMDiT", model) or (not model and _SD3.search(key))

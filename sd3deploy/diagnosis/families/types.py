@@ -1,4 +1,4 @@
-"""What a tensor is and where it lies: number types, devices, layouts, operators that a backend lacks, cards that torch was not built for."""
+"""What a tensor is and where it lies: number types, devices, operators that a backend lacks, cards that torch was not built for."""
 
 from __future__ import annotations
 
@@ -32,9 +32,13 @@ _TYPE = (
 )
 _IMPLEMENTED = re.compile(r"['\"](?P<op>\w+)['\"] not implemented for ['\"](?P<type>\w+)['\"]")
 _DEVICE = r"(?:cpu|cuda|mps|xpu|meta|hip|privateuseone|dml|directml)(?::\d+)?"
-_PAIR = re.compile(rf"\b({_DEVICE})(?:\)? and |,? different from other tensors on |,? but (?:got|found) (?:\w+ ){{0,4}}?)({_DEVICE})\b", re.IGNORECASE)
+_PAIR = re.compile(
+    rf"\b({_DEVICE})(?:\)? and |,? different from other tensors on |,? but (?:got|found) (?:\w+ ){{0,4}}?)({_DEVICE})\b",
+    re.IGNORECASE,
+)
 _SAME_DEVICE = re.compile(
-    r"\bsame device|different devices|(?:two|both) (?:\w+ ){0,2}devices|expected device|is on \w+(?::\d)?, different|device type \w+ .{0,60}but",
+    r"\bsame device|different devices|(?:two|both) (?:\w+ ){0,2}devices|expected device|is on \w+(?::\d)?, different"
+    r"|device type \w+ .{0,60}but",
     re.IGNORECASE,
 )
 _SAME_TYPE = re.compile(r"\bsame\b|\bequal\b|\bmatch|mismatch|!=|\bbut (?:got|found)|different|expected", re.IGNORECASE)
@@ -43,17 +47,33 @@ _SAME_DTYPE = re.compile(
     r"|mismatch\w* (?:\w+ ){0,2}dtypes?|dtype == \S+, got",
     re.IGNORECASE,
 )
-_ON_APPLE = re.compile(rf"{_TYPE}[\w .]* (?:is not supported on|to the) MPS|MPS (?:framework|backend|device)? ?.{{0,40}}(?:support|convert).{{0,20}}{_TYPE}")
-_NO_BFLOAT16 = re.compile(r"not? support\w* bfloat16|bfloat16 (?:is )?(?:not|only) supported|bf16 .{0,30}(?:not supported|requires)", re.IGNORECASE)
-_UNSUPPORTED = re.compile(r"(?:CU|HIP|ROC)(?:BLAS|DNN|SPARSE)(?:LT)?_STATUS_(?:NOT_SUPPORTED|ARCH_MISMATCH)|requested functionality is not supported", re.IGNORECASE)
+_ON_APPLE = re.compile(
+    rf"{_TYPE}[\w .]* (?:is not supported on|to the) MPS|MPS (?:framework|backend|device)? ?.{{0,40}}(?:support|convert).{{0,20}}{_TYPE}"
+)
+_NO_BFLOAT16 = re.compile(
+    r"not? support\w* bfloat16|bfloat16 (?:is )?(?:not|only) supported|bf16 .{0,30}(?:not supported|requires)",
+    re.IGNORECASE,
+)
+_UNSUPPORTED = re.compile(
+    r"(?:CU|HIP|ROC)(?:BLAS|DNN|SPARSE)(?:LT)?_STATUS_(?:NOT_SUPPORTED|ARCH_MISMATCH)|requested functionality is not supported",
+    re.IGNORECASE,
+)
 _OPERATOR = re.compile(
-    r"Could not run ['\"](?P<op>[\w:.]+)['\"] .{0,60}?['\"](?P<backend>\w+)['\"] backend|(?:operator|op) ['\"](?P<op2>aten::[\w.]+)['\"] is not current(?:ly)? "
+    r"Could not run ['\"](?P<op>[\w:.]+)['\"] .{0,60}?['\"](?P<backend>\w+)['\"] backend|(?:operator"
+    r"|op) ['\"](?P<op2>aten::[\w.]+)['\"] is not current(?:ly)? "
     r"(?:implemented|supported) (?:for|on) the (?P<backend2>\w+)"
 )
 _BUILT = re.compile(r"\bsm_(\d+a?)\b")
 _CAPABILITY = re.compile(r"CUDA capability sm_(\d+)|cuda capability (\d+)\.(\d+)", re.IGNORECASE)
-_KERNEL = re.compile(r"no kernel image|capability sm_\d+ is not compatible|capability \d+\.\d+\.? .{0,40}(?:Minimum|supported by this)|cudaErrorNoKernelImage", re.I)
-_HIP = re.compile(r"HIP error: invalid device function|hipErrorInvalidDeviceFunction|hipErrorNoBinaryForGpu|TensileLibrary|hipError\w*: no kernel image", re.I)
+_KERNEL = re.compile(
+    r"no kernel image|capability sm_\d+ is not compatible|capability \d+\.\d+\.? .{0,40}(?:Minimum|supported by this)"
+    r"|cudaErrorNoKernelImage",
+    re.IGNORECASE,
+)
+_HIP = re.compile(
+    r"HIP error: invalid device function|hipErrorInvalidDeviceFunction|hipErrorNoBinaryForGpu|TensileLibrary|hipError\w*: no kernel image",
+    re.IGNORECASE,
+)
 _META = re.compile(r"\bmeta tensor\b|device meta is not", re.IGNORECASE)
 
 

@@ -31,7 +31,8 @@ RULES: tuple[Rule, ...] = (
     Rule("joint-attention", "attention-processor", "setting", f"{_DIFFUSERS}issues/8539",
          match=r"(?:too many|not enough) values to unpack \(expected 2\b", also=(_JOINT,), unless=_UNET),
     Rule("joint-attention-sizes", "attention-processor", "setting", f"{_DIFFUSERS}issues/8610",
-         match=r"The size of tensor a \((?P<tokens>\d+)\) must match the size of tensor b \((?P<image>\d+)\) at non-singleton dimension 1\b",
+         match=r"The size of tensor a \((?P<tokens>\d+)\) must match the size of tensor b \((?P<image>\d+)\)"
+         r" at non-singleton dimension 1\b",
          unless=_UNET, advise=_joint_sizes),
     Rule("xformers-operator", "attention-processor", "setting", "https://github.com/AUTOMATIC1111/stable-diffusion-webui/issues/7973",
          match=r"No operator found for .memory_efficient_attention_forward|No such operator xformers"

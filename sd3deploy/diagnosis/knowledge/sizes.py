@@ -38,7 +38,8 @@ RULES: tuple[Rule, ...] = (
          match=r"`?height`? and `?width`? have to be divisible by (?P<grid>8|16) but are (?P<height>\d+) and (?P<width>\d+)",
          advise=_multiples),
     Rule("size-scheduler", "size-not-multiple", "setting", f"{_DIFFUSERS}issues/8668",
-         match=r"The size of tensor a \((?P<one>\d+)\) must match the size of tensor b \((?P<other>\d+)\) at non-singleton dimension [23]\b",
+         match=r"The size of tensor a \((?P<one>\d+)\) must match the size of tensor b \((?P<other>\d+)\)"
+         r" at non-singleton dimension [23]\b",
          also=(r"scheduling_flow_match|pipeline_stable_diffusion_3|StableDiffusion3|SD3ControlNet|controlnet_sd3",),
          unless=re.escape("UNet2D"), advise=_one_off),
     Rule("size-pos-embed", "size-too-large", "setting", f"{_DIFFUSERS}blob/main/src/diffusers/models/embeddings.py",
