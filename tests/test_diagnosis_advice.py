@@ -9,14 +9,15 @@ import pytest
 
 from sd3deploy.deps import host_packages
 from sd3deploy.diagnosis import advice, matcher
+from sd3deploy.diagnosis.families import names, native
 from sd3deploy.diagnosis.installed import STACK, Installed
-from sd3deploy.diagnosis.knowledge import general, packages
+from sd3deploy.diagnosis.knowledge import packages
 from sd3deploy.diagnosis.rule import Seen
 from sd3deploy.vendored import SpecifierSet, canonicalize_name
 from tests.test_diagnosis_knowledge import EXCERPTS, parsed
 
 SITE = "/sd/venv/lib/python3.11/site-packages"
-MINE = {rule.id for rule in (*packages.RULES, *general.RULES)}
+MINE = {rule.id for rule in packages.RULES} | set(names.KINDS) | set(native.KINDS)
 OURS = [path for path in EXCERPTS if path.parent.name in MINE and path.name.startswith("match")]
 
 

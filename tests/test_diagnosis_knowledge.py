@@ -14,7 +14,7 @@ import pytest
 
 from sd3deploy import messages
 from sd3deploy.deps import host_packages
-from sd3deploy.diagnosis import matcher
+from sd3deploy.diagnosis import families, matcher
 from sd3deploy.diagnosis.installed import Installed
 from sd3deploy.diagnosis.knowledge import RULES
 from sd3deploy.diagnosis.rule import CAUSES
@@ -79,7 +79,10 @@ def test_what_only_looks_like_it_is_left_alone(path):
     assert path.parent.name not in [one.rule for one in findings]
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.id)
+KNOWN = (*RULES, *families.KINDS.values())
+
+
+@pytest.mark.parametrize("rule", KNOWN, ids=lambda rule: rule.id)
 def test_each_rule_has_excerpts_sentences_and_a_source(rule):
     names = [path.name for path in (FOLDER / rule.id).glob("*")]
     assert any(name.startswith("match") for name in names)
@@ -91,8 +94,8 @@ def test_each_rule_has_excerpts_sentences_and_a_source(rule):
 
 
 def test_ids_are_unique_and_every_excerpt_has_its_rule():
-    assert [id for id, count in Counter(rule.id for rule in RULES).items() if count > 1] == []
-    assert {path.parent.name for path in EXCERPTS} <= {rule.id for rule in RULES}
+    assert [id for id, count in Counter(rule.id for rule in KNOWN).items() if count > 1] == []
+    assert {path.parent.name for path in EXCERPTS} <= {rule.id for rule in KNOWN}
 
 
 @pytest.mark.parametrize("path", EXCERPTS, ids=lambda path: f"{path.parent.name}/{path.stem}")

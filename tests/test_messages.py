@@ -10,7 +10,9 @@ import pytest
 from sd3deploy import messages
 from sd3deploy.diagnosis.checks import STEPS
 from sd3deploy.diagnosis.checks.rules import SEEN
-from sd3deploy.diagnosis.knowledge import RULES, UNKNOWN
+from sd3deploy.diagnosis.families import KINDS
+from sd3deploy.diagnosis.knowledge import RULES
+from sd3deploy.diagnosis.unknown import UNKNOWN
 from sd3deploy.encoders import source
 from sd3deploy.encoders.choices import CHOICES
 
@@ -41,10 +43,11 @@ def bare(id: str) -> str:
 
 
 def test_every_sentence_is_used():
-    used = strings() | {f"rule.{rule.id}" for rule in (*RULES, UNKNOWN)}
+    used = strings() | {f"rule.{rule.id}" for rule in (*RULES, *KINDS.values(), UNKNOWN)}
     used |= {f"checks.rule.{id}" for id in SEEN} | {f"checks.{step.id}.title" for step in STEPS}
     # ids made of a row's id, an action, a key, the name of a part
     composed = ("action.", "encoder.", "feature.", "guard.", "panel.", "quality.column.", "setting.sd3_", "size.side.", "source.kind.")
+    composed += ("rule.unknown.during.",)
     composed += tuple(f"memory.{kind}." for kind in ("verdict", "short", "where", "phase", "part", "change", "plot"))
     unused = [id for id in messages.catalogue("en") if bare(id) not in used and id not in used and not id.startswith(composed)]
     assert unused == []

@@ -8,41 +8,18 @@ import re
 from collections.abc import Callable, Mapping
 
 from sd3deploy.deps import host_packages
-from sd3deploy.diagnosis import cure, evidence
+from sd3deploy.diagnosis import cure
 from sd3deploy.diagnosis.installed import STACK, Installed
 from sd3deploy.diagnosis.names import NAMES
 from sd3deploy.diagnosis.rule import Advice, Seen
 from sd3deploy.vendored import canonicalize_name, version
 
 __all__ = [
-    "Advise",
-    "back_to_host",
-    "binary",
-    "conflict",
-    "duplicate_operator",
-    "in_extension",
-    "leftover",
-    "locked",
-    "missing_attribute",
-    "missing_distribution",
-    "missing_module",
-    "moved_name",
-    "native_library",
-    "needs",
-    "numpy_two",
-    "or_higher",
-    "pip_refused",
-    "protobuf",
-    "pydantic",
-    "quantization",
-    "required",
-    "shadowed",
-    "tokenizer",
-    "unavailable",
-    "unexpected_argument",
-    "whole",
-    "wrong_version",
-]
+    "Advise", "back_to_host", "binary", "conflict", "duplicate_operator", "in_extension", "leftover", "locked", "missing_attribute",
+    "missing_module", "moved_name", "native_library", "needs", "numpy_two", "or_higher", "pip_refused",
+    "protobuf", "pydantic", "quantization", "required", "shadowed", "tokenizer", "too_old", "unavailable", "unexpected_argument",
+    "whole", "wrong_version",
+]  # fmt: skip
 
 Advise = Callable[[Mapping[str, str], Seen], "Advice | None"]
 
@@ -59,8 +36,8 @@ _COMPILED_OF = {"_imaging": "pillow", "_multiarray_umath": "numpy", "_umath_lina
 def missing_module(values: Mapping[str, str], seen: Seen) -> Advice | None:
     """`No module named M`: missing, installed elsewhere, installed too late, or a part that another version has."""
     module = values["module"]
-    package = evidence.brings(module, seen.installed)
-    if canonicalize_name(package) not in STACK or (canonicalize_name(package) in _OPTIONAL and not evidence.failed(seen.text)):
+    package = seen.brings(module)
+    if canonicalize_name(package) not in STACK or (canonicalize_name(package) in _OPTIONAL and not seen.failure.failed):
         return None
     part = module.removeprefix("google.protobuf").rpartition(".")
     words = cure.vocabulary(package, seen, module=module, wanted=cure.preferred(package, seen.installed))
@@ -80,21 +57,13 @@ def missing_module(values: Mapping[str, str], seen: Seen) -> Advice | None:
     return cure.say(package, "missing-package", "install", cure.missing_sentence(package), words)
 
 
-def missing_distribution(values: Mapping[str, str], seen: Seen) -> Advice | None:
-    """`No package metadata was found for D`, `The 'D' distribution was not found`: not there, or by now."""
-    package = values["needed"]
-    if canonicalize_name(package) not in STACK:
-        return None
-    return required({"needed": package, "versions": ""}, seen)
-
-
 def moved_name(values: Mapping[str, str], seen: Seen) -> Advice | None:
     """`cannot import name N from P`: of the two packages the one that does not fit what the other needs, or what the host pins."""
-    owner = evidence.brings(values["module"], seen.installed)
-    asker = evidence.asker(seen.text, owner)
+    owner = seen.brings(values["module"])
+    asker = seen.failure.asker(owner)
     if canonicalize_name(owner) not in STACK and canonicalize_name(asker) not in STACK:
         return None
-    words = {"name": values["name"], "module": values["module"], "asker": asker or evidence.extension(seen.text)}
+    words = {"name": values["name"], "module": values["module"], "asker": asker or seen.failure.extension}
     versions = NAMES.get((canonicalize_name(owner), values["name"]))
     if versions:
         return cure.by_name(owner, asker, versions, words, seen)
@@ -104,21 +73,33 @@ def moved_name(values: Mapping[str, str], seen: Seen) -> Advice | None:
 
 def missing_attribute(values: Mapping[str, str], seen: Seen) -> Advice | None:
     """`module 'P' has no attribute 'N'`: as a name that can not be imported, but for modules of the asker's own."""
-    owner = evidence.brings(values["module"], seen.installed)
+    owner = seen.brings(values["module"])
     if canonicalize_name(owner) not in STACK:
         return None
     return moved_name(values, seen)
 
 
+# Arguments of which it is known which version of whom knows them, and who has begun to pass them.
+_ARGUMENTS = {
+    ("scaled_dot_product_attention", "enable_gqa"): ("torch", ">=2.5", "diffusers"),  # https://github.com/pytorch/pytorch/releases/tag/v2.5.0
+    ("scaled_dot_product_attention", "scale"): ("torch", ">=2.1", "diffusers"),
+    ("__init__", "offload_state_dict"): ("diffusers", ">=0.36", "transformers"),  # https://github.com/huggingface/diffusers/pull/12438
+}
+
+
 def unexpected_argument(values: Mapping[str, str], seen: Seen) -> Advice | None:
     """`f() got an unexpected keyword argument 'K'`: two packages, or the host and one, that do not belong together."""
-    tops = list(dict.fromkeys(canonicalize_name(top) for top in evidence.tops(seen.text)))
+    tops = list(dict.fromkeys(canonicalize_name(top) for top in seen.failure.tops))
     involved = [top for top in tops if top in STACK]
     if not involved:
         return None
+    known = _ARGUMENTS.get((values["function"].rpartition(".")[2], values["name"]))
+    if known:
+        package, versions, by = known
+        return needs(package, versions, by, "rule.requirement")(values, seen)
     words = {"name": values["name"], "module": f"{values['function']}()", "asker": involved[-1]}
     found = cure.mismatch(tuple(reversed(involved)), words, seen.installed)
-    if found or evidence.extension_asks(seen.text):
+    if found or seen.failure.extension_asks:
         return found
     asker = involved[-1]
     return cure.say(asker, "moved-name", "none", "advice.argument", {**cure.vocabulary(asker, seen), **words})
@@ -129,8 +110,8 @@ def required(values: Mapping[str, str], seen: Seen) -> Advice | None:
     package, versions = values["needed"], (values.get("versions") or "").replace(" ", "").rstrip(",")
     if canonicalize_name(package) not in STACK:
         return None
-    others = "transformers" if "normal functioning" in seen.text else evidence.extension(seen.text)
-    words = cure.vocabulary(package, seen, versions, asker=values.get("asker") or evidence.asker(seen.text, package) or others)
+    others = "transformers" if "normal functioning" in seen.text else seen.failure.extension
+    words = cure.vocabulary(package, seen, versions, asker=values.get("asker") or seen.failure.asker(package) or others)
     found = values.get("found") or ""
     if seen.installed is None:
         if canonicalize_name(package) in seen.installs:
@@ -213,7 +194,7 @@ def wrong_version(values: Mapping[str, str], seen: Seen) -> Advice | None:
 def leftover(values: Mapping[str, str], seen: Seen) -> Advice | None:
     """A folder without its package, which Python takes for one; a folder that pip has left behind under a name with ~ or -."""
     name = values.get("module") or ""
-    package = _truncated(values["rest"]) if values.get("rest") else evidence.brings(name, seen.installed)
+    package = _truncated(values["rest"]) if values.get("rest") else seen.brings(name)
     if canonicalize_name(package) not in STACK:
         return None
     return cure.repair(package, seen, {"module": name or package}, "")
@@ -223,7 +204,7 @@ def binary(values: Mapping[str, str], seen: Seen) -> Advice | None:
     """A compiled part that does not load: built for another torch, another Python, or of another version than the rest."""
     top = (values.get("module") or "").partition(".")[0].lower()
     named = next((name for name in sorted(STACK, key=len, reverse=True) if name.replace("-", "_") in top), _COMPILED_OF.get(top, ""))
-    tops = [evidence.brings(top, seen.installed) for top in evidence.tops(seen.text)]
+    tops = [seen.brings(top) for top in seen.failure.tops]
     package = next((one for one in (named, *reversed(tops)) if canonicalize_name(one) in STACK), "")
     if not package:
         return None
@@ -231,7 +212,7 @@ def binary(values: Mapping[str, str], seen: Seen) -> Advice | None:
     return cure.mismatch((package, "torch"), words, seen.installed) or cure.repair(package, seen, words, "")
 
 
-def native_library(values: Mapping[str, str], seen: Seen) -> Advice | None:
+def native_library(values: Mapping[str, str], seen: Seen) -> Advice:
     """bitsandbytes without a library for this machine: nothing to install where there is no GPU that it supports."""
     words = cure.vocabulary("bitsandbytes", seen, ">=0.48")
     device = seen.installed.device.lower() if seen.installed else ""
@@ -243,15 +224,24 @@ def native_library(values: Mapping[str, str], seen: Seen) -> Advice | None:
 
 def duplicate_operator(values: Mapping[str, str], seen: Seen) -> Advice | None:
     """A package with operators of its own that was loaded a second time."""
-    package = evidence.brings(values["module"], seen.installed)
-    if canonicalize_name(package) not in STACK and not evidence.tops(seen.text):
+    package = seen.brings(values["module"])
+    if canonicalize_name(package) not in STACK and not seen.failure.tops:
         return None
     return cure.say(package, values=cure.vocabulary(package, seen))
 
 
 def or_higher(values: Mapping[str, str], seen: Seen) -> Advice | None:
     """`X requires Y v1.2 or higher`, `Found version 0.9, but only versions above 0.16 are supported`."""
-    return required({**values, "versions": f">={values['least']}"}, seen)
+    return unavailable({**values, "versions": f">={values['least']}"}, seen)
+
+
+def too_old(values: Mapping[str, str], seen: Seen) -> Advice | None:
+    """`upgrade X to at least v1.2`: it is there, the text does not say in which version."""
+    if seen.installed is not None:
+        return or_higher({**values, "least": values["least"] or "1.1"}, seen)
+    package = _library(values["needed"])
+    words = cure.vocabulary(package, seen, f">={values['least'] or '1.1'}")
+    return cure.say(package, "version-too-old", "install", cure.of_host(package, "advice.too-old", seen), words)
 
 
 def tokenizer(values: Mapping[str, str], seen: Seen) -> Advice | None:
@@ -291,7 +281,7 @@ def numpy_two(values: Mapping[str, str], seen: Seen) -> Advice | None:
     there = seen.installed.version("numpy") if seen.installed else None
     if pin is None or version(pin) != version(there):
         return back_to_host("numpy")(values, seen)
-    package = evidence.brings(next((top for top in reversed(evidence.tops(seen.text)) if top != "numpy"), ""), seen.installed)
+    package = seen.brings(next((top for top in reversed(seen.failure.tops) if top != "numpy"), ""))
     if canonicalize_name(package) not in STACK:
         return None
     return cure.say(package, "version-too-old", "install", "advice.repair", {**cure.vocabulary(package, seen), "module": package})
@@ -299,12 +289,12 @@ def numpy_two(values: Mapping[str, str], seen: Seen) -> Advice | None:
 
 def in_extension(values: Mapping[str, str], seen: Seen) -> Advice | None:
     """An extension asks for one of Stable Diffusion's packages that is not there: its installer has not run since."""
-    package = evidence.brings(values["module"], seen.installed)
-    if canonicalize_name(package) not in STACK or not evidence.extension_asks(seen.text):
+    package = seen.brings(values["module"])
+    if canonicalize_name(package) not in STACK or not seen.failure.extension_asks:
         return None
     if seen.installed and seen.installed.version(package):
         return missing_module(values, seen)
-    return cure.say(package, values={**cure.vocabulary(package, seen), "extension": evidence.extension(seen.text)})
+    return cure.say(package, values={**cure.vocabulary(package, seen), "extension": seen.failure.extension})
 
 
 def locked(values: Mapping[str, str], seen: Seen) -> Advice | None:
@@ -313,7 +303,7 @@ def locked(values: Mapping[str, str], seen: Seen) -> Advice | None:
     if not found:
         return None
     top = re.sub(r"\.dist-info$", "", found["top"])
-    package = _truncated(top) if top.startswith(("~", "-")) else evidence.brings(top, seen.installed)
+    package = _truncated(top) if top.startswith(("~", "-")) else seen.brings(top)
     if canonicalize_name(package) not in STACK:
         return None
     return cure.say(package, values={**cure.vocabulary(package, seen), "file": values["file"].replace("\\\\", "\\")})
@@ -321,7 +311,7 @@ def locked(values: Mapping[str, str], seen: Seen) -> Advice | None:
 
 def shadowed(values: Mapping[str, str], seen: Seen) -> Advice | None:
     """A module that is imported while it is being imported: a file of the same name stands before it, or a part of it is broken."""
-    package = evidence.brings(values["module"], seen.installed)
+    package = seen.brings(values["module"])
     if canonicalize_name(package) not in STACK:
         return None
     return cure.repair(package, seen, {"module": values["module"]}, "")
@@ -369,8 +359,8 @@ def _missing_part(module: str, package: str, words: Mapping[str, str], seen: See
     part = module.rpartition(".")[2]
     if _COMPILED.match(part):
         return cure.repair(package, seen, words)
-    asker = evidence.asker(seen.text, package)
-    words = {**words, "asker": asker or evidence.extension(seen.text), "name": part}
+    asker = seen.failure.asker(package)
+    words = {**words, "asker": asker or seen.failure.extension, "name": part}
     versions = NAMES.get((canonicalize_name(package), part))
     if versions:
         return cure.by_name(package, asker, versions, words, seen)
@@ -400,9 +390,8 @@ def _wants_gpu(installed: Installed) -> bool:
 
 def _library(name: str) -> str:
     """The distribution that a sentence calls "the SentencePiece library"."""
-    return {"sentencepiece": "sentencepiece", "pytorch": "torch", "optimum-quanto": "optimum-quanto", "quanto": "optimum-quanto"}.get(
-        name.strip("`'\" ").lower(), name.strip("`'\" ").lower()
-    )
+    name = name.strip("`'\" ").lower()
+    return {"pytorch": "torch", "quanto": "optimum-quanto"}.get(name, name)
 
 
 def _truncated(rest: str) -> str:

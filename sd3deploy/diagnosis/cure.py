@@ -6,33 +6,23 @@ updated, or the package that asks too much has to be changed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
 from sd3deploy import messages
 from sd3deploy.deps import host_packages, requirements
-from sd3deploy.diagnosis import evidence
 from sd3deploy.diagnosis.installed import STACK, Installed
 from sd3deploy.diagnosis.rule import Advice, Cause, Seen
 from sd3deploy.vendored import InvalidSpecifier, SpecifierSet, canonicalize_name, version
 
 __all__ = [
-    "by_name",
-    "change",
-    "compare",
-    "direction",
-    "either",
-    "late",
-    "mismatch",
-    "missing_sentence",
-    "older",
-    "preferred",
-    "put_back",
-    "repair",
-    "say",
-    "vocabulary",
-]
+    "by_name", "change", "compare", "direction", "either", "late", "mismatch", "missing_sentence", "of_host", "older", "preferred",
+    "put_back", "repair", "say", "vocabulary",
+]  # fmt: skip
 
+_FOLDER = re.compile(r"File \"(?P<folder>(?:/|[A-Za-z]:)[^\"]*?(?:site|dist)-packages)[\\/]")
+_USER_SITE = re.compile(r"/\.local/lib/|appdata/roaming/python|/library/python/", re.IGNORECASE)  # of no one Python
 _TORCH = frozenset(("torch", "torchvision", "torchaudio", "xformers"))  # from an index of its own: pip alone would bring the wrong build
 _REINSTALLS = ("advice.missing-torch", "advice.put-back-torch", "advice.torch-other")  # what the host's next start does, with --reinstall
 
@@ -49,9 +39,9 @@ def say(package: str, cause: str = "", action: str = "", sentence: str = "", val
 
 def late(package: str, sentence: str, words: Mapping[str, str], seen: Seen, action: str = "refresh") -> Advice:
     """What is installed will do: the process has looked too early, or it is another Python that runs."""
-    elsewhere = evidence.elsewhere(seen)
-    if elsewhere and canonicalize_name(package) not in seen.installs:
-        return say(package, "wrong-interpreter", "install", "advice.other-python", {**words, "elsewhere": elsewhere})
+    folder = elsewhere(seen)
+    if folder and canonicalize_name(package) not in seen.installs:
+        return say(package, "wrong-interpreter", "install", "advice.other-python", {**words, "elsewhere": folder})
     return say(package, "stale-availability", action, sentence, words)
 
 
@@ -81,7 +71,7 @@ def change(package: str, versions: str, seen: Seen, words: Mapping[str, str], ca
         return say(package, cause, "restart", "advice.torch-other", words)
     if pin or (installed and installed.belongs_to_host(package) and not installed.belongs_to_host(asker)):
         return say(package, cause, "none", "advice.host-behind", {**words, "pin": pin or there})
-    return say(package, cause, "install", _of_host(package, sentence, seen), words)
+    return say(package, cause, "install", of_host(package, sentence, seen), words)
 
 
 def by_name(owner: str, asker: str, versions: str, words: Mapping[str, str], seen: Seen) -> Advice:
@@ -101,7 +91,7 @@ def by_name(owner: str, asker: str, versions: str, words: Mapping[str, str], see
         return _too_demanding(owner, asker, gone, words, seen)
     if gone:
         return _too_demanding(owner, asker, gone, words, seen)
-    return say(owner, "version-too-old", "install", _of_host(owner, "advice.name-new", seen), words)
+    return say(owner, "version-too-old", "install", of_host(owner, "advice.name-new", seen), words)
 
 
 def _too_demanding(owner: str, asker: str, gone: bool, words: Mapping[str, str], seen: Seen) -> Advice:
@@ -124,7 +114,7 @@ def either(owner: str, asker: str, words: Mapping[str, str], seen: Seen) -> Advi
     candidates = [name for name in (asker, owner) if canonicalize_name(name) in STACK]
     package = next((name for name in candidates if canonicalize_name(name) not in host_packages()), candidates[0])
     words = {**vocabulary(package, seen), **words}
-    if words["installed"] and evidence.elsewhere(seen):
+    if words["installed"] and elsewhere(seen):
         return late(package, "advice.loaded-other", words, seen, "restart")
     if canonicalize_name(package) in host_packages():
         return say(package, "moved-name", "none", "advice.pair", words)
@@ -163,7 +153,7 @@ def mismatch(names: tuple[str, ...], words: Mapping[str, str], installed: Instal
 
 def older(package: str, versions: str, found: str, words: Mapping[str, str], seen: Seen) -> Advice:
     """What the text itself says about the versions, where nobody knows what is installed by now."""
-    sentence = _of_host(package, "rule.requirement", seen)
+    sentence = of_host(package, "rule.requirement", seen)
     return say(package, direction(found, versions), "install", sentence, {**words, "installed": found, "name": package, "module": package})
 
 
@@ -181,7 +171,7 @@ def put_back(package: str) -> str:
     return "advice.put-back-torch" if canonicalize_name(package) in _TORCH else "advice.put-back"
 
 
-def _of_host(package: str, sentence: str, seen: Seen) -> str:
+def of_host(package: str, sentence: str, seen: Seen) -> str:
     """The variant of a sentence for what the host or its installer brings."""
     if not sentence:
         return ""
@@ -225,3 +215,16 @@ def compare(there: str, versions: str) -> int:
 
 def direction(there: str, versions: str) -> Cause:
     return "version-too-old" if compare(there, versions) < 0 else "version-too-new"
+
+
+def elsewhere(seen: Seen) -> str:
+    """The folder of another Python's packages in which a traceback ran; "" when it is ours, or when nobody can tell."""
+    executable = seen.installed.executable if seen.installed else ""
+    if not executable:
+        return ""
+    plain = lambda path: path.replace("\\\\", "/").replace("\\", "/").lower()  # noqa: E731
+    ours = re.sub(r"/(?:(?:bin|scripts)/)?[^/]+$", "", plain(executable))
+    folders = [found["folder"] for found in _FOLDER.finditer(seen.text) if found["folder"].startswith("/") == executable.startswith("/")]
+    if any(plain(folder).startswith(f"{ours}/") or _USER_SITE.search(plain(folder)) for folder in folders):
+        return ""
+    return folders[-1] if folders else ""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sd3deploy import messages
-from sd3deploy.diagnosis.rule import Action, Advice, Cause, Rule
+from sd3deploy.diagnosis.rule import Action, Advice, Cause, Kind
 
 __all__ = ["Finding", "finding"]
 
@@ -38,9 +38,9 @@ _AS_THE_RULE_SAYS = Advice()
 
 
 def finding(
-    rule: Rule, values: Mapping[str, object], advice: Advice = _AS_THE_RULE_SAYS, evidence: tuple[str, ...] = (), line: int = 0
+    rule: Kind, values: Mapping[str, object], advice: Advice = _AS_THE_RULE_SAYS, evidence: tuple[str, ...] = (), line: int = 0
 ) -> Finding:
-    """Put a rule into words. values: for the placeholders of its sentences; `package` is always one of them."""
+    """Put a kind of failure into words. values: for the placeholders of its sentences; `package` is always one of them."""
     package = advice.package or rule.package
     words = {"package": package, **values, **advice.values}
     id = advice.sentence or f"rule.{rule.id}"

@@ -10,11 +10,13 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from sd3deploy import messages
+from sd3deploy.diagnosis.failure import Failure, failure_of
 from sd3deploy.diagnosis.finding import Finding, finding
 from sd3deploy.diagnosis.installed import Installed
-from sd3deploy.diagnosis.knowledge import RULES, UNKNOWN
+from sd3deploy.diagnosis.knowledge import JUDGES, REMARKS
 from sd3deploy.diagnosis.record import QUIET, Record, from_text, records
-from sd3deploy.diagnosis.rule import ALWAYS, Advice, Rule, Seen
+from sd3deploy.diagnosis.rule import Seen, Verdict
+from sd3deploy.diagnosis.unknown import UNKNOWN, unknown
 from sd3deploy.vendored import canonicalize_name
 
 __all__ = ["diagnose", "read"]
@@ -28,9 +30,13 @@ _STARTED = re.compile(r"Starting SD\.?Next")
 _INSTALLED = re.compile(
     r"(?:\binstall(?:ing|ed)?:? (?:package|requirement)s?\s*[=:]\s*|successfully installed )(?P<what>.+)", re.IGNORECASE
 )
-_RAISED = re.compile(r"\b(?P<error>[A-Z]\w*(?:Error|Exception): \S.{0,200})")
+_TOLD = (
+    ("python", re.compile(r"\bPython(?:: version=| version: | )(3\.\d+(?:\.\d+)?)")),
+    ("torch", re.compile(r"\b(?:torch==|pytorch version: )(\d[\w.+]*)")),
+    ("mirror", re.compile(r"(?:HF_ENDPOINT\W{1,4}(?:https?://)?|https?://(?=[\w.-]*mirror))([\w-]+\.[\w.-]*\w)")),
+)
 _NAMED = re.compile(r"(?<![\w.\-])([A-Za-z][\w.\-]*?)(?:(?:==|-)(\d[\w.+]*)|(?=[<>~=!\s\"',\]]|$))")  # a==1.0, a-1.0
-_STACK = re.compile(r"diffusers|transformers|bitsandbytes|accelerate|StableDiffusion3|model_sd3", re.IGNORECASE)
+_SAME = 5  # lines around a failure in which a program says once more that there was one
 
 Look = Callable[[], Installed | None]
 
@@ -67,20 +73,33 @@ class _Matcher:
         self._look = lru_cache(maxsize=1)(look)
         self._since_start = since_start
         self._installs: Mapping[str, str] = {}
+        self._told: dict[str, str] = {}
         self._cases: OrderedDict[tuple[object, ...], _Case] = OrderedDict()
         self._found: dict[tuple[str, str, str], Finding] = {}
+        self._explained: list[tuple[int, int]] = []  # first and last lines of entries that say what has failed
+        self._bare: list[tuple[Finding, int]] = []  # those that only say that something has, with their last lines
 
     def over(self, entries: Iterable[Record]) -> list[Finding]:
         for entry in entries:
+            self._listen(entry.lines[0])
             if entry.level in QUIET:
                 self._note(entry.text)
             elif _OURS not in entry.lines[0]:
                 self._take(entry)
         for case in self._cases.values():
             self._judge(case)
+        for found, end in self._bare:
+            if not any(first - _SAME <= end and found.line <= last + _SAME for first, last in self._explained):
+                self._keep(found)
         latest = sorted(self._found.values(), key=lambda found: found.line, reverse=True)
         unknown = [found for found in latest if found.rule == UNKNOWN.id]
         return [found for found in latest if found.rule != UNKNOWN.id] + unknown[:_UNKNOWN]
+
+    def _listen(self, text: str) -> None:
+        """What is said about the machine in passing."""
+        for name, pattern in _TOLD:
+            if found := pattern.search(text):
+                self._told[name] = found[1]
 
     def _note(self, text: str) -> None:
         """What explains later failures."""
@@ -100,44 +119,49 @@ class _Matcher:
             self._judge(self._cases.popitem(last=False)[1])
 
     def _judge(self, case: _Case) -> None:
-        found = self._apply(case)
+        entry = case.entry
+        parsed = [failure_of(entry.lines, entry.level, last=entry.last)]
+        if entry.rejoined:
+            parsed.append(failure_of((entry.rejoined,), entry.level, entry.rejoined, last=entry.last))
+        found, weak = self._apply(parsed, case)
         if found is None:
             return
+        found = replace(found, evidence=_evidence(entry.lines, found.evidence), line=entry.line, count=case.count)
+        if weak:
+            self._bare.append((found, entry.line + len(entry.lines)))
+            return
+        self._explained.append((entry.line, entry.line + len(entry.lines)))
+        self._keep(found)
+
+    def _keep(self, found: Finding) -> None:
         key = (found.rule, found.package, found.message if found.rule == UNKNOWN.id else "")
         before = self._found.get(key)
-        evidence, line, count = _evidence(case.entry.lines, found.evidence), case.entry.line, case.count
         if before:
-            count += before.count
-            if before.line > line:
-                found, evidence, line = before, before.evidence, before.line
-        self._found[key] = replace(found, evidence=evidence, line=line, count=count)
+            found = replace(found if found.line >= before.line else before, count=found.count + before.count)
+        self._found[key] = found
 
-    def _apply(self, case: _Case) -> Finding | None:
-        """What the first rule that knows the entry says."""
-        texts = [text for text in (case.entry.text, case.entry.rejoined) if text]
-        for rule in RULES:
-            for text in texts:
-                match = rule.search(text)
-                found = self._conclude(rule, match, text, case.installs) if match else None
-                if found is not None:
-                    return found
-        return _unknown(texts[0]) if texts else None
+    def _apply(self, parsed: Sequence[Failure], case: _Case) -> tuple[Finding | None, bool]:
+        """What the first says that knows the entry, and whether that is weak; what has failed and nobody explains is not known."""
+        if (parsed[0].traceback and not parsed[0].failed) or any(remark.search(parsed[0].text) for remark in REMARKS):
+            return None, False
+        seen = [Seen(self._look, case.installs, told=self._told, failure=failure) for failure in parsed]
+        for judge in JUDGES:
+            for failure, known in zip(parsed, seen, strict=True):
+                if verdict := judge(failure, known):
+                    return self._say(verdict), verdict.weak
+        if not parsed[0].failed:
+            return None, False
+        bare = not parsed[0].traceback and not any(one.text for one in parsed[0].chain)
+        return unknown(parsed[0], self._look), bare or "subprocess-exited" in parsed[0].said
 
-    def _conclude(self, rule: Rule, match: re.Match[str], text: str, installs: Mapping[str, str]) -> Finding | None:
-        installed = self._look() if rule.advise or rule.package or rule.when != ALWAYS else None
-        if not rule.when.holds(installed):
-            return None
-        values = rule.values(match)
-        advice: Advice | None = Advice()
-        if rule.advise:
-            advice = rule.advise(values, Seen(installed, installs, text))
-        if advice is None:
-            return None
-        found = finding(rule, _known(values, advice.package or rule.package, installed), advice, (match.group(0),))
-        return _about_host(found, installed)
+    def _say(self, verdict: Verdict) -> Finding:
+        kind, advice = verdict.kind, verdict.advice
+        package = advice.package or kind.package
+        installed = self._look() if package else None
+        return _about_host(finding(kind, _known(verdict.values, package, installed), advice, (verdict.matched,)), installed)
 
 
-def _known(values: dict[str, str], package: str, installed: Installed | None) -> dict[str, object]:
+def _known(values: Mapping[str, object], package: str, installed: Installed | None) -> dict[str, object]:
     """What any sentence may want to name."""
     there = installed.version(package) if installed and package else None
     pin = installed.pin(package) if installed and package else None
@@ -163,12 +187,3 @@ def _evidence(lines: Sequence[str], matched: tuple[str, ...]) -> tuple[str, ...]
     at = next((number for number in range(len(lines) - 1, -1, -1) if start and start in " ".join(lines[number].split())), len(lines) - 1)
     first = max(1, min(at - _EVIDENCE // 2, len(lines) - _EVIDENCE + 1))
     return (lines[0], *lines[first : first + _EVIDENCE - 1])
-
-
-def _unknown(text: str) -> Finding | None:
-    """An error that no rule knows, where it came out of the packages that run Stable Diffusion 3."""
-    match = UNKNOWN.search(text)
-    if match is None or not _STACK.search(text):
-        return None
-    last = list(_RAISED.finditer(text))
-    return finding(UNKNOWN, last[-1].groupdict(), evidence=(last[-1].group(0),)) if last else None

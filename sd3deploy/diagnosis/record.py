@@ -27,7 +27,8 @@ _TELLING = (
     "must match", "must be", "requires", "required", "missing", "no space", "too many", "not enough", "expected", "nan", "not available",
     "incompatible", "nstall", "starting", "packages:", "abort", "refused", "timed out", "unauthorized", "forbidden", "gated", "corrupt",
     "overflow", "conflict", "not have", "not implemented", "deprecated", "allocat", "divisible", "disabled", "skipping", "ignoring",
-    "lacks",
+    "lacks", " fault", "violation", "core dump", "terminate called", "illegal instruction", "exit code", "exit status", "return code",
+    "exited with", "not compatible", "cuda capability", "python version", "python 3.", "pytorch version", "hf_endpoint", "hf-mirror",
 )  # fmt: skip
 
 _SHORTEST = min(map(len, _TELLING))
@@ -39,13 +40,15 @@ _HEAD = re.compile(
     r"|\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d|\[\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d"
     rf"|\[?\d\d:\d\d:\d\d(?:[-.,]\d+)?\]?\s+(?:\[?(?:{_LEVELS})\b)|\[(?:{_LEVELS})\]|(?:{_LEVELS}):"
 )
-_LEVEL = re.compile(rf"(?:^|[\s|\[(-])({_LEVELS})(?=[\s|\])\]:-]|$)")
+_LEVEL = re.compile(rf"(?:^|[\s|\[(:-])({_LEVELS})(?=[\s|\])\]:-]|$)")
 _NEAR = 100  # characters: a time, a machine, a logger
 _HEADS = frozenset("0123456789[DTIWECF")  # with which a head can begin
 QUIET = ("DEBUG", "TRACE", "INFO")  # levels at which nobody complains
-_EXPLAINING = ("nstall", "Starting", "Packages:")
-_TRACEBACK = re.compile(r"\s*(?:[╭┌+][─-]+ )?Traceback \(most recent call last\)")
+_TRACEBACK = re.compile(r"\s*(?:[╭┌+][─-]+ )?Traceback \(most recent call last\)|(?P<indent>\s+)File \"[^\"]+\", line \d+")  # or cut off
 _MARK = re.compile(r"(?:!!!|\*\*\*) ")  # with which ComfyUI and A1111 announce a traceback
+# What pip and uv say of a build is indented below, what faulthandler says of a crash goes on with its threads.
+_GOES_ON = ("error: subprocess-exited", "× Failed to build", "× Failed to download", "Fatal Python error", "Windows fatal exception")
+_THREADS = ("Thread 0x", "Current thread 0x", "Extension modules:")
 _CHAINED = ("The above exception was the direct cause", "During handling of the above exception")
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\))")
 _DRAWN = "│┃╭╮╰╯┌┐└┘─━❱"
@@ -55,6 +58,7 @@ _FRAME = re.compile(f"[{_DRAWN}]+")
 @dataclass(frozen=True)
 class Record:
     """One entry. line: of its first line, counted from 1. level: as the log has it, "" where it has none. lines: without escapes.
+    last: nothing came after it.
 
     text: all in one line, without the frames that are drawn around tracebacks; what was broken at the edge of a window is whole again.
     """
@@ -62,6 +66,7 @@ class Record:
     line: int
     level: str
     lines: tuple[str, ...]
+    last: bool = False
 
     @property
     def text(self) -> str:
@@ -106,7 +111,7 @@ def records(blocks: Iterable[str]) -> Iterator[Record]:
             if "\r" in line:  # a progress bar writes over itself
                 line = line.rstrip("\r").rpartition("\r")[2]
             yield from entry.add(number, line)
-    yield from entry.close()
+    yield from entry.close(last=True)
 
 
 class _Entry:
@@ -114,7 +119,8 @@ class _Entry:
 
     One with a head (a time, a level) goes on until the next head, or until a second traceback that is not chained to the first. One
     without is a line that tells of something, with what follows it indented or broken at the edge of a window; or a traceback, which ends
-    with its error, but for another one chained to it.
+    with its error, but for another one chained to it. What pip says of a build that failed is indented below its "error:", with gaps; a
+    head without a time ends at a gap, because the program may print anything after it.
     """
 
     def __init__(self) -> None:
@@ -129,6 +135,8 @@ class _Entry:
         self._sizes = [0, 0]  # characters in both
         self._indent = -1  # of the traceback whose error is to come; -1: there is none
         self._raised = False  # the error of a traceback has come
+        self._goes_on = self._timed = self._colon = False
+        self._loose = False  # a line that need not belong to the head: a traceback after it does not either
         self._gap = self._chained = self._marked = False  # an empty line, a word of chaining, a "***" was last
 
     def add(self, number: int, line: str) -> Iterator[Record]:
@@ -140,9 +148,10 @@ class _Entry:
             level = head["level"] or _level(line)
             self._quiet = level in QUIET and not _explains(line)
             if not self._quiet and (level or _tells(line)):
-                self._begin(number, level, line, headed=True)
+                self._begin(number, level, line, headed=bool(level))
             return
-        traceback = _TRACEBACK.match(line)
+        cut = not self.open and not self._quiet and 'File "' in line  # a frame of one whose beginning was cut off
+        traceback = _TRACEBACK.match(line) if cut or "Traceback" in line else None
         if self.open:
             if self._belongs(line, traceback is not None):
                 self._append(line, traceback)
@@ -151,9 +160,9 @@ class _Entry:
         if traceback or _MARK.match(line) or (_tells(line) and not (self._quiet and line[:1].isspace())):
             self._begin(number, "", line, headed=False, traceback=traceback)
 
-    def close(self) -> Iterator[Record]:
+    def close(self, *, last: bool = False) -> Iterator[Record]:
         if self.open:
-            yield Record(self._line, self._level, (*self._first, *self._last))
+            yield Record(self._line, self._level, (*self._first, *self._last), last)
         self._clear()
 
     def _begin(self, number: int, level: str, line: str, *, headed: bool, traceback: re.Match[str] | None = None) -> None:
@@ -162,13 +171,17 @@ class _Entry:
 
     def _belongs(self, line: str, traceback: bool) -> bool:
         if self._headed:
-            return self._count < _LONGEST and not (traceback and self._raised and not self._chained)
+            ended = self._gap and not self._timed and not line[:1].isspace() and self._indent < 0 and line.strip() and not traceback
+            apart = traceback and (self._loose or (self._raised and not self._chained))
+            return self._count < _LONGEST and not ended and not apart
+        if self._goes_on and (line[:1].isspace() or not line or line.startswith(_THREADS)):
+            return self._count < _LONGEST
         if traceback or _MARK.match(line):
             return self._indent >= 0 or self._chained or self._marked
         bare = line.strip()
         if self._indent >= 0:
             return self._count < _LONGEST
-        if not bare or bare.startswith(_CHAINED):
+        if not bare or bare.startswith(_CHAINED) or self._colon:
             return True
         if self._gap:
             return False
@@ -177,12 +190,18 @@ class _Entry:
     def _append(self, line: str, traceback: re.Match[str] | None) -> None:
         bare = line.strip()
         if traceback:
-            self._indent, self._chained = len(line) - len(line.lstrip()), False
+            self._indent, self._chained = max(0, len(line) - len(line.lstrip()) - 2 * bool(traceback["indent"])), False
         elif self._indent >= 0 and bare and bare[0] not in _DRAWN and len(line) - len(line.lstrip()) <= self._indent:
             self._indent, self._raised = -1, True
+        elif self._headed and self._count and bare and not line[:1].isspace() and bare[0] not in _DRAWN and not self._raised:
+            self._loose = self._loose or (self._indent < 0 and len(self._latest) < _WRAPPED)
         self._gap = not bare
+        self._colon = bare.endswith(":") if bare else self._colon  # what is announced comes next, after a gap as well
         self._chained = self._chained or bare.startswith(_CHAINED)
         self._marked = _MARK.match(line) is not None
+        self._goes_on = self._goes_on or (bare[:1] in "e×FW" and bare.startswith(_GOES_ON))
+        if not self._count:
+            self._timed = any(letter.isdigit() for letter in line[:6])
         self._count += 1
         line = line.rstrip()[:_WIDEST]
         if not self._last and len(self._first) < _KEPT and self._sizes[0] + len(line) <= _LARGEST:
@@ -213,4 +232,4 @@ def _tells(line: str) -> bool:
 
 def _explains(line: str) -> bool:
     """Said without a complaint, but what comes later is understood by it."""
-    return any(word in line for word in _EXPLAINING)
+    return "nstall" in line or "Starting" in line or "version" in line or "Packages:" in line or "Torch:" in line or "mirror" in line

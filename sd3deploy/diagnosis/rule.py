@@ -1,4 +1,4 @@
-"""What a known failure looks like, what causes it, and what helps: as data. `knowledge` holds the rules, `matcher` applies them."""
+"""What a known failure is, what causes it and what helps: `families` decide by structure, `knowledge` has what is known by a sentence."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal
 
-from sd3deploy.vendored import SpecifierSet, version
+from sd3deploy.diagnosis.failure import Failure, failure_of
 
 if TYPE_CHECKING:
     from sd3deploy.diagnosis.installed import Installed
 
-__all__ = ["ALWAYS", "CAUSES", "Action", "Advice", "Cause", "Rule", "Seen", "When"]
+__all__ = ["CAUSES", "Action", "Advice", "Cause", "Judge", "Kind", "Rule", "Seen", "Verdict", "kinds"]
 
 Cause = Literal[
     "stale-availability",  # installed, but this process asked too early and remembers the answer
@@ -49,43 +50,34 @@ CAUSES: tuple[Cause, ...] = Cause.__args__  # type: ignore[attr-defined]
 Action = Literal["install", "refresh", "setting", "restart", "none"]
 
 
-@dataclass(frozen=True)
-class When:
-    """Where a rule holds. versions: (distribution, PEP 440 specifier) pairs; systems: of platform.system(); devices: the host's word for
-    the stack (cuda, rocm, mps, …). What is not known does not rule anything out.
-    """
-
-    versions: tuple[tuple[str, str], ...] = ()
-    systems: tuple[str, ...] = ()
-    devices: tuple[str, ...] = ()
-
-    def holds(self, installed: Installed | None) -> bool:
-        """Whether it may be so, with what is installed here; None: nobody knows."""
-        if installed is None:
-            return True
-        if self.systems and installed.system and installed.system not in self.systems:
-            return False
-        if self.devices and installed.device and installed.device not in self.devices:
-            return False
-        for name, specifier in self.versions:
-            found = version(installed.version(name))
-            if found is not None and not SpecifierSet(specifier).contains(found, prereleases=True):
-                return False
-        return True
-
-
-ALWAYS = When()
-
-
-@dataclass(frozen=True)
 class Seen:
-    """What else is known while a record is being judged: what is installed (None: nobody knows), what the log says about installs
-    (name → version or "") and about paths of Python, up to this record.
+    """What else is known while an entry is being judged.
+
+    installed: what is, None where nobody knows; looked up when it is first asked for. installs: what the log says about installs (name →
+    version or ""). told: what it says about the machine, up to this entry ("python", "torch", "mirror"). text: of the entry, in one line.
     """
 
-    installed: Installed | None = None
-    installs: Mapping[str, str] = field(default_factory=dict)
-    text: str = ""
+    def __init__(
+        self,
+        installed: Installed | Callable[[], Installed | None] | None = None,
+        installs: Mapping[str, str] = MappingProxyType({}),
+        text: str = "",
+        told: Mapping[str, str] = MappingProxyType({}),
+        failure: Failure | None = None,
+    ) -> None:
+        self.failure = failure or failure_of((text,))
+        self.installs, self.text, self.told = installs, self.failure.text, told
+        self._look = installed if callable(installed) else lambda: installed
+
+    @cached_property
+    def installed(self) -> Installed | None:
+        return self._look()
+
+    def brings(self, module: str) -> str:
+        """The distribution of a module."""
+        from sd3deploy.diagnosis.installed import Installed
+
+        return (self.installed or Installed({})).brings(module)
 
 
 @dataclass(frozen=True)
@@ -103,24 +95,46 @@ class Advice:
 
 
 @dataclass(frozen=True)
-class Rule:
-    """One failure.
-
-    id: stable; its sentence and remedy are `rule.<id>` and `rule.<id>.remedy` in messages/. match: regular expression, searched without
-    regard to case in the text of a record, in which every run of white space is one space; its named groups fill the sentence's
-    placeholders. also: expressions that have to be found as well; unless: one that must not. package: the distribution at fault.
-    advise: looks at what is installed, and may say None: it is something else. source: where it was seen or is documented.
+class Kind:
+    """A kind of failure. id: stable; its sentence and remedy are `rule.<id>` and `rule.<id>.remedy` in messages/. source: where it was seen
+    or is documented. package: the distribution at fault, "" where it is none or depends.
     """
 
     id: str
     cause: Cause
-    match: str
     action: Action
     source: str
     package: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What somebody has made of a failure: its kind, what fills the sentences' placeholders, and what is otherwise than the kind has it.
+    matched: the words that decided, "" where it was something else. weak: it counts only where nothing beside it says more.
+    """
+
+    kind: Kind
+    values: Mapping[str, object] = field(default_factory=dict)
+    advice: Advice = Advice()
+    matched: str = ""
+    weak: bool = False
+
+
+Judge = Callable[[Failure, Seen], Verdict | None]
+
+
+@dataclass(frozen=True)
+class Rule(Kind):
+    """A failure that is known by a sentence.
+
+    match: regular expression, searched without regard to case in the text of an entry, in which every run of white space is one space; its
+    named groups fill the sentence's placeholders. also: expressions that have to be found as well; unless: one that must not. advise: looks
+    at what is installed, and may say None: it is something else.
+    """
+
+    match: str = ""
     also: tuple[str, ...] = ()
     unless: str = ""
-    when: When = ALWAYS
     advise: Callable[[Mapping[str, str], Seen], Advice | None] | None = None
 
     @cached_property
@@ -138,6 +152,16 @@ class Rule:
             return None
         return found[0]
 
-    def values(self, match: re.Match[str]) -> dict[str, Any]:
-        """What the named groups have caught."""
-        return {name: value or "" for name, value in match.groupdict().items()}
+    def judge(self, failure: Failure, seen: Seen) -> Verdict | None:
+        """As the families do."""
+        match = self.search(failure.text)
+        if match is None:
+            return None
+        values = {name: value or "" for name, value in match.groupdict().items()}
+        advice = self.advise(values, seen) if self.advise else Advice()
+        return Verdict(self, values, advice, match[0]) if advice is not None else None
+
+
+def kinds(*rows: Kind) -> dict[str, Kind]:
+    """By id, for a family that decides among them."""
+    return {one.id: one for one in rows}

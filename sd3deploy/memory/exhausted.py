@@ -11,13 +11,22 @@ __all__ = ["Exhausted", "read_exhausted"]
 # DirectML drivers, of ComfyUI's own error, of Linux and Windows (1455: the paging file; its sentence is in the user's language), and of
 # the assertion in which torch ends when NVML can not be asked (pytorch/pytorch#112377).
 _SPELLINGS = re.compile(
-    r"out[ _]of[ _](?:device[ _]|host[ _])?memory|OutOfMemoryError|Allocation on device|not enough memory: you tried to allocate"
-    r"|can't allocate memory|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED|HIPBLAS_STATUS_ALLOC_FAILED|_ERROR_OUT_OF_RESOURCES"
-    r"|Could not allocate tensor with|not enough GPU video memory|NVML_SUCCESS == r INTERNAL ASSERT FAILED|Invalid buffer size: [\d.]+ "
-    r"|Insufficient memory|Unable to allocate .* for an array with shape|Cannot allocate memory|(?:os error|WinError) 1455\b",
+    r"\bout[ _]of[ _](?:device[ _]|host[ _]|GPU[ _]|video[ _])?(?:V?RAM|memory)\b|OutOfMemoryError|_OUT_OF_\w*MEMORY"
+    r"|_ERROR_OUT_OF_RESOURCES"
+    r"|(?:BLAS|DNN|SPARSE|SOLVER)_STATUS_ALLOC_FAILED|Allocation on device|\bbad_?alloc\b|(?:^|[\s:])MemoryError\b|\[Errno 12\]"
+    r"|\(os error 12\)"
+    r"|(?:can(?:no|')?t|can not|could not|unable to|failed to) (?:allocate|reserve)\b|(?:os error|WinError) 1455\b"
+    r"|Invalid buffer size: [\d.]+ "
+    r"|(?:not enough|insufficient) (?:(?:GPU|video|device|host|system|free) )+(?:V?RAM|memory)\b|insufficient memory"
+    r"|not enough memory: you|NVML_SUCCESS == r INTERNAL ASSERT",
     re.IGNORECASE,
 )
-_IN_RAM = re.compile(r"DefaultCPUAllocator|for an array with shape|Cannot allocate memory|(?:os error|WinError) 1455\b", re.IGNORECASE)
+_IN_RAM = re.compile(
+    r"CPUAllocator|alloc_cpu|for an array with shape|Cannot allocate memory|(?:os error|WinError) 1455\b|\[Errno 12\]|os error 12\b"
+    r"|bad_?alloc"
+    r"|(?:^|[\s:])MemoryError\b|host memory",
+    re.IGNORECASE,
+)
 _AMOUNT = r"(\d+(?:\.\d+)?)\s*(bytes?|[KMGTPE]i?B)"
 _TRIED = re.compile(
     rf"(?:tried to allocate|unable to allocate|allocate tensor with|requested\s*:|invalid buffer size:)\s*{_AMOUNT}", re.IGNORECASE

@@ -12,7 +12,7 @@ from sd3deploy.diagnosis import matcher
 from sd3deploy.diagnosis.checks.context import Context
 from sd3deploy.diagnosis.checks.result import Cancelled, Outcome, Progress, Result, Say, State
 from sd3deploy.diagnosis.finding import Finding, finding
-from sd3deploy.diagnosis.knowledge import UNKNOWN
+from sd3deploy.diagnosis.unknown import UNKNOWN
 from sd3deploy.errors import Sd3Error
 
 __all__ = ["Step", "blocked", "explain", "known", "run", "title", "unmade"]

@@ -6,10 +6,12 @@ that is near and must not.
 
 from __future__ import annotations
 
-from sd3deploy.diagnosis.knowledge import general, loading, memory, packages, sizes, system
-from sd3deploy.diagnosis.rule import Rule
+from sd3deploy.diagnosis import families
+from sd3deploy.diagnosis.knowledge import loading, packages, sizes
+from sd3deploy.diagnosis.knowledge.remarks import REMARKS
+from sd3deploy.diagnosis.rule import Judge, Rule
 
-__all__ = ["RULES", "UNKNOWN"]
+__all__ = ["JUDGES", "REMARKS", "RULES"]
 
-RULES: tuple[Rule, ...] = (*packages.RULES, *loading.RULES, *sizes.RULES, *memory.RULES, *system.RULES, *general.RULES)
-UNKNOWN = general.UNKNOWN
+RULES: tuple[Rule, ...] = (*packages.RULES, *loading.RULES, *sizes.RULES)
+JUDGES: tuple[Judge, ...] = (*(rule.judge for rule in RULES), *families.JUDGES)

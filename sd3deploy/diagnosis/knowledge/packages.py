@@ -6,452 +6,85 @@ Versions in `needs` are where the upstream change was released; the source says 
 from __future__ import annotations
 
 from sd3deploy.diagnosis import advice
-from sd3deploy.diagnosis.rule import Rule, When
+from sd3deploy.diagnosis.rule import Rule
 
 __all__ = ["RULES"]
 
-_LIBRARY_FILE = r"libbitsandbytes_\w+\.(?:so|dll|dylib)"
+_BNB = "https://github.com/bitsandbytes-foundation/bitsandbytes/"
+_DIFFUSERS = "https://github.com/huggingface/diffusers/"
+_FORGE = "https://github.com/lllyasviel/stable-diffusion-webui-forge/issues/"
+_SDNEXT = "https://github.com/vladmandic/sdnext/"
 
 _QUANTIZATION = (
-    Rule(
-        id="bnb-unavailable",
-        cause="missing-package",
-        match=r"Using .?bitsandbytes.? (?P<bits>[48])-bit quantization requires",
-        action="install",
-        source="https://github.com/vladmandic/sdnext/issues/3281",
-        package="bitsandbytes",
-        advise=advice.quantization,
-    ),
-    Rule(
-        id="bnb-triton",
-        cause="version-too-old",
-        match=r"No module named ['\"]triton\.ops",
-        action="install",
-        source="https://github.com/bitsandbytes-foundation/bitsandbytes/issues/1583",
-        package="bitsandbytes",
-        advise=advice.needs("bitsandbytes", ">=0.45.1", by="triton"),
-    ),
-    Rule(
-        id="bnb-transformers-5",
-        cause="version-too-old",
-        match=r"(?:Int8Params|Params4bit)\S*__new__\(\) got an unexpected keyword argument ['\"]_is_hf_initialized",
-        action="install",
-        source="https://github.com/bitsandbytes-foundation/bitsandbytes/pull/1900",
-        package="bitsandbytes",
-        advise=advice.needs("bitsandbytes", ">=0.50", by="transformers"),
-    ),
-    Rule(
-        id="bnb-frozenset",
-        cause="version-too-old",
-        match=r"['\"]frozenset['\"] object has no attribute ['\"]discard",
-        action="install",
-        source="https://github.com/huggingface/transformers/issues/36949",
-        package="transformers",
-        advise=advice.needs("transformers", ">=4.51", by="bitsandbytes"),
-    ),
-    Rule(
-        id="bnb-linear4bit",
-        cause="version-too-old",
-        match=r"module ['\"]bitsandbytes(?:\.nn)?['\"] has no attribute ['\"](?:Linear4bit|Params4bit|nn)",
-        action="install",
-        source="https://github.com/bitsandbytes-foundation/bitsandbytes/issues/501",
-        package="bitsandbytes",
-        advise=advice.needs("bitsandbytes", ">=0.48", by="transformers"),
-    ),
-    Rule(
-        id="bnb-no-gpu",
-        cause="platform-unsupported",
-        match=r"No GPU found\. A GPU is needed for quantization",
-        action="setting",
-        source="https://github.com/huggingface/diffusers/blob/main/src/diffusers/quantizers/bitsandbytes/bnb_quantizer.py",
-        package="bitsandbytes",
-    ),
-    Rule(
-        id="bnb-no-device",
-        cause="platform-unsupported",
-        match=r"None of the available devices .available_devices = (?P<devices>[^`]{1,80}). are supported by the bitsandbytes version",
-        action="setting",
-        source="https://github.com/bitsandbytes-foundation/bitsandbytes/issues/1627",
-        package="bitsandbytes",
-    ),
-    Rule(
-        id="bnb-symbol",
-        cause="platform-unsupported",
-        match=r"Error (?P<error>named symbol not found|no kernel image is available[\w ]*|invalid device function) at line \d+"
-        r" in file \S*ops\.(?:cu|hip)",
-        action="setting",
-        source="https://github.com/lllyasviel/stable-diffusion-webui-forge/issues/1065",
-        package="bitsandbytes",
-        advise=advice.native_library,
-    ),
-    Rule(
-        id="bnb-cuda-setup",
-        cause="platform-unsupported",
-        match=r"CUDA Setup failed despite (?:GPU|CUDA) being available",
-        action="setting",
-        source="https://github.com/bitsandbytes-foundation/bitsandbytes/issues/837",
-        package="bitsandbytes",
-        advise=advice.native_library,
-    ),
-    Rule(
-        id="bnb-library-missing",
-        cause="platform-unsupported",
-        match=r"Could not (?:find the bitsandbytes (?:CUDA|ROCm|HIP|XPU)? ?binary|load bitsandbytes native library)"
-        rf"|Configured (?:CUDA|ROCm|XPU) binary not found at|Required library version not found: {_LIBRARY_FILE}"
-        rf"|{_LIBRARY_FILE}: cannot open shared object"
-        r"|libcudart\.so not found in any environmental path",
-        action="setting",
-        source="https://github.com/bitsandbytes-foundation/bitsandbytes/issues/1559",
-        package="bitsandbytes",
-        advise=advice.native_library,
-    ),
-    Rule(
-        id="bnb-without-gpu-support",
-        cause="platform-unsupported",
-        match=r"installed version of bitsandbytes was compiled without GPU support|['\"]NoneType['\"] object has no attribute"
-        r" ['\"]cadam32bit_grad_fp32",
-        action="setting",
-        source="https://github.com/bitsandbytes-foundation/bitsandbytes/issues/112",
-        package="bitsandbytes",
-        advise=advice.native_library,
-    ),
-    Rule(
-        id="bnb-zluda",
-        cause="platform-unsupported",
-        match=r"bitsandbytes",
-        also=(r"zluda", r"Error|Exception|Traceback|failed"),
-        action="setting",
-        source="https://github.com/vladmandic/sdnext/issues/3609",
-        package="bitsandbytes",
-    ),
-)
+    Rule("bnb-unavailable", "missing-package", "install", f"{_SDNEXT}issues/3281", "bitsandbytes",
+         match=r"Using .?bitsandbytes.? (?P<bits>[48])-bit quantization requires", advise=advice.quantization),
+    Rule("bnb-triton", "version-too-old", "install", f"{_BNB}issues/1583", "bitsandbytes",
+         match=r"No module named ['\"]triton\.ops", advise=advice.needs("bitsandbytes", ">=0.45.1", by="triton")),
+    Rule("bnb-transformers-5", "version-too-old", "install", f"{_BNB}pull/1900", "bitsandbytes",
+         match=r"(?:Int8Params|Params4bit)\S*__new__\(\) got an unexpected keyword argument ['\"]_is_hf_initialized",
+         advise=advice.needs("bitsandbytes", ">=0.50", by="transformers")),
+    Rule("bnb-frozenset", "version-too-old", "install", "https://github.com/huggingface/transformers/issues/36949", "transformers",
+         match=r"['\"]frozenset['\"] object has no attribute ['\"]discard",
+         advise=advice.needs("transformers", ">=4.51", by="bitsandbytes")),
+    Rule("bnb-no-gpu", "platform-unsupported", "setting",
+         f"{_DIFFUSERS}blob/main/src/diffusers/quantizers/bitsandbytes/bnb_quantizer.py", "bitsandbytes",
+         match=r"No GPU found\. A GPU is needed for quantization"),
+    Rule("bnb-no-device", "platform-unsupported", "setting", f"{_BNB}issues/1627", "bitsandbytes",
+         match=r"None of the available devices .available_devices = (?P<devices>[^`]{1,80}). are supported by the bitsandbytes version"),
+    Rule("bnb-zluda", "platform-unsupported", "setting", f"{_SDNEXT}issues/3609", "bitsandbytes",
+         match=r"bitsandbytes", also=(r"zluda", r"Error|Exception|Traceback|failed")),
+)  # fmt: skip
 
 _NUMPY = (
-    Rule(
-        id="numpy-mixed",
-        cause="mixed-package-files",
-        match=r"cannot import name ['\"]broadcast_to['\"] from ['\"]numpy\.lib\.stride_tricks",
-        action="install",
-        source="https://github.com/vladmandic/sdnext/issues/3281",
-        package="numpy",
-        advise=advice.whole("numpy"),
-    ),
-    Rule(
-        id="numpy-broken",
-        cause="mixed-package-files",
-        match=r"Importing the numpy C-extensions failed|Error importing numpy: you should not try to import numpy from"
-        r"|No module named ['\"]numpy\.(?:core|_core)\._multiarray_umath",
-        action="install",
-        source="https://numpy.org/doc/stable/user/troubleshooting-importerror.html",
-        package="numpy",
-        advise=advice.whole("numpy"),
-    ),
-    Rule(
-        id="numpy-replaced",
-        cause="mixed-package-files",
-        match=r"expected np\.ndarray \(got numpy\.ndarray\)|['\"]numpy\.ufunc['\"] object has no attribute ['\"]__qualname__"
-        r"|cannot load module more than once per process",
-        action="restart",
-        source="https://github.com/numpy/numpy/pull/27877",
-        package="numpy",
-        advise=advice.whole("numpy"),
-    ),
-    Rule(
-        id="numpy-binary",
-        cause="foreign-downgrade",
-        match=r"numpy\.(?:dtype|ufunc|ndarray) size changed, may indicate binary incompatibility",
-        action="install",
-        source="https://github.com/vladmandic/sdnext/issues/3843",
-        package="numpy",
-        advise=advice.back_to_host("numpy"),
-    ),
-    Rule(
-        id="numpy-2",
-        cause="version-too-new",
-        match=r"compiled using NumPy 1\.x cannot be run in|_ARRAY_API not found|numpy\.core\.multiarray failed to import"
-        r"|was removed in the NumPy 2\.0 release|Numpy is not available",
-        action="install",
-        source="https://github.com/lllyasviel/stable-diffusion-webui-forge/issues/2969",
-        package="numpy",
-        advise=advice.numpy_two,
-    ),
-)
+    Rule("numpy-mixed", "mixed-package-files", "install", f"{_SDNEXT}issues/3281", "numpy",
+         match=r"cannot import name ['\"]broadcast_to['\"] from ['\"]numpy\.lib\.stride_tricks", advise=advice.whole("numpy")),
+    Rule("numpy-broken", "mixed-package-files", "install", "https://numpy.org/doc/stable/user/troubleshooting-importerror.html", "numpy",
+         match=r"Importing the numpy C-extensions failed|Error importing numpy: you should not try to import numpy from"
+         r"|No module named ['\"]numpy\.(?:core|_core)\._multiarray_umath", advise=advice.whole("numpy")),
+    Rule("numpy-replaced", "mixed-package-files", "restart", "https://github.com/numpy/numpy/pull/27877", "numpy",
+         match=r"expected np\.ndarray \(got numpy\.ndarray\)|['\"]numpy\.ufunc['\"] object has no attribute ['\"]__qualname__"
+         r"|cannot load module more than once per process", advise=advice.whole("numpy")),
+    Rule("numpy-binary", "foreign-downgrade", "install", f"{_SDNEXT}issues/3843", "numpy",
+         match=r"numpy\.(?:dtype|ufunc|ndarray) size changed, may indicate binary incompatibility", advise=advice.back_to_host("numpy")),
+    Rule("numpy-2", "version-too-new", "install", f"{_FORGE}2969", "numpy",
+         match=r"compiled using NumPy 1\.x cannot be run in|_ARRAY_API not found|numpy\.core\.multiarray failed to import"
+         r"|was removed in the NumPy 2\.0 release|Numpy is not available", advise=advice.numpy_two),
+)  # fmt: skip
 
 _TORCH = (
-    Rule(
-        id="torchvision-mismatch",
-        cause="foreign-downgrade",
-        match=r"operator torchvision::nms does not exist|module ['\"]torchvision['\"] has no attribute ['\"]extension|Couldn't"
-        r" load custom C\+\+ ops",
-        action="restart",
-        source="https://github.com/vladmandic/sdnext/issues/3531",
-        package="torchvision",
-        advise=advice.whole("torchvision"),
-    ),
-    Rule(
-        id="torch-schema",
-        cause="version-too-old",
-        match=r"infer_schema\(func\): Parameter (?P<name>\w+) has unsupported type",
-        action="restart",
-        source="https://github.com/vladmandic/sdnext/issues/4878",
-        package="torch",
-        advise=advice.whole("torch"),
-    ),
-    Rule(
-        id="torch-custom-op",
-        cause="version-too-old",
-        match=r"module ['\"]torch\.library['\"] has no attribute ['\"](?P<name>custom_op|register_fake|register_autograd)",
-        action="restart",
-        source="https://github.com/vladmandic/sdnext/issues/4194",
-        package="torch",
-        when=When(versions=(("torch", "<2.4"),)),
-        advise=advice.whole("torch"),
-    ),
-    Rule(
-        id="torch-attention-argument",
-        cause="version-too-old",
-        match=r"scaled_dot_product_attention\(\) got an unexpected keyword argument ['\"](?P<name>enable_gqa|scale)",
-        action="restart",
-        source="https://github.com/pytorch/pytorch/releases/tag/v2.5.0",
-        package="torch",
-        when=When(versions=(("torch", "<2.5"),)),
-        advise=advice.whole("torch"),
-    ),
-    Rule(
-        id="torch-disabled",
-        cause="version-too-old",
-        match=r"Disabling PyTorch because PyTorch ?>= ?(?P<least>[\d.]+\d) is required but found (?P<found>[\w.+]+)",
-        action="restart",
-        source="https://github.com/huggingface/transformers/blob/main/src/transformers/utils/import_utils.py",
-        package="torch",
-        advise=advice.whole("torch"),
-    ),
-    Rule(
-        id="torch-load-version",
-        cause="version-too-old",
-        match=r"serious vulnerability issue in .?torch\.load.?.{0,120}upgrade torch to at least v?(?P<least>[\d.]+\d)",
-        action="restart",
-        source="https://github.com/huggingface/transformers/blob/main/src/transformers/utils/import_utils.py",
-        package="torch",
-        advise=advice.whole("torch"),
-    ),
-    Rule(
-        id="torch-library",
-        cause="mixed-package-files",
-        match=r"\[WinError (?:126|127|182|1114)\].{0,300}Error loading ['\"](?P<file>[^'\"]*[\\/]torch[\\/][^'\"]*\.dll)",
-        action="restart",
-        source="https://github.com/vladmandic/sdnext/issues/3375",
-        package="torch",
-        advise=advice.whole("torch"),
-    ),
-    Rule(
-        id="torch-cuda-library",
-        cause="mixed-package-files",
-        match=r"(?P<library>lib(?:cu(?!da\.so)|nv|nccl)\w*\.so[\w.]{0,20}): (?:undefined symbol|symbol \w+, version"
-        r"|cannot open shared object file)",
-        unless=_LIBRARY_FILE,
-        action="restart",
-        source="https://github.com/pytorch/pytorch/issues/131312",
-        package="torch",
-        advise=advice.whole("torch"),
-    ),
-    Rule(
-        id="cudnn-version",
-        cause="mixed-package-files",
-        match=r"cuDNN version (?:incompatibility|mismatch): PyTorch was compiled against \(?(?P<built>[\d, ]*\d)\)? but"
-        r" (?:found runtime version|linked against) \(?(?P<found>[\d, ]*\d)",
-        action="none",
-        source="https://github.com/bmaltais/kohya_ss/issues/1096",
-        package="torch",
-        advise=advice.whole("torch"),
-    ),
-    Rule(
-        id="xformers-built",
-        cause="platform-unsupported",
-        match=r"xFormers can't load C\+\+/CUDA extensions\. xFormers was built for: ?PyTorch (?P<built>[\w.+]+)[^(]*\(you have"
-        r" (?P<found>[\w.+]+)",
-        action="setting",
-        source="https://github.com/invoke-ai/InvokeAI/issues/6590",
-        package="xformers",
-    ),
-    Rule(
-        id="flash-attention-built",
-        cause="platform-unsupported",
-        match=r"flash_attn\w{0,40}\.[\w.\-]{0,80}so: undefined symbol: (?P<name>\w+)|DLL load failed while importing flash_attn",
-        action="none",
-        source="https://github.com/MeiGen-AI/MultiTalk/issues/81",
-        package="flash-attn",
-    ),
-    Rule(
-        id="flash-attention-version",
-        cause="version-too-new",
-        match=r"Requires Flash-Attention version (?P<versions>[<>=!~\d.,a-z]+\w) but got (?P<found>[\w.+]*\w)",
-        action="none",
-        source="https://github.com/huggingface/diffusers/issues/11805",
-        package="flash-attn",
-    ),
-)
+    Rule("torchvision-mismatch", "foreign-downgrade", "restart", f"{_SDNEXT}issues/3531", "torchvision",
+         match=r"operator torchvision::nms does not exist|module ['\"]torchvision['\"] has no attribute ['\"]extension|Couldn't"
+         r" load custom C\+\+ ops", advise=advice.whole("torchvision")),
+    Rule("torch-schema", "version-too-old", "restart", f"{_SDNEXT}issues/4878", "torch",
+         match=r"infer_schema\(func\): Parameter (?P<name>\w+) has unsupported type", advise=advice.whole("torch")),
+    Rule("xformers-built", "platform-unsupported", "setting", "https://github.com/invoke-ai/InvokeAI/issues/6590", "xformers",
+         match=r"xFormers can't load C\+\+/CUDA extensions\. xFormers was built for: ?PyTorch (?P<built>[\w.+]+)[^(]*\(you have"
+         r" (?P<found>[\w.+]+)"),
+    Rule("flash-attention-version", "version-too-new", "none", f"{_DIFFUSERS}issues/11805", "flash-attn",
+         match=r"Requires Flash-Attention version (?P<versions>[<>=!~\d.,a-z]+\w) but got (?P<found>[\w.+]*\w)"),
+)  # fmt: skip
 
 _LIBRARIES = (
-    Rule(
-        id="pydantic-2",
-        cause="foreign-downgrade",
-        match=r"cannot import name ['\"](?:Undefined|ModelField|ErrorWrapper)['\"] from ['\"]pydantic",
-        action="install",
-        source="https://github.com/AUTOMATIC1111/stable-diffusion-webui/issues/15564",
-        package="pydantic",
-        advise=advice.pydantic,
-    ),
-    Rule(
-        id="diffusers-offload-argument",
-        cause="version-too-old",
-        match=r"__init__\(\) got an unexpected keyword argument ['\"]offload_state_dict",
-        action="install",
-        source="https://github.com/huggingface/diffusers/pull/12438",
-        package="diffusers",
-        advise=advice.needs("diffusers", ">=0.36", by="transformers"),
-    ),
-    Rule(
-        id="tokenizer-libraries",
-        cause="missing-package",
-        match=r".?tiktoken.? is required to read a .?tiktoken.? file|Cannot instantiate this tokenizer from a slow version"
-        r"|Couldn't instantiate the backend tokenizer",
-        action="install",
-        source="https://github.com/huggingface/diffusers/issues/9443",
-        package="sentencepiece",
-        advise=advice.tokenizer,
-    ),
-    Rule(
-        id="protobuf-generated",
-        cause="version-too-new",
-        match=r"Descriptors cannot (?:not )?be created directly",
-        action="install",
-        source="https://github.com/google/sentencepiece/issues/889",
-        package="protobuf",
-        advise=advice.protobuf,
-    ),
-    Rule(
-        id="peft-missing",
-        cause="missing-package",
-        match=r"PEFT backend is required",
-        action="install",
-        source="https://github.com/huggingface/diffusers/issues/8400",
-        package="peft",
-        advise=lambda values, seen: advice.required({"needed": "peft", "versions": "", "asker": "diffusers"}, seen),
-    ),
-    Rule(
-        id="hf-transfer",
-        cause="missing-package",
-        match=r"['\"]?hf_transfer['\"]? package is not available",
-        action="setting",
-        source="https://github.com/huggingface/huggingface_hub/blob/main/src/huggingface_hub/file_download.py",
-        package="hf-transfer",
-    ),
-)
+    Rule("pydantic-2", "foreign-downgrade", "install", "https://github.com/AUTOMATIC1111/stable-diffusion-webui/issues/15564", "pydantic",
+         match=r"cannot import name ['\"](?:Undefined|ModelField|ErrorWrapper)['\"] from ['\"]pydantic", advise=advice.pydantic),
+    Rule("hf-transfer", "missing-package", "setting",
+         "https://github.com/huggingface/huggingface_hub/blob/main/src/huggingface_hub/file_download.py", "hf-transfer",
+         match=r"['\"]?hf_transfer['\"]? package is not available"),
+    Rule("tokenizer-libraries", "missing-package", "install", f"{_DIFFUSERS}issues/9443", "sentencepiece",
+         match=r".?tiktoken.? is required to read a .?tiktoken.? file|Cannot instantiate this tokenizer from a slow version"
+         r"|Couldn't instantiate the backend tokenizer", advise=advice.tokenizer),
+    Rule("protobuf-generated", "version-too-new", "install", "https://github.com/google/sentencepiece/issues/889", "protobuf",
+         match=r"Descriptors cannot (?:not )?be created directly", advise=advice.protobuf),
+)  # fmt: skip
 
 _INSTALLING = (
-    Rule(
-        id="folder-without-package",
-        cause="mixed-package-files",
-        match=r"cannot import name ['\"]\w+['\"] from ['\"](?P<module>[\w.]+)['\"] \(unknown location\)"
-        r"|module ['\"](?P<bare>torch|numpy|diffusers|transformers|accelerate|bitsandbytes|safetensors|PIL)['\"] has no"
-        r" attribute ['\"]__version__",
-        action="install",
-        source="https://github.com/vladmandic/sdnext/issues/3797",
-        advise=lambda values, seen: advice.leftover({"module": values["module"] or values["bare"]}, seen),
-    ),
-    Rule(
-        id="pip-leftovers",
-        cause="mixed-package-files",
-        match=r"Ignoring invalid distribution (?P<rest>[~\-][\w.\-]*)",
-        action="install",
-        source="https://github.com/vladmandic/sdnext/issues/2565",
-        advise=advice.leftover,
-    ),
-    Rule(
-        id="pip-locked",
-        cause="mixed-package-files",
-        match=r"\[WinError (?:5|32)\][^'\"]{0,120}['\"](?P<file>[^'\"]*site-packages[^'\"]*)",
-        action="restart",
-        source="https://github.com/vladmandic/sdnext/issues/2565",
-        advise=advice.locked,
-    ),
-    Rule(
-        id="pip-not-allowed",
-        cause="permission",
-        match=r"Could not install packages due to an (?:OSError|EnvironmentError): \[Errno (?:13|1)\][^'\"]{0,60}['\"](?P<file>[^'\"]+)",
-        action="none",
-        source="https://pip.pypa.io/en/stable/cli/pip_install/",
-    ),
-    Rule(
-        id="pip-managed",
-        cause="wrong-interpreter",
-        match=r"externally-managed-environment|This environment is externally managed",
-        action="none",
-        source="https://peps.python.org/pep-0668/",
-    ),
-    Rule(
-        id="pip-resolution",
-        cause="foreign-downgrade",
-        match=r"Cannot install (?P<what>.{1,300}?) because these package versions have conflicting dependencies",
-        action="none",
-        source="https://pip.pypa.io/en/stable/topics/dependency-resolution/",
-        advise=advice.pip_refused,
-    ),
-    Rule(
-        id="pip-no-version",
-        cause="platform-unsupported",
-        match=r"No matching distribution found for (?P<what>[A-Za-z][\w.\-]*\S*)"
-        r"|(?<![\w.\-])(?P<file>[A-Za-z][\w.]{0,60}-\d[\w.+\-]{0,150}\.whl) is not a supported wheel on this platform",
-        unless=r"connection broken|Failed to establish|getaddrinfo|Name or service|name resolution|Max retries|Network is"
-        r" unreachable|ProxyError",
-        action="none",
-        source="https://github.com/AUTOMATIC1111/stable-diffusion-webui/issues/10592",
-        advise=advice.pip_refused,
-    ),
-    Rule(
-        id="pip-python",
-        cause="platform-unsupported",
-        match=r"Package ['\"](?P<what>[\w.\-]+)['\"] requires a different Python: (?P<found>[\d.]*\d) not in ['\"](?P<versions>[^'\"]+)",
-        action="none",
-        source="https://github.com/Stability-AI/stablediffusion/issues/421",
-        advise=advice.pip_refused,
-    ),
-    Rule(
-        id="python-version",
-        cause="platform-unsupported",
-        match=r"Incompatible Python version|Python version incompatible",
-        action="none",
-        source="https://github.com/vladmandic/sdnext/issues/3872",
-    ),
-    Rule(
-        id="install-not-run",
-        cause="missing-package",
-        match=r"No module named ['\"](?P<module>[\w.]+)",
-        also=(r"[\\/]extensions[\\/]",),
-        action="restart",
-        source="https://github.com/adieyal/sd-dynamic-prompts/pull/215",
-        advise=advice.in_extension,
-    ),
-    Rule(
-        id="host-wrong-version",
-        cause="foreign-downgrade",
-        match=r"Package(?:: | version mismatch: | wrong version(?: found)?: )(?P<needed>[\w.\-]+)"
-        r" (?:installed=)?(?P<found>\d[\w.+]*) required[ =](?P<pin>\d[\w.+]*)"
-        r"(?! allowing)",
-        action="install",
-        source="https://github.com/vladmandic/sdnext/issues/756",
-        advise=advice.wrong_version,
-    ),
-    Rule(
-        id="host-version-mismatch",
-        cause="foreign-downgrade",
-        match=r"Install: package=['\"]?(?P<needed>[\w.\-]+)['\"]? installed=(?P<found>\d[\w.+]*) required=(?P<pin>\d[\w.+]*)"
-        r" version mismatch",
-        action="install",
-        source="https://github.com/vladmandic/sdnext/blob/master/installer.py",
-        advise=advice.wrong_version,
-    ),
-)
+    Rule("host-wrong-version", "foreign-downgrade", "install", f"{_SDNEXT}issues/756",
+         match=r"Package(?:: | version mismatch: | wrong version(?: found)?: )(?P<needed>[\w.\-]+)"
+         r" (?:installed=)?(?P<found>\d[\w.+]*) required[ =](?P<pin>\d[\w.+]*)"
+         r"(?! allowing)", advise=advice.wrong_version),
+    Rule("host-version-mismatch", "foreign-downgrade", "install", f"{_SDNEXT}blob/master/installer.py",
+         match=r"Install: package=['\"]?(?P<needed>[\w.\-]+)['\"]? installed=(?P<found>\d[\w.+]*) required=(?P<pin>\d[\w.+]*)"
+         r" version mismatch", advise=advice.wrong_version),
+)  # fmt: skip
 
 RULES = (*_QUANTIZATION, *_NUMPY, *_TORCH, *_LIBRARIES, *_INSTALLING)

@@ -10,6 +10,8 @@ from sd3deploy.diagnosis.rule import Advice, Rule, Seen
 
 __all__ = ["RULES"]
 
+_DIFFUSERS = "https://github.com/huggingface/diffusers/"
+
 _GRID = 16  # px: 8 of the VAE times the transformer's patch of 2 (huggingface/diffusers#9573)
 
 
@@ -32,39 +34,17 @@ def _pixels(values: Mapping[str, str], seen: Seen) -> Advice:
 
 
 RULES: tuple[Rule, ...] = (
-    Rule(
-        id="size-multiple",
-        cause="size-not-multiple",
-        match=r"`?height`? and `?width`? have to be divisible by (?P<grid>8|16) but are (?P<height>\d+) and (?P<width>\d+)",
-        action="setting",
-        source="https://github.com/huggingface/diffusers/pull/9573",
-        advise=_multiples,
-    ),
-    Rule(
-        id="size-scheduler",
-        cause="size-not-multiple",
-        match=r"The size of tensor a \((?P<one>\d+)\) must match the size of tensor b \((?P<other>\d+)\) at non-singleton dimension [23]\b",
-        also=(r"scheduling_flow_match|pipeline_stable_diffusion_3|StableDiffusion3|SD3ControlNet|controlnet_sd3",),
-        unless=re.escape("UNet2D"),
-        action="setting",
-        source="https://github.com/huggingface/diffusers/issues/8668",
-        advise=_one_off,
-    ),
-    Rule(
-        id="size-pos-embed",
-        cause="size-too-large",
-        match=r"(?P<side>Height|Width) \((?P<patches>\d+)\) cannot be greater than `?pos_embed_max_size`?: (?P<limit>\d+)",
-        action="setting",
-        source="https://github.com/huggingface/diffusers/blob/main/src/diffusers/models/embeddings.py",
-        advise=_pixels,
-    ),
-    Rule(
-        id="size-pos-embed-comfy",
-        cause="size-too-large",
-        match=r"AssertionError: \((?P<patches>\d+), (?P<limit>\d+)\)",
-        also=(r"cropped_pos_embed|pos_embed_max_size",),
-        action="setting",
-        source="https://github.com/Acly/krita-ai-diffusion/issues/1874",
-        advise=_pixels,
-    ),
-)
+    Rule("size-multiple", "size-not-multiple", "setting", f"{_DIFFUSERS}pull/9573",
+         match=r"`?height`? and `?width`? have to be divisible by (?P<grid>8|16) but are (?P<height>\d+) and (?P<width>\d+)",
+         advise=_multiples),
+    Rule("size-scheduler", "size-not-multiple", "setting", f"{_DIFFUSERS}issues/8668",
+         match=r"The size of tensor a \((?P<one>\d+)\) must match the size of tensor b \((?P<other>\d+)\)"
+         r" at non-singleton dimension [23]\b",
+         also=(r"scheduling_flow_match|pipeline_stable_diffusion_3|StableDiffusion3|SD3ControlNet|controlnet_sd3",),
+         unless=re.escape("UNet2D"), advise=_one_off),
+    Rule("size-pos-embed", "size-too-large", "setting", f"{_DIFFUSERS}blob/main/src/diffusers/models/embeddings.py",
+         match=r"(?P<side>Height|Width) \((?P<patches>\d+)\) cannot be greater than `?pos_embed_max_size`?: (?P<limit>\d+)",
+         advise=_pixels),
+    Rule("size-pos-embed-comfy", "size-too-large", "setting", "https://github.com/Acly/krita-ai-diffusion/issues/1874",
+         match=r"AssertionError: \((?P<patches>\d+), (?P<limit>\d+)\)", also=(r"cropped_pos_embed|pos_embed_max_size",), advise=_pixels),
+)  # fmt: skip

@@ -1,0 +1,67 @@
+"""What pip and uv refuse or can not build: which package, for which Python, and whether anything of SD.Next's has to change for it."""
+
+from __future__ import annotations
+
+import re
+
+from sd3deploy.diagnosis import advice, cure
+from sd3deploy.diagnosis.failure import Failure
+from sd3deploy.diagnosis.installed import STACK
+from sd3deploy.diagnosis.rule import Advice, Kind, Seen, Verdict, kinds
+from sd3deploy.vendored import canonicalize_name
+
+__all__ = ["KINDS", "judge"]
+
+_PIP = "https://pip.pypa.io/en/stable/topics/"
+KINDS = kinds(
+    Kind("build-failed", "platform-unsupported", "none", "https://github.com/google/sentencepiece/issues/1121"),
+    Kind("pip-leftovers", "mixed-package-files", "install", "https://github.com/vladmandic/sdnext/issues/2565"),
+    Kind("pip-managed", "wrong-interpreter", "none", "https://peps.python.org/pep-0668/"),
+    Kind("pip-resolution", "foreign-downgrade", "none", f"{_PIP}dependency-resolution/"),
+    Kind("pip-no-version", "platform-unsupported", "none", "https://github.com/AUTOMATIC1111/stable-diffusion-webui/issues/10592"),
+    Kind("pip-python", "platform-unsupported", "none", "https://github.com/Stability-AI/stablediffusion/issues/421"),
+    Kind("python-version", "platform-unsupported", "none", "https://github.com/vladmandic/sdnext/issues/3872"),
+)
+
+_SENTENCES = (
+    ("pip-leftovers", r"Ignoring invalid distribution (?P<rest>[~\-][\w.\-]*)", advice.leftover),
+    ("pip-managed", r"externally-managed-environment|environment is externally managed", None),
+    ("pip-resolution", r"Cannot install (?P<what>.{1,300}?) because these package versions have conflicting", advice.pip_refused),
+    ("pip-no-version", r"No matching distribution found for (?P<what>[A-Za-z][\w.\-]*\S*)"
+     r"|(?<![\w.\-])(?P<file>[A-Za-z][\w.]{0,60}-\d[\w.+\-]{0,150}\.whl) is not a supported wheel on this platform", advice.pip_refused),
+    ("pip-python", r"Package ['\"](?P<what>[\w.\-]+)['\"] requires a different Python: (?P<found>[\d.]*\d) not in"
+     r" ['\"](?P<versions>[^'\"]+)", advice.pip_refused),
+    ("python-version", r"Incompatible Python version|Python version incompatible", None),
+)  # fmt: skip
+_MATCHES = tuple((kind, re.compile(pattern, re.IGNORECASE), advise) for kind, pattern, advise in _SENTENCES)
+_NETWORK = re.compile(
+    r"connection broken|Failed to establish|getaddrinfo|Name or service|name resolution|Max retries|Network is unreachable|ProxyError",
+    re.IGNORECASE,
+)
+_BUILD = re.compile(
+    r"(?:Failed building wheel for|Failed to build(?: installable wheels for .*?projects)?|Could not build wheels for"
+    r"|Failed to (?:download and )?build)"
+    r" [\s`(]*(?P<package>[A-Za-z][\w.\-]*)"
+)
+_PYTHON = re.compile(r"[\\/]python(3\.\d+)[\\/]|Python(3)(\d+)[\\/]|\bcp(3)(\d\d+)\b|\bPython (3\.\d+)", re.IGNORECASE)
+
+
+def judge(failure: Failure, seen: Seen) -> Verdict | None:
+    """pip's words are its own and have not changed for years; what came of the network is said by that family."""
+    said = failure.said
+    for kind, pattern, advise in _MATCHES:
+        if (found := pattern.search(said)) and not (kind == "pip-no-version" and _NETWORK.search(said)):
+            values = {name: value or "" for name, value in found.groupdict().items()}
+            said_of = advise(values, seen) if advise else Advice()
+            return Verdict(KINDS[kind], values, said_of) if said_of is not None else None
+    build = _BUILD.search(said) if failure.failed else None
+    return _build(build["package"].strip("`()"), failure, seen) if build else None
+
+
+def _build(package: str, failure: Failure, seen: Seen) -> Verdict:
+    """A package without a wheel for this Python is built from its source, which needs compilers that few have."""
+    found = _PYTHON.search(failure.text)
+    python = seen.told.get("python") or (".".join(filter(None, found.groups())) if found else "3")
+    words = {**cure.vocabulary(package, seen), "package": package, "python": python}
+    sentence = "rule.build-failed" if canonicalize_name(package) in STACK else "rule.build-failed.foreign"
+    return Verdict(KINDS["build-failed"], words, Advice(package, sentence=sentence))

@@ -1,0 +1,18 @@
+"""What looks like a failure and is none: programs say it on machines on which everything works."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["REMARKS"]
+
+REMARKS = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"A matching Triton is not available|Error caught was: No module named 'triton'",  # https://github.com/facebookresearch/xformers/issues/982
+        # SD.Next, on every start without the packages of an upscaler that nobody has chosen: https://github.com/vladmandic/sdnext/issues/3281
+        r"Upscaler: <class '[\w.]+'> No module named",
+        # Who stops a program gets a traceback: https://docs.python.org/3/library/exceptions.html#KeyboardInterrupt
+        r"(?:^|\s)(?:KeyboardInterrupt|asyncio\.exceptions\.CancelledError|SystemExit: 0)\s*$",
+    )
+)
