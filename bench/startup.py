@@ -109,8 +109,8 @@ os._exit(0)
 
 
 def run(small: bool = False, processes: int | None = None) -> dict[str, Any]:
-    """{"start_s": {part: s}, "start_total_s": …, "start_total_cpu_s": …, "contract_ms": …, "host_modules_earlier_s": …,
-    "brought_in": {…}, "idle": {…}, "hooks_ms": {…}, "wanted": {line: {…, "met": bool}}}; medians over processes.
+    """{"start_s": {part: s}, "start_total_s": …, "start_total_cpu_s": …, "contract_ms": …, "host_modules_earlier_s": …, "brought_in": {…},
+    "idle": {…}, "hooks_ms": {…}, "wanted": {line: {…, "met": bool}}}; medians over processes.
     """
     from bench import guards, memory
 

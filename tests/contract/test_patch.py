@@ -98,6 +98,9 @@ sd3probe.raised.clear()
             feature._failed = False
         for patch in sd3probe.hooks.patches:
             patch.active = True
+        from sd3deploy.webui.host.reach import state
+        for found in (state.unmet, state.off, state._told):
+            found.clear()
     """)
     assert len(host.txt2img()["images"]) == 1
 
@@ -288,7 +291,7 @@ def test_one_more_argument_is_handed_on(host, broken, place, way):
     assert host.txt2img(width=200, height=128)["info"]["extra_generation_params"]["SD3 size"]  # the guards are awake
 
 
-def test_a_result_without_a_length_is_a_picture_all_the_same(host, broken):
+def test_a_result_without_a_length_is_a_picture_all_the_same_and_told_once(host, broken, news):
     host.run("""
         from modules import processing_diffusers as module
         hooks = sd3probe.hooks
@@ -308,4 +311,7 @@ def test_a_result_without_a_length_is_a_picture_all_the_same(host, broken):
         sd3probe.undo.append(back)
     """)
     picture(host)
-    assert broken.off() == []
+    picture(host)
+    told = [event for event in news() if event["id"].startswith("host.")]
+    assert [event["id"] for event in told] == ["host.changed"]
+    assert messages.text("feature.batch") in told[0]["message"]

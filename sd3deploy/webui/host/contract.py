@@ -173,7 +173,8 @@ TABLE: tuple[Need, ...] = (
     # Pictures
     Need("modules.processing:process_images_inner", "patch", "the state and the answer of a job", "job", "the host's own words", "p",
          gives=("images", "comments")),
-    Need("modules.processing_diffusers:process_diffusers", "patch", "a batch", "batch", "memory that ran out is not explained", "p"),
+    Need("modules.processing_diffusers:process_diffusers", "patch", "a batch", "batch", "memory that ran out is not explained", "p",
+         gives=("__len__",)),
     Need("modules.processing:Processed", "function", "the answer of a refused job", "job", "the host's own words",
          "(p, images_list, infotexts=, comments=)", gives=("images", "comments")),
     Need(f"{_SCRIPTS}:Script.before_process", "callback", "the size that is asked for", "note", "sizes are the host's", "(self, p)"),

@@ -22,6 +22,7 @@ from sd3deploy.webui.jobs.watching import Watching
 
 __all__ = ["Hooks"]
 
+_BATCH = "modules.processing_diffusers:process_diffusers"
 _JOB = "modules.processing:process_images_inner"
 _ENCODER = "pipelines.generic:load_text_encoder"
 
@@ -58,7 +59,7 @@ class Hooks:
         patch("encoder", _ENCODER, self._load_text_encoder)
         patch("attention", "modules.attention:set_diffusers_attention", self._set_attention)
         patch("job", _JOB, self._inner)
-        patch("batch", "modules.processing_diffusers:process_diffusers", self._process_diffusers)
+        patch("batch", _BATCH, self._process_diffusers)
         patch("errors", "modules.errors:display", self._display)
         patch("vae", "modules.sd_vae:reload_vae_weights", self._reload_vae)
         patch("packages", "installer:pip", self._pip)
@@ -112,7 +113,9 @@ class Hooks:
     def _process_diffusers(self, original: Call, *args: Any, **kwargs: Any) -> Any:
         p = original.argument("p")
         self._last_look()
-        return self._watching.run(lambda: original(*args, **kwargs), p, lambda: original.again(*args, **kwargs))
+        result = self._watching.run(lambda: original(*args, **kwargs), p, lambda: original.again(*args, **kwargs))
+        reach.check_result(BY_NAME[_BATCH], result)
+        return result
 
     def _inner(self, original: Call, *args: Any, **kwargs: Any) -> Any:
         p = original.argument("p")
