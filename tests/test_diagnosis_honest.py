@@ -162,3 +162,67 @@ def test_the_chain_begins_with_the_cause():
 def test_numbers_that_decide(text, status, errno):
     failure = failure_of([text])
     assert (failure.errno, failure.status or status) == (errno, status)
+
+
+# Remedies branch on what was caught
+
+
+def said_of(log):
+    (found, *_) = matcher.read([log])
+    return found.message + " " + found.remedy
+
+
+KERNEL = (
+    "NVIDIA GeForce X with CUDA capability sm_{} is not compatible with the current PyTorch installation.\n"
+    "The current PyTorch install supports CUDA capabilities sm_70 sm_75 sm_80 sm_86 sm_90 sm_100.\n"
+)
+TIMEOUT = "requests.exceptions.ConnectTimeout: HTTPSConnectionPool(host='{}', port=443): timed out\n"
+
+
+@pytest.mark.parametrize(
+    ("log", "named", "unnamed"),
+    [
+        (KERNEL.format(61), "cu126", "RTX 50"),
+        (KERNEL.format(120), "cu128", "cu126"),
+        (KERNEL.format(37), "--use-directml", "cu1"),
+        (TIMEOUT.format("hf-mirror.com"), "Leave the mirror", "enter a mirror"),
+        (TIMEOUT.format("huggingface.co"), "enter a mirror", "Leave the"),
+        ("ValueError: Unknown scheme for proxy URL URL('socks://127.0.0.1:1080/')\n", "socks5://", "licence"),
+        ("Python 3.13.1\nERROR: Failed building wheel for sentencepiece\n", "Python 3.13", "compilers"),
+        ("ERROR: Failed building wheel for insightface\n", "switch off the extension", "sentencepiece"),
+        ("RuntimeError: expected m1 and m2 to have the same dtype, but got: c10::Half != c10::BFloat16\n", "(Half and BFloat16)", "?"),
+        ("RuntimeError: mat1 and mat2 must have the same dtype\n", "different types", "("),
+    ],
+)
+def test_the_remedy_is_that_of_what_was_caught(log, named, unnamed):
+    said = said_of(log)
+    assert named in said
+    assert unnamed not in said
+
+
+def test_a_mirror_that_the_log_has_named_is_remembered():
+    error = "huggingface_hub.errors.LocalEntryNotFoundError: cannot find the requested files in the local cache.\n"
+    assert "mirror.example.com" in said_of("HF_ENDPOINT=https://mirror.example.com\n" + error)
+
+
+@pytest.mark.parametrize(
+    ("text", "owner", "asker"),
+    [
+        ("'CLIPTextModel' object has no attribute 'text_model'", "transformers", "diffusers"),
+        ("'Params4bit' object has no attribute 'bnb_quantized'", "bitsandbytes", "diffusers"),
+    ],
+)
+def test_a_class_that_lacks_a_name_is_told_with_both_packages(text, owner, asker):
+    frame = f'  File "/venv/lib/python3.11/site-packages/{asker}/x.py", line 1, in f\n    f()\n'
+    (found,) = matcher.read([f"Traceback (most recent call last):\n{frame}AttributeError: {text}\n"])
+    assert found.cause == "moved-name"
+    assert owner in found.message
+    assert asker in found.message
+
+
+def test_an_extension_is_named_and_not_the_library():
+    frame = '  File "/sd/extensions/sd-old/scripts/x.py", line 1, in f\n    f()\n'
+    error = "AttributeError: 'StableDiffusion3Pipeline' object has no attribute 'x'\n"
+    (found,) = matcher.read([f"Traceback (most recent call last):\n{frame}{error}"])
+    assert "sd-old" in found.message
+    assert "Do not change diffusers" in found.remedy

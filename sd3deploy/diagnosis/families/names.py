@@ -106,7 +106,9 @@ def judge(failure: Failure, seen: Seen) -> Verdict | None:
 
 def _import(failure: Failure, seen: Seen) -> Verdict | None:
     """An ImportError says itself what it is, whatever its words are: which package they name, and who has asked."""
-    text = next((one.text for one in failure.chain if one.type in _IMPORTS), failure.said)
+    text = next((one.text for one in failure.chain if one.type in _IMPORTS and one.text), "")
+    if not text:  # what is announced comes with its traceback
+        return None
     named = _INSTALL.search(text)
     asker = failure.extension if failure.extension_asks else next(iter(reversed(failure.tops)), failure.program)
     if named:
