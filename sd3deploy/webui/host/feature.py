@@ -58,13 +58,16 @@ class Feature:
 
 
 class Features:
-    """All parts by name. ended: whether the extension as a whole has been taken out of the host again. notice: its words for that."""
+    """All parts by name. ended: whether the extension as a whole has been taken out of the host again. notice: its words for that. keep:
+    called at the begin of each job, before its parts are.
+    """
 
     def __init__(self, events: Events) -> None:
         self._events = events
         self._known: dict[tuple[str, str], Feature] = {}
         self.ended = False
         self.notice = ""
+        self.keep: Callable[[], None] = lambda: None
 
     def get(self, id: str, **values: object) -> Feature:
         """The part of that name; the same one for the same values."""

@@ -106,6 +106,7 @@ def script_class(
             check(p)
 
         def before_process(self, p: Any, *_: Any) -> None:
+            features.keep()
             guarding.note(p)
 
         def before_process_batch(self, p: Any, *_: Any, **__: Any) -> None:
