@@ -92,6 +92,7 @@ class Extension:
         host.watch = self.watching.loading
         self.features = Features(self.events, self._leave)
         self.points = hooks.Hooks(self.deployment, self.guarding, self.watching, host, self.features)
+        self.features.keep = self.points.keep
         services = (self.deployment, self.guarding, self.watching, verifying, self.measuring, self.reporting)
         self.script = panel.script_class(*services, self.features)
         self._callbacks: list[Callable[..., Any]] = []

@@ -25,6 +25,27 @@ def test_every_package_of_the_environment_is_pinned_for_new_pythons():
     assert all(line.endswith('; python_version < "3.11"') for line in loose)
 
 
+def test_the_newest_environment_is_about_packages_and_tests_that_there_are():
+    pinned = {re.split(r"[ =;]", line)[0] for line in dev.REQUIREMENTS.read_text().splitlines()}
+    assert set(dev.MOVING) <= pinned
+    assert all(list(server.ROOT.glob(f"tests/test_{name}*.py")) for name in dev.OF_LIBRARIES)
+
+
+@pytest.mark.parametrize(("words", "named"), [([], False), (["-k", "x"], False), (["tests/test_guards.py"], True),
+                                              (["tests/test_guards.py::test_one", "-x"], True)])  # fmt: skip
+def test_newest_runs_the_tests_of_what_the_libraries_decide_about_or_those_that_are_named(monkeypatch, words, named):
+    run = []
+    monkeypatch.setattr(dev, "prepare_newest", lambda: dev.PYTHON)
+    monkeypatch.setattr(dev, "versions", lambda python: {name.replace("_", "-"): "1" for name in dev.MOVING})
+    monkeypatch.setattr(dev, "run", lambda *all, python: run.append((all, python)) or 7)
+    assert dev.newest(words) == 7
+    ((all, python),) = run
+    assert python == dev.PYTHON
+    assert list(all[:2]) == ["-m", "pytest"]
+    assert set(words) <= set(all)
+    assert any(word.endswith("test_encoders_load.py") for word in all) != named
+
+
 @pytest.mark.parametrize("words", [[], ["nonsense"]])
 def test_a_wrong_command_names_the_right_ones(words):
     done = subprocess.run([sys.executable, "dev.py", *words], cwd=server.ROOT, capture_output=True, text=True)

@@ -188,3 +188,10 @@ def test_a_value_from_outside_is_cut_and_can_be_written():
     assert "\\ud800xx" in told
     assert "10,000,001" in told
     assert len(told.encode("utf-8")) < 3000
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_no_remedy_names_a_flag_that_a_host_of_today_does_not_know(language):
+    """With --use-directml in its launch line SD.Next does not start since 2026-08-22: a sentence that names it says so."""
+    for id, text in messages.catalogue(language).items():
+        assert "--use-directml" not in text or "2026-08-22" in text, id

@@ -7,7 +7,6 @@ from __future__ import annotations
 import base64
 import io
 import shutil
-import time
 
 import numpy
 import pytest
@@ -15,6 +14,7 @@ from PIL import Image
 
 from demo import server
 from tests.contract.conftest import AUTH, PROBE, ProbedHost, start
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -205,9 +205,7 @@ def test_the_choice_survives_a_restart_of_the_new_server(host):
     assert host.apply(sd3_text_encoder="T5 FP4").startswith("1 Settings changed")
     starts = host.starts()
     host.post("/sdapi/v1/restart")
-    while host.starts() == starts:
-        assert host.process.poll() is None, host.log()[-2000:]
-        time.sleep(0.2)
+    assert until(lambda: host.starts() > starts), host.log()[-2000:]
     assert encoder(host) == "T5 FP4"
     assert picture(host).shape
     assert complaints(host) == []

@@ -201,7 +201,9 @@ def test_a_host_that_is_too_old_is_told_so_on_the_page(started):
     """.replace("hide(shared.opts", "undo_labels = shared.opts.data_labels; hide(shared.opts"), """
         result = {"callbacks": ours(), "control": TITLE in installer.control_extensions, "panel": panel(script)}
     """)
-    assert "too old" in result.pop("panel")[0]
+    (panel,) = result.pop("panel")
+    assert "too old" in panel
+    assert "tag 2025-12-26" in panel
     assert result == {"callbacks": ["ui_settings"], "control": False}
     assert told(log, "host.unsupported") == 1
 

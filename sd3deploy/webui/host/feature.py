@@ -75,7 +75,7 @@ def _was_told(error: BaseException | None) -> bool:
 class Features:
     """All parts by name. ended: whether the extension as a whole has been taken out of the host again. notice: its words for that.
 
-    leave: takes it out, because of that error.
+    leave: takes it out, because of that error. keep: called at the begin of each job, before its parts are.
     """
 
     def __init__(self, events: Events, leave: Callable[[Exception], object] = lambda error: None) -> None:
@@ -83,6 +83,7 @@ class Features:
         self._known: dict[tuple[str, str], Feature] = {}
         self.ended = False
         self.notice = ""
+        self.keep: Callable[[], None] = lambda: None
 
     def changed(self, found: dict[Need, str]) -> Event | None:
         """Say in one sentence what the host has no longer, or has otherwise, and what of the extension is off because of it; without what

@@ -132,6 +132,17 @@ class Patch:
         setattr(self.module, self.name, patched)
         return True
 
+    @property
+    def in_place(self) -> bool:
+        """Whether calls of the function come to the wrapper, as far as wrappers of others say what they wrap."""
+        current, seen = getattr(self.module, self.name, None), set()
+        while current is not None and id(current) not in seen:
+            if current is self._layer:
+                return True
+            seen.add(id(current))
+            current = getattr(current, "__wrapped__", None)
+        return False
+
     def undo(self) -> None:
         """Put the original back. Where somebody else has wrapped the wrapper since, it stays and only passes through."""
         self.active = False

@@ -107,6 +107,7 @@ def script_class(
             check(p)
 
         def before_process(self, p: Any, *_: Any, **__: Any) -> None:
+            features.keep()
             reach.check_job(p)
             guarding.note(p)
 
