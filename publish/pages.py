@@ -17,8 +17,8 @@ from sd3deploy import messages as sentences
 __all__ = ["BLOCKS", "PAGES", "ROOT", "filled", "main", "page", "stale"]
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README", *(f"docs/{name}" for name in ("api", "architecture", "contributing", "doctor", "encoders", "files", "hosts", "memory",
-                                                 "messages", "settings")))  # fmt: skip
+PAGES = ("README", *(f"docs/{name}" for name in ("api", "architecture", "contributing", "diagnosis", "doctor", "encoders", "files",
+                                                 "hosts", "memory", "messages", "settings")))  # fmt: skip
 # Name in the comment → the lines of Markdown in a language.
 BLOCKS: dict[str, Callable[[str], str]] = {
     "encoders": encoders.brief,
