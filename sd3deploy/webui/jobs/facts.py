@@ -15,6 +15,7 @@ from sd3deploy.guards import attention, request
 from sd3deploy.guards.job import MODELS, Hires, Job, Prompt, describe_model, known
 from sd3deploy.guards.number import number
 from sd3deploy.guards.prompt import T5_DEFAULT, T5_MOST, read_prompt
+from sd3deploy.webui.host.contract import BY_NAME
 from sd3deploy.webui.host.reach import sdnext, state
 
 __all__ = ["apply", "attention_facts", "floorable", "gather", "largest", "question"]
@@ -166,9 +167,19 @@ def _plain(text: str, parser: str) -> str:
             try:
                 parsed = sdnext.prompt_parser.parse_prompt_attention(text) or [(text, 1.0)]
                 return " ".join(words for words, weight in parsed if weight != -1)
-            except Exception:  # the host's parser has its own words for what it can not read; only the count gets less exact
+            except Exception as error:  # the host's parser has its own words for what it can not read; only the count gets less exact
+                _try_parser(error)
                 return text
     return text
+
+
+def _try_parser(error: Exception) -> None:
+    """Report the host's parser of prompts as changed because of that error, where it fails with plain words too."""
+    need = BY_NAME["modules.prompt_parser:parse_prompt_attention"]
+    try:
+        sdnext.prompt_parser.parse_prompt_attention("a cat")
+    except Exception:
+        state.report({need: f"raises {type(error).__name__}: {error}"})
 
 
 def _t5_limit(p: Any, parser: str) -> int:
