@@ -40,7 +40,7 @@ def ways(need: Need) -> tuple[str, ...]:
         return ()  # tests/contract/test_page.py
     if ":Script." in need.name:  # of a class
         return ("gone", "renamed")
-    return ("gone", "renamed", *(("type",) if need.gives is not None or need.kind == "field" else ()), "raises")
+    return ("gone", "renamed", *(("type",) if need.gives is not None else ()), "raises")
 
 
 def cases() -> list[dict[str, Any]]:
