@@ -97,8 +97,8 @@ def test_what_is_read_of_a_job_is_in_the_table():
             if isinstance(node, ast.Attribute) and (chain(node)[:1] == ["p"] or chain(node)[1:2] == ["p"]):
                 names = chain(node)
                 read.add(names[names.index("p") + 1] if len(names) > names.index("p") + 1 else "")
-            if isinstance(node, ast.Call) and chain(node.func) == ["getattr"] and chain(node.args[0]) == ["p"]:
-                read.add(ast.literal_eval(node.args[1]))
+            if isinstance(node, ast.Call) and chain(node.func) in (["getattr"], ["optional_field"]) and chain(node.args[0]) == ["p"]:
+                read |= {node.args[1].value} if isinstance(node.args[1], ast.Constant) else set()
     fields = {need.path[0] for need in TABLE if need.place == "job"}
     assert read - {"", "init"} <= fields
     assigned = [node for node in tree(ROOT / "sd3deploy/webui/jobs/facts.py") if isinstance(node, ast.Assign)]

@@ -38,7 +38,9 @@ def ways(need: Need) -> tuple[str, ...]:
         return ("gone", "renamed", "position", "keyword") if hook or ":on_" in need.name else ("gone", "renamed")
     if need.kind == "browser":
         return ()  # tests/contract/test_page.py
-    return ("gone", "renamed", *(("type",) if need.gives is not None or need.kind == "field" else ()), "raises")
+    if ":Script." in need.name:  # of a class
+        return ("gone", "renamed")
+    return ("gone", "renamed", *(("type",) if need.gives is not None else ()), "raises")
 
 
 def cases() -> list[dict[str, Any]]:

@@ -264,11 +264,8 @@ class _Hook(_Change):
             delattr(kind, name)
         if self.how == "renamed":
             setattr(kind, NAME.format(name), value)
-        if self.how in ("raises", "result", "type"):
-            if callable(value):
-                setattr(kind, name, self.broken(value))
-            else:
-                setattr(kind, name, Changed(value))
+        if self.how in ("raises", "result") or (self.need.kind == "function" and self.how in ("position", "keyword")):
+            setattr(kind, name, self.broken(value))
         if self.need.kind != "callback" or name in ("title", "show", "ui"):
             return
 
@@ -283,12 +280,16 @@ class _Hook(_Change):
         scripts_manager.ScriptRunner._call = called
 
     def broken(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        signature = _more(inspect.signature(real), self.how)
+
         @functools.wraps(real)
         def today(*args: Any, **kwargs: Any) -> Any:
             if self.how == "raises":
                 raise RuntimeError("not any more")
+            signature.bind(*args, **kwargs)
             return Changed(real(*args, **kwargs))
 
+        today.__signature__ = signature  # type: ignore[attr-defined]
         return today
 
 

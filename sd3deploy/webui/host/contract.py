@@ -86,6 +86,7 @@ FEATURES: dict[str, tuple[str, ...]] = {
 _GENERIC, _SD3, _SHARED = "pipelines.generic", "pipelines.model_sd3", "modules.shared"
 _MODELS, _OFFLOAD, _SCRIPTS = "modules.sd_models", "modules.sd_offload", "modules.scripts_manager"
 _HOOKS = "modules.script_callbacks"
+_PLAIN = (str, int, float, list, tuple, dict, type(None))  # what pages and requests put into a job
 
 TABLE: tuple[Need, ...] = (
     # Without these there is no extension
@@ -191,8 +192,8 @@ TABLE: tuple[Need, ...] = (
     Need(f"{_SHARED}:opts.prompt_attention", "option", "the parser of prompts", "prompts", "taken for native", gives=str, default="native"),
     Need(f"{_SHARED}:opts.schedulers_prediction_type", "option", "what a sampler is made of", "samplers", "taken for default", gives=str,
          default="default"),
-    Need(f"{_SHARED}:opts.schedulers_fallback", "option", "the host takes one that suits", "samplers", "taken for off", gives=bool,
-         default=False),
+    Need(f"{_SHARED}:opts.schedulers_fallback", "option", "the host takes one that suits", "samplers",
+         "taken for on: nothing is mended that works", gives=bool, default=True),
     Need("modules.sd_samplers:find_sampler_config", "function", "whether a sampler suits", "samplers", "all are taken to suit", "(name)",
          gives=("constructor",), default=None),
     Need("modules.extra_networks:parse_prompt", "function", "words without networks", "prompts", "counted as they stand", "(prompt)",
@@ -233,15 +234,17 @@ TABLE: tuple[Need, ...] = (
     Need(f"{_MODELS}:loaded_te", "attribute", "a mark of the version", None, "the version is told by others", default=None,
          since="2026-07"),
     # The job, looked at when the first one comes
-    *(Need(f"job:{name}", "field", "what is asked for", "pictures", "jobs go as they are") for name in (
+    Need("job:init", "field", "where a refused job ends", "pictures", "jobs go as they are"),
+    *(Need(f"job:{name}", "field", "what is asked for", "pictures", "jobs go as they are", gives=_PLAIN) for name in (
         "width", "height", "sampler_name", "steps", "cfg_scale", "prompt", "negative_prompt", "all_prompts", "all_negative_prompts",
         "batch_size", "denoising_strength", "resize_mode", "hr_resize_mode", "hr_resize_x", "hr_resize_y", "hr_scale", "hr_force",
-        "extra_generation_params", "init")),
-    *(Need(f"job:{name}", "field", "what is asked for", "details", "the second pass is not looked at", default=None) for name in (
+        "extra_generation_params")),
+    *(Need(f"job:{name}", "field", "the second pass", "details", "it is not looked at", gives=_PLAIN, default=None) for name in (
         "enable_hr", "hr_upscaler", "hr_denoising_strength", "hr_sampler_name")),
     *(Need(f"job:{name}", "field", "the picture that is given", "details", "the size is that of the fields", default=None)
       for name in ("init_images", "scale_by", "image_mask", "inpaint_full_res")),
-    Need("job:prompt_attention", "field", "the parser of this job", "prompts", "the one of the settings", default=None, since="2026-05"),
+    Need("job:prompt_attention", "field", "the parser of this job", "prompts", "that of the settings", gives=_PLAIN, default=None,
+         since="2026-05"),
     Need("job:task_args", "field", "the size that Control hands on", "details", "Control keeps its own size", default=None),
     # The page. {tab}: txt2img, img2img and control. What comes after | is the id in Control
     *(Need(f"page:{{tab}}_{id}", "element", use, "page", "not shown beside the field", default=None) for id, use in (

@@ -34,6 +34,7 @@ __all__ = [
     "described",
     "missing",
     "module_of",
+    "optional_field",
     "require",
     "sdnext",
     "state",
@@ -366,7 +367,23 @@ def check_job(p: Any) -> None:
     state.job_seen = True
     needs = [need for need in TABLE if need.kind == "field"]
     state.checked += len(needs)
-    state.report({need: "is gone" for need in needs if need.since <= _age() and not hasattr(p, need.path[0])})
+    found = {need: _examined_field(p, need) for need in needs if need.since <= _age()}
+    state.report({need: what for need, what in found.items() if what})
+
+
+def _examined_field(p: Any, need: Need) -> str:
+    try:
+        return _unlike(need, getattr(p, need.path[0]))
+    except AttributeError:
+        return "is gone"
+    except Exception as error:
+        return _said(error)
+
+
+def optional_field(p: Any, name: str) -> Any:
+    """An attribute of a job that not every host has; the row's default where this one has it not, or otherwise."""
+    need = BY_NAME[f"job:{name}"]
+    return need.default if need.name in state.unmet else getattr(p, name, need.default)
 
 
 def check_result(need: Need, result: Any) -> None:

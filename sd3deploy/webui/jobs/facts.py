@@ -15,7 +15,8 @@ from sd3deploy.guards import attention, request
 from sd3deploy.guards.job import MODELS, Hires, Job, Prompt, describe_model, known
 from sd3deploy.guards.number import number
 from sd3deploy.guards.prompt import T5_DEFAULT, T5_MOST, read_prompt
-from sd3deploy.webui.host.reach import sdnext, state
+from sd3deploy.webui.host.contract import BY_NAME
+from sd3deploy.webui.host.reach import optional_field, sdnext, state
 
 __all__ = ["apply", "attention_facts", "floorable", "gather", "largest", "question"]
 
@@ -35,8 +36,8 @@ _ATTRIBUTES = {
 def gather(p: Any, pipeline: Any, name: str, requested: tuple[Any, Any]) -> Job:
     """Read a job as the guards see it. requested: width and height as they were before the host cut them to a multiple of 16."""
     width, height = _size(p, requested)
-    parser = getattr(p, "prompt_attention", None) or sdnext.shared.opts.prompt_attention
-    sampler, hires_sampler = p.sampler_name or "Default", getattr(p, "hr_sampler_name", None) or "Default"
+    parser = optional_field(p, "prompt_attention") or sdnext.shared.opts.prompt_attention
+    sampler, hires_sampler = p.sampler_name or "Default", optional_field(p, "hr_sampler_name") or "Default"
     hires, t5, limit = _hires(p), pipeline.text_encoder_3 is not None, _t5_limit(p, parser)
     return Job(
         describe_model(pipeline, name),
@@ -112,7 +113,7 @@ def apply(p: Any, pipeline: Any, change: Mapping[str, Any], undo: ExitStack | No
                 sdnext.shared.opts.prompt_attention = value
         else:
             setattr(p, _ATTRIBUTES[field], value)
-            if field in (getattr(p, "task_args", None) or {}):  # Control hands the size on in there, too
+            if field in (optional_field(p, "task_args") or {}):  # Control hands the size on in there, too
                 p.task_args[field] = value
     if "width" in change and _keeps_picture(p):
         p.resize_mode = 1  # to the size that is now given, instead of not at all
@@ -125,27 +126,27 @@ def floorable(value: Any) -> Any:
 
 def _size(p: Any, requested: tuple[Any, Any]) -> tuple[Any, Any]:
     """Return the size that counts: that of the picture where one is given and is not resized, or where no size is given."""
-    given = getattr(p, "init_images", None)
+    given = optional_field(p, "init_images")
     first: Any = given[0] if isinstance(given, list) and given else given
     if not hasattr(first, "width"):
         return requested
-    scale = 1.0 if _keeps_picture(p) else getattr(p, "scale_by", 1.0) or 1.0
+    scale = 1.0 if _keeps_picture(p) else optional_field(p, "scale_by") or 1.0
     own = int(first.width * scale), int(first.height * scale)
     return own if _keeps_picture(p) else (requested[0] or own[0], requested[1] or own[1])
 
 
 def _keeps_picture(p: Any) -> bool:
     """Return whether img2img takes its picture as large as it is (the host's init of such a job)."""
-    if not getattr(p, "init_images", None) or p.resize_mode:
+    if not optional_field(p, "init_images") or p.resize_mode:
         return False
-    return not (getattr(p, "inpaint_full_res", False) and getattr(p, "image_mask", None) is not None)
+    return not (optional_field(p, "inpaint_full_res") and optional_field(p, "image_mask") is not None)
 
 
 def _hires(p: Any) -> Hires | None:
     """Return the second pass where it is one of the model, not of an upscaler alone (the host's process_hires)."""
-    upscaler = str(getattr(p, "hr_upscaler", None) or "None")
-    strength = number(getattr(p, "hr_denoising_strength", 0)) or number(p.denoising_strength) or 0
-    passes = getattr(p, "enable_hr", False) and strength > 0 and (upscaler.lower().startswith("latent") or p.hr_force)
+    upscaler = str(optional_field(p, "hr_upscaler") or "None")
+    strength = number(optional_field(p, "hr_denoising_strength")) or number(p.denoising_strength) or 0
+    passes = optional_field(p, "enable_hr") and strength > 0 and (upscaler.lower().startswith("latent") or p.hr_force)
     resized = p.hr_resize_mode > 0 and (upscaler != "None" or p.hr_resize_mode == 5)
     if not passes or not resized:
         return None
@@ -166,16 +167,26 @@ def _plain(text: str, parser: str) -> str:
             try:
                 parsed = sdnext.prompt_parser.parse_prompt_attention(text) or [(text, 1.0)]
                 return " ".join(words for words, weight in parsed if weight != -1)
-            except Exception:  # the host's parser has its own words for what it can not read; only the count gets less exact
+            except Exception as error:  # the host's parser has its own words for what it can not read; only the count gets less exact
+                _try_parser(error)
                 return text
     return text
+
+
+def _try_parser(error: Exception) -> None:
+    """Report the host's parser of prompts as changed because of that error, where it fails with plain words too."""
+    need = BY_NAME["modules.prompt_parser:parse_prompt_attention"]
+    try:
+        sdnext.prompt_parser.parse_prompt_attention("a cat")
+    except Exception:
+        state.report({need: f"raises {type(error).__name__}: {error}"})
 
 
 def _t5_limit(p: Any, parser: str) -> int:
     """Return how many tokens T5 gets: the pipeline's default, more only where the text goes to the pipeline (the host's sd_hijack_te)."""
     if parser != "fixed":
         return T5_DEFAULT
-    given = number((getattr(p, "task_args", None) or {}).get("max_sequence_length")) or T5_DEFAULT
+    given = number((optional_field(p, "task_args") or {}).get("max_sequence_length")) or T5_DEFAULT
     return min(T5_MOST, int(max(given, number(os.environ.get("MAX_SEQUENCE_LENGTH")) or T5_DEFAULT)))
 
 

@@ -109,7 +109,8 @@ def script_class(
         def before_process(self, p: Any, *_: Any, **__: Any) -> None:
             features.keep()
             reach.check_job(p)
-            guarding.note(p)
+            if not reach.state.lacks("note"):
+                guarding.note(p)
 
         def before_process_batch(self, p: Any, *_: Any, **__: Any) -> None:
             # Whoever ends the load of an encoder wants no picture with another one; the host has forgotten an interrupt that came earlier.
