@@ -226,3 +226,86 @@ def test_an_extension_is_named_and_not_the_library():
     (found,) = matcher.read([f"Traceback (most recent call last):\n{frame}{error}"])
     assert "sd-old" in found.message
     assert "Do not change diffusers" in found.remedy
+
+
+# Healthy logs of many programs, with what they always say
+
+HEALTHY_PROGRAMS = {
+    "A1111": """\
+Python 3.10.6 (tags/v3.10.6:9c7b4bd, Aug  1 2022, 21:53:49) [MSC v.1932 64 bit (AMD64)]
+Version: v1.10.1
+Launching Web UI with arguments: --xformers
+WARNING[XFORMERS]: xFormers can't load C++/CUDA extensions. Memory-efficient attention, SwiGLU, sparse and more won't be available.
+C:\\webui\\venv\\lib\\site-packages\\timm\\models\\layers\\__init__.py:48: FutureWarning: Importing from timm.models.layers is deprecated
+  warnings.warn(f"Importing from {__name__} is deprecated, please import via timm.layers", FutureWarning)
+fatal: not a git repository (or any of the parent directories): .git
+no module 'xformers'. Processing without...
+No module 'xformers'. Proceeding without it.
+Loading weights [6ce0161689] from C:\\webui\\models\\Stable-diffusion\\sd3_medium.safetensors
+Running on local URL:  http://127.0.0.1:7860
+Applying attention optimization: Doggettx... done.
+100%|##########| 20/20 [00:05<00:00,  3.9it/s]
+""",
+    "Forge": """\
+Version: f2.0.1v1.10.1-previous-659-gc055f2d4
+Total VRAM 12288 MB, total RAM 32691 MB
+xformers version: 0.0.27
+WARNING:root:Triton not found; flop counting will not work for triton kernels
+CUDA Using Stream: False
+[GPU Setting] You will use 91.67% GPU memory (11263.00 MB) to load weights, and use 8.33% GPU memory (1024.00 MB) to do matrix computation.
+ControlNet preprocessor location: C:\\forge\\models\\ControlNetPreprocessor
+StateDict Keys: {'transformer': 1022, 'vae': 244, 'text_encoder': 0, 'ignore': 0}
+IntegratedAutoencoderKL Unexpected: ['model_ema.decay', 'model_ema.num_updates']
+[Unload] Trying to free 7725.00 MB for cuda:0 with 0 models keep loaded ... Done.
+Token indices sequence length is longer than the specified maximum sequence length for this model (121 > 77). This will give errors
+100%|##########| 20/20 [00:11<00:00,  1.8it/s]
+""",
+    "ComfyUI": """\
+** ComfyUI startup time: 2025-01-20 18:20:41.112
+** Python version: 3.12.7 (tags/v3.12.7:0b05ead) [MSC v.1941 64 bit (AMD64)]
+Prestartup times for custom nodes:
+Warning, you are using an old pytorch version and some ckpt/pt files might be loaded unsafely. Upgrading to 2.4 or above is recommended.
+[WARNING] Could not find a font, falling back to the default
+FETCH ComfyRegistry Data [DONE]
+[ComfyUI-Manager] default cache updated: https://api.comfy.org/nodes
+clip missing: ['text_projection.weight']
+no CLIP/text encoder weights in checkpoint, the text encoder model will not be loaded.
+lora key not loaded: lora_te1_text_model_encoder_layers_0_mlp_fc1.alpha
+Warning: Ran out of memory when regular VAE decoding, retrying with tiled VAE decoding.
+got prompt
+Prompt executed in 21.30 seconds
+""",
+    "InvokeAI": """\
+[2025-03-09 08:50:40,853]::[InvokeAI]::INFO --> Patchmatch initialized
+[2025-03-09 08:50:41,853]::[uvicorn.error]::INFO --> Started server process [4120]
+[2025-03-09 08:50:41,953]::[uvicorn.error]::INFO --> Application startup complete.
+[2025-03-09 08:50:42,853]::[InvokeAI]::WARNING --> Port 9090 in use, using port 9091
+>> xformers not installed, using torch-sdp
+[2025-03-09 08:50:47,853]::[ModelLoadService]::INFO --> Loaded model in 4.20s onto cuda device
+""",
+    "SD.Next": """\
+2026-07-23 19:21:20,419 | pc | sd | INFO | sd_models | Starting SD.Next
+2026-07-23 19:21:21,419 | pc | sd | WARNING | installer | Running GIT reset
+2026-07-23 19:21:22,419 | pc | sd | WARNING | sd_models | Model metadata: file="metadata.json" corrupt: missing
+2026-07-23 19:21:23,419 | pc | sd | DEBUG | errors | Traceback of the last retry: RuntimeError: not shown
+2026-07-23 19:21:24,419 | pc | sd | WARNING | hf | HF_TOKEN not set, requests may be limited
+2026-07-23 19:21:25,419 | pc | sd | INFO | processing | Processed: images=1 its=2.00 retries=0 oom=0
+""",
+    "a script": """\
+/venv/lib/python3.11/site-packages/transformers/tokenization_utils_base.py:1601: FutureWarning: `clean_up_tokenization_spaces` was not set.
+You set `add_prefix_space`. The tokenizer needs to be converted from the slow tokenizers
+`torch_dtype` is deprecated! Use `dtype` instead!
+Keyword arguments {'safety_checker': None} are not expected by StableDiffusion3Pipeline and will be ignored.
+Some weights of the model checkpoint were not used when initializing CLIPTextModel: ['text_model.embeddings.position_ids']
+The config attributes {'dual_attention_layers': ()} were passed to SD3Transformer2DModel, but are not expected and will be ignored.
+Couldn't connect to the Hub: (ReadTimeoutError("HTTPSConnectionPool(host='huggingface.co', port=443): Read timed out."), '(Request ID: 1)').
+Will try to load from local cache.
+The installed version of bitsandbytes was compiled for CUDA 12.4; the driver offers 12.6
+100%|##########| 28/28 [00:14<00:00,  1.95it/s]
+""",
+}
+
+
+@pytest.mark.parametrize("program", HEALTHY_PROGRAMS)
+def test_a_healthy_program_has_no_finding(program):
+    assert [found.message for found in matcher.read([HEALTHY_PROGRAMS[program]])] == []

@@ -70,13 +70,13 @@ _SAYS = re.compile(
     r"\W{0,4}(?:stderr: )?(?:\w+ ){0,2}(?:error|exception)"
     r"(?= ?:| (?:during|completing|loading|verifying|in |occurred|while|code|no |named))"
     r"|× (?:Failed|Preparing|Getting|Building)|[\s*!]*Failed to import \S+ because|Cannot import \S+ module for custom nodes"
-    r"|Unhandled |Uncaught ",
+    r"|Unhandled |Uncaught |fatal: ",
     re.IGNORECASE,
 )
 _ENDS = re.compile(rf"(?:{CLASS}|(?:[a-z_]\w*\.)+[A-Z]\w+)(?::(?: |$)|$)")  # the last line of a traceback
 _BEFORE = re.compile(r"[\d\-T:.,\[\] ]*(?:- )?(?:\(\w[^)]*\) |[\w.\-]+ *[|:] +|Error is: )?")  # a time, a thread, a container, a node
 _AGAIN = re.compile(
-    r"thrown while requesting (?:HEAD|GET)|Retrying in \d|Trying to resume download|will (?:now )?(?:retry|fall ?back)|\bfalling back to\b",
+    r"thrown while requesting (?:HEAD|GET)|Retrying in \d|Trying to resume download|will (?:now )?(?:retry|fall ?back|try to load)|\bfalling back to\b",
     re.IGNORECASE,
 )
 _PROBE = re.compile(r"_?(?:is|has|check|try|probe)_\w*(?:available|installed|import|version|support\w*)$")

@@ -41,7 +41,7 @@ _DISPATCHED = re.compile(
     r"modules are dispatched on the CPU|offload the (?:whole|entire) model to the disk|not have enough GPU memory to fit",
     re.IGNORECASE,
 )
-_LIBRARY = re.compile(r"(?:CU|HIP|ROC)(?:BLAS|DNN)_STATUS_(?:NOT_INITIALIZED|EXECUTION_FAILED)")
+_LIBRARY = re.compile(r"(?:BLAS|DNN)_STATUS_(?:NOT_INITIALIZED|EXECUTION_FAILED|INTERNAL_ERROR)|unable to find an engine to execute")
 _SIZES = {"memory-gpu": ("rule.memory-gpu.size", "rule.memory-gpu.free"), "memory-ram": ("rule.memory-ram.size", "rule.memory-ram.free")}
 _UNUSED = re.compile(r"([\d.]+) ([KMG]i?B) is reserved by PyTorch but unallocated")
 

@@ -46,7 +46,7 @@ _DECIDES: tuple[tuple[str, str, tuple[int, ...], str], ...] = (
     ("hub-proxy", "ProxyError ProxyConnectionError ProxyTimeoutError", (),
      r"connect to proxy|Tunnel connection failed|status code 407"),
     ("hub-dns", "NameResolutionError gaierror", (-2, -3, -5, 11001, 11004),
-     r"Failed to resolve '|getaddrinfo failed|Name or service not known|name resolution|nodename nor servname"),
+     r"Failed to resolve '|getaddrinfo failed|Name or service not known|name resolution|nodename nor servname|Could not resolve host"),
     ("repository-missing", "RepositoryNotFoundError RevisionNotFoundError", (),
      r"Repository Not Found for url|is not a valid git identifier|is not a local folder and is not a valid model identifier"),
     ("hub-timeout", "ConnectTimeout ReadTimeout WriteTimeout PoolTimeout ConnectTimeoutError ReadTimeoutError TimeoutError", (110, 10060),
@@ -57,7 +57,7 @@ _DECIDES: tuple[tuple[str, str, tuple[int, ...], str], ...] = (
      " ConnectionResetError ConnectionAbortedError LocalEntryNotFoundError ClientConnectorError URLError SSLError WriteError",
      (101, 104, 111, 113, 10051, 10054, 10061, 10013),
      r"couldn't connect to '|specific connection error|cannot find the requested files in the (?:local|disk) cache"
-     r"|Connection (?:refused|reset)|Network is unreachable|Max retries exceeded"),
+     r"|Connection (?:refused|reset)|unable to access 'https?:|Failed to connect to \S+ port|Network is unreachable|Max retries exceeded"),
 )  # fmt: skip
 _MATCHES = tuple((kind, frozenset(types.split()), numbers, re.compile(said, re.IGNORECASE)) for kind, types, numbers, said in _DECIDES)
 _SCHEME = re.compile(

@@ -12,6 +12,7 @@ REMARKS = tuple(
         r"A matching Triton is not available|Error caught was: No module named 'triton'",  # https://github.com/facebookresearch/xformers/issues/982
         # SD.Next, on every start without the packages of an upscaler that nobody has chosen: https://github.com/vladmandic/sdnext/issues/3281
         r"Upscaler: <class '[\w.]+'> No module named",
+        r"fatal: not a git repository",  # of a program that was unpacked and not cloned: https://git-scm.com/docs/git-rev-parse
         # Who stops a program gets a traceback: https://docs.python.org/3/library/exceptions.html#KeyboardInterrupt
         r"(?:^|\s)(?:KeyboardInterrupt|asyncio\.exceptions\.CancelledError|SystemExit: 0)\s*$",
     )
