@@ -14,6 +14,7 @@ Sd3Error
 from __future__ import annotations
 
 from sd3deploy import messages
+from sd3deploy.button import Button
 
 __all__ = [
     "BundleError",
@@ -31,8 +32,10 @@ __all__ = [
 class Sd3Error(Exception):
     """An expected failure. `id` names the sentence in messages/, `values` fills its placeholders.
 
-    str(error) is what a person reads: the sentence, then the remedy.
+    str(error) is what a person reads: the sentence, then the remedy. buttons: what can be done about it with one press.
     """
+
+    buttons: tuple[Button, ...] = ()
 
     def __init__(self, id: str, **values: object) -> None:
         self.id = id

@@ -131,6 +131,7 @@ class Deployment:
                 if swap.is_sd3(pipeline) and self.placed(pipeline) != wanted:
                     self._changing.change(pipeline, wanted, under)
                 self._stood = wanted
+                self.events.settle()
         except Exception as error:
             self._tell_failed(error)
             raise
