@@ -5,49 +5,79 @@
   const sd3 = window.sd3deploy = window.sd3deploy || {};
   const SIGNS = { refuse: '✗', change: '!', advice: 'i' }; // the worst first
   const GAP_PX = 4; // to whatever is beside it
-  const STEP_PX = 6; // between the places that are tried
+  const CELL_PX = 4; // of the raster in which a place is looked for
   const REST_MS = 150; // nothing has moved for so long
   // What a person reads or presses. An area that holds others of these is not one of them, nor is an empty one.
   const TAKEN = 'button, input, textarea, select, label, a, img, video, canvas, progress, summary, span, p, h1, h2, h3, h4, li, td, th, [role=button], '
     + '[role=tab], .label-wrap, #sd3-toasts > *';
 
-  const clipped = (el, box) => { // to what is seen of it: much of SD.Next lies scrolled away in an area of its own
-    let { left, top, right, bottom } = box;
-    for (let area = el.parentElement; area && area !== document.body; area = area.parentElement) {
-      if (getComputedStyle(area).overflow === 'visible') continue;
-      const edge = area.getBoundingClientRect();
-      left = Math.max(left, edge.left); top = Math.max(top, edge.top);
-      right = Math.min(right, edge.right); bottom = Math.min(bottom, edge.bottom);
-      if (right <= left || bottom <= top) return null;
+  const EDGE = { left: -Infinity, top: -Infinity, right: Infinity, bottom: Infinity };
+  const within = (a, b) => ({ left: Math.max(a.left, b.left), top: Math.max(a.top, b.top), right: Math.min(a.right, b.right), bottom: Math.min(a.bottom, b.bottom) });
+
+  // What is seen of the inside of an element: much of SD.Next lies scrolled away in an area of its own. known: of the elements before.
+  const inside = (el, known) => {
+    if (!el || el === document.body) return EDGE;
+    if (!known.has(el)) {
+      const around = inside(el.parentElement, known);
+      known.set(el, getComputedStyle(el).overflow === 'visible' ? around : within(around, el.getBoundingClientRect()));
     }
-    return { left, top, right, bottom };
+    return known.get(el);
   };
 
   const taken = () => {
+    const known = new Map();
     const found = [];
+    const page = { left: 0, top: 0, right: innerWidth, bottom: innerHeight };
     for (const el of document.querySelectorAll(TAKEN)) {
       const box = el.getBoundingClientRect();
       if (box.width < 1 || box.height < 1 || box.right < 0 || box.bottom < 0 || box.left > innerWidth || box.top > innerHeight) continue;
       if (el.closest('.sd3-chip') || !el.checkVisibility({ visibilityProperty: true })) continue;
-      const seen = clipped(el, box);
-      if (seen) found.push(seen);
+      const seen = within(within(box, page), inside(el.parentElement, known));
+      if (seen.right > seen.left && seen.bottom > seen.top) found.push(seen);
     }
     return found;
   };
 
-  const free = (boxes, left, top, width, height) => boxes.every((box) => box.right + GAP_PX <= left || box.left - GAP_PX >= left + width
-    || box.bottom + GAP_PX <= top || box.top - GAP_PX >= top + height);
+  // How many cells of CELL_PX are taken from the corner of the page to each one: so the number in any rectangle is a sum of four.
+  const sums = (boxes) => {
+    const [columns, rows] = [Math.ceil(innerWidth / CELL_PX), Math.ceil(innerHeight / CELL_PX)];
+    const wide = columns + 1;
+    const cells = new Int32Array(wide * (rows + 1));
+    const at = (px, most) => Math.max(0, Math.min(most, px));
+    for (const box of boxes) { // where each begins and ends; added up, how many lie on each cell
+      const left = at(Math.floor((box.left - GAP_PX) / CELL_PX), columns);
+      const right = at(Math.ceil((box.right + GAP_PX) / CELL_PX), columns);
+      const top = at(Math.floor((box.top - GAP_PX) / CELL_PX), rows);
+      const bottom = at(Math.ceil((box.bottom + GAP_PX) / CELL_PX), rows);
+      cells[top * wide + left] += 1;
+      cells[top * wide + right] -= 1;
+      cells[bottom * wide + left] -= 1;
+      cells[bottom * wide + right] += 1;
+    }
+    const total = new Int32Array(wide * (rows + 1));
+    for (let y = 0; y < rows; y += 1) {
+      for (let x = 0; x < columns; x += 1) {
+        const i = y * wide + x;
+        cells[i] += (x ? cells[i - 1] : 0) + (y ? cells[i - wide] : 0) - (x && y ? cells[i - wide - 1] : 0);
+        total[i + wide + 1] = Number(cells[i] > 0) + total[i + wide] + total[i + 1] - total[i];
+      }
+    }
+    return { columns, rows, taken: (x, y, w, h) => total[(y + h) * wide + x + w] - total[y * wide + x + w] - total[(y + h) * wide + x] + total[y * wide + x] };
+  };
 
   // The free place that is nearest to something of the host: [left, top], null where there is none.
-  const nearest = (boxes, near, width, height) => {
+  const nearest = (cells, near, width, height) => {
+    const [w, h] = [Math.ceil(width / CELL_PX), Math.ceil(height / CELL_PX)];
     let best = null;
     let least = Infinity;
-    for (let top = GAP_PX; top + height <= innerHeight - GAP_PX; top += STEP_PX) {
+    for (let y = 1; y + h < cells.rows; y += 1) {
+      const top = y * CELL_PX;
       const down = Math.max(near.top - top - height, top - near.bottom, 0);
       if (down >= least) continue;
-      for (let left = GAP_PX; left + width <= innerWidth - GAP_PX; left += STEP_PX) {
+      for (let x = 1; x + w < cells.columns; x += 1) {
+        const left = x * CELL_PX;
         const away = Math.hypot(down, Math.max(near.left - left - width, left - near.right, 0)) + Math.abs(left - near.left) / 1000;
-        if (away < least && free(boxes, left, top, width, height)) {
+        if (away < least && cells.taken(x, y, w, h) === 0) {
           best = [left, top];
           least = away;
         }
@@ -58,11 +88,11 @@
 
   const put = (el, near) => {
     const head = el.firstChild;
-    const boxes = taken();
+    const cells = sums(taken());
     for (const small of [false, true]) { // the sign alone where there is no room for words
       el.classList.toggle('sd3-small', small);
       const { width, height } = head.getBoundingClientRect();
-      const place = nearest(boxes, near.getBoundingClientRect(), width, height);
+      const place = nearest(cells, near.getBoundingClientRect(), width, height);
       el.classList.toggle('sd3-nowhere', !place); // the panel says it
       if (!place) continue;
       const [left, top] = place;
@@ -125,12 +155,20 @@
     sd3.placeChips();
   };
 
+  const covered = (el) => { // by another panel of the host, in which nobody thinks of Generate; not only scrolled away
+    const box = el.getBoundingClientRect();
+    if (box.right <= 0 || box.left >= innerWidth) return true;
+    const [top] = document.elementsFromPoint((Math.max(0, box.left) + Math.min(innerWidth, box.right)) / 2, (box.top + box.bottom) / 2)
+      .filter((one) => !one.closest('[id^="sd3-"]'));
+    return Boolean(top) && !el.contains(top) && !top.contains(el);
+  };
+
   sd3.placeChips = () => {
     for (const [tab, worth] of Object.entries(shown)) {
       const el = document.getElementById(`sd3-chip-${tab}`);
       const near = document.getElementById(`${tab}_generate`);
       if (!el || worth.length === 0) continue;
-      el.hidden = !sd3.visible(near);
+      el.hidden = !sd3.visible(near) || covered(near);
       if (!el.hidden && !el.matches(':hover, :focus-within')) put(el, near); // not away from under the mouse
     }
   };

@@ -45,6 +45,15 @@ UNDER = """(box) => {
 }"""
 
 
+# Whether a button can be pressed.
+REACHED = """(selector) => {
+  const el = document.querySelector(selector);
+  const box = el.getBoundingClientRect();
+  const top = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);
+  return Boolean(top) && (el.contains(top) || top.contains(el));
+}"""
+
+
 @pytest.fixture(scope="module", params=UIS)
 def host(request, tmp_path_factory):
     with screen(request.param, tmp_path_factory.mktemp("room")) as found:
@@ -83,6 +92,9 @@ def test_no_control_of_the_host_is_moved_or_covered(host, width, networks):
     host.page.evaluate(HIDE, False)
     assert with_ours == without
     chip = host.page.locator(f"#sd3-chip-{host.ui.tab} .sd3-chip-head")
+    if not host.page.evaluate(REACHED, f"#{host.ui.tab}_generate"):  # SD.Next has put another panel over all that the chip is about
+        assert until(lambda: not chip.is_visible())
+        return
     assert until(chip.is_visible)
     host.shot(f"room-{width}-{'networks' if networks else 'alone'}")
     assert until(lambda: host.page.evaluate(UNDER, chip.bounding_box()) == []), host.page.evaluate(UNDER, chip.bounding_box())
