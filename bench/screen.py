@@ -1,4 +1,4 @@
-"""The page: from a key to the hint beside the size, what the page asks while it is typed, and what each answer takes the server."""
+"""The page: from a key to the chip near Generate, what the page asks while it is typed, and what each answer takes the server."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 __all__ = ["run"]
 
-# Measured in the page itself: from the event of the key to the hint that has the new size in it.
+# Measured in the page itself: from the event of the key to the chip that has the new size in it.
 WATCH = """
 ([selector, hints]) => {
   window.sd3Times = [];
@@ -18,11 +18,12 @@ WATCH = """
   let asked = 0, wanted = '';
   box.addEventListener('input', () => { asked = performance.now(); wanted = `${box.value}×`; }, true);
   new MutationObserver(() => {
-    if (asked && document.querySelector(hints).textContent.startsWith(wanted)) {
+    const chip = document.querySelector(hints);
+    if (asked && chip && chip.textContent.startsWith(wanted)) {
       window.sd3Times.push(performance.now() - asked);
       asked = 0;
     }
-  }).observe(document.querySelector(hints), { childList: true, subtree: true, characterData: true });
+  }).observe(document.body, { childList: true, subtree: true, characterData: true });
 }
 """
 CHECK = "check?width=1000&height=1000&sampler=DDIM"
@@ -57,9 +58,8 @@ def _typed(page: Any, times: int) -> dict[str, Any]:
     page.locator("button").filter(has_text="Text").first.click()
     height = page.locator("#txt2img_height input[type=number]").first
     height.fill("1024")
-    page.wait_for_function("document.querySelector('#sd3-hints-txt2img')")
     page.wait_for_timeout(1500)
-    page.evaluate(WATCH, ["#txt2img_width input[type=number]", "#sd3-hints-txt2img"])
+    page.evaluate(WATCH, ["#txt2img_width input[type=number]", "#sd3-chip-txt2img .sd3-chip-head span"])
     requests: list[str] = []
     page.on("request", lambda request: requests.append(request.url) if "/sd3/" in request.url else None)
     box = page.locator("#txt2img_width input[type=number]").first

@@ -98,7 +98,7 @@ def messages(host: server.Host, page: Any) -> Iterator[tuple[str, bytes]]:
     host.set(sd3_text_encoder=ENCODER)
     page.locator(".sd3-toast.sd3-error .sd3-action").wait_for(timeout=90_000)
     page.locator("#txt2img_generate").click()
-    page.locator(".sd3-toast.sd3-warning").wait_for(timeout=90_000)
+    page.locator(".sd3-toast.sd3-info .sd3-action").wait_for(timeout=90_000)
     toasts = page.locator("#sd3-toasts")
     still(page)
     yield "warning", page.screenshot(clip=around(toasts.bounding_box(), 16))
@@ -132,7 +132,7 @@ def apply(host: server.Host, page: Any) -> Iterator[tuple[str, bytes]]:
 
 
 def panel(host: server.Host, page: Any) -> Iterator[tuple[str, bytes]]:
-    """The panel, open, with a size that will be mended; the hints beside the size; the table of text encoders in the settings."""
+    """The panel, open, with a size that will be mended; what is said near Generate; the table of text encoders in the settings."""
     if host.get("/sdapi/v1/sd3/status")["encoder"] != ENCODER:
         host.set(sd3_text_encoder=ENCODER)
     fill(page, **SIZE)
@@ -142,10 +142,12 @@ def panel(host: server.Host, page: Any) -> Iterator[tuple[str, bytes]]:
     still(page)
     yield "panel", page.screenshot(clip=around(page.locator(f"{PANEL}panel").bounding_box(), 8))
     fill(page, **LARGE)
-    page.locator(".sd3-hint").nth(1).wait_for()
+    chip = page.locator("#sd3-chip-txt2img")
+    chip.locator(".sd3-chip-row").nth(1).wait_for(state="attached")
+    chip.locator(".sd3-chip-head").hover()
     still(page)
-    controls = [page.locator(f"#{id}").bounding_box() for id in ("txt2img_width", "txt2img_height", "sd3-hints-txt2img")]
-    yield "hints", page.screenshot(clip=around(together(*controls), 8))
+    parts = (page.locator("#txt2img_generate"), chip.locator(".sd3-chip-head"), chip.locator(".sd3-chip-more"))
+    yield "hints", page.screenshot(clip=around(together(*(part.bounding_box() for part in parts)), 8))
     settings(page)
     page.locator(".sd3-choices .sd3-verdict:not(:empty)").first.wait_for()
     page.set_viewport_size(NARROW)

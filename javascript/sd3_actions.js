@@ -56,10 +56,16 @@
   const ACTIONS = {
     install,
     report,
-    apply: async () => {
-      const { done } = await sd3.post('memory/apply');
+    apply: async ({ fields }, tab) => { // what is the job's own is written, the rest is a setting
+      const { width, height, batch, ...settings } = fields;
+      const own = Object.fromEntries(Object.entries({ width, height, batch }).filter(([, value]) => value !== undefined));
+      const job = Object.fromEntries([...sd3.job(tab)].map(([name, value]) => [name, Number(value)]).filter(([, value]) => Number.isFinite(value)));
+      const { done } = await sd3.post('memory/apply', { ...job, ...own, ...settings });
+      sd3.write(tab, own);
       sd3.say(done);
     },
+    use: async ({ fields }, tab) => sd3.write(tab, fields),
+    generate: async (action, tab) => document.getElementById(`${tab}_generate`).click(),
     cancel: async () => {
       await sd3.post('cancel');
       sd3.wake();
@@ -78,10 +84,29 @@
     again: async () => sd3.unquiet(),
   };
 
-  sd3.act = async (id) => {
+  // The buttons of a message, in a row. press: called first. age: of the message in seconds.
+  sd3.actions = (those, tab, press = () => {}, age = 0) => {
+    const row = sd3.element('div', 'sd3-buttons');
+    for (const one of those.filter((each) => each.id in ACTIONS && (!each.seconds || each.seconds > age))) {
+      const el = sd3.button('sd3-action', one.label, () => { press(); sd3.act(one, tab); });
+      if (one.seconds) setTimeout(() => el.remove(), 1000 * (one.seconds - age)); // later it would not do what it says
+      row.append(el);
+    }
+    return row;
+  };
+
+  sd3.describeSave = () => { // why it can not be pressed
+    for (const el of document.querySelectorAll('[id$="_sd3_deploy_save"]')) {
+      const text = el.disabled ? sd3.text('page.save.hint') : '';
+      if (el.title !== text) el.title = text;
+    }
+  };
+
+  // id: of an action without anything of its own, or a button of the server's.
+  sd3.act = async (action, tab = sd3.tab()) => {
     try {
       await sd3.language();
-      await ACTIONS[id]();
+      await ACTIONS[action.id || action](action, tab);
     } catch (error) {
       sd3.fail(error);
     }

@@ -32,7 +32,7 @@
     sd3.showLoad(answer);
     for (const event of answer.events) {
       seen = event.seq;
-      if (answer.now - event.time < RECENT_S) sd3.toast(event);
+      if (answer.now - event.time < RECENT_S) sd3.toast(event, answer.now - event.time);
     }
     sessionStorage.setItem('sd3-seen', seen);
     const news = answer.events.length > 0;
@@ -69,10 +69,11 @@
   };
 
   const updated = () => { // the host has changed the page: ModernUI moves everything when all else is there
-    sd3.place();
+    sd3.placeLater();
     sd3.addAgain();
     sd3.describePlots();
     sd3.describeButtons();
+    sd3.describeSave();
     sd3.translate();
     sd3.follow();
   };

@@ -1,4 +1,4 @@
-// What will happen to the job that is being described: short beside the size controls and beside Generate, at length in the panel.
+// What will happen to the job that is being described: short in the chip near Generate, at length in the panel.
 // Follows each key; the server has the rules.
 
 (() => {
@@ -7,6 +7,7 @@
   const GAP_MS = 60; // between two questions, while somebody types or drags
   const MANY = 200; // questions in a minute; the host answers 300 of them
   const SLOW_MS = 1000;
+  const TYPED_MS = 300; // after the last key in a prompt
   // Parameter of the API → ids after that of the tab, whatever theme has moved the fields where.
   const FIELDS = {
     width: ['width', 'before_resize_width'],
@@ -16,6 +17,8 @@
     guidance: ['cfg_scale'],
     sampler: ['sampling'],
   };
+  const PROMPTS = { prompt: 'prompt', negative_prompt: 'neg_prompt' };
+  const LONGEST = 8000; // characters; two prompts and their escapes are well below 64 KiB
   const OVERRIDES = { encoder: 'encoder', size_guard: 'size', vram_check: 'memory', sampler_guard: 'sampling' };
   const AS_SET = 'As in Settings';
 
@@ -38,6 +41,10 @@
       const el = chosen(tab, id);
       if (el) values.set(name, el.value);
     }
+    for (const [name, id] of Object.entries(PROMPTS)) {
+      const text = (document.querySelector(`#${tab}_${id} textarea`) || {}).value || '';
+      if (text.length <= LONGEST) values.set(name, text); // a longer one is for Generate: no request may be so large
+    }
     return values;
   };
 
@@ -45,56 +52,23 @@
   const only = (values, names) => {
     const some = new URLSearchParams();
     for (const name of names) if (values.has(name)) some.set(name, values.get(name));
-    return some.toString();
-  };
-
-  const line = (id, className, place) => { // one of ours, right after something of the host that may be moved at any time
-    if (!place) return null;
-    let el = document.getElementById(id);
-    if (!el) {
-      el = sd3.element('div', className);
-      el.id = id;
-      el.setAttribute('role', 'status');
-    }
-    if (el.previousElementSibling !== place) place.after(el);
-    return el;
-  };
-
-  const beside = (tab) => { // Generate; ModernUI keeps it in a bar of icons
-    const button = document.getElementById(`${tab}_generate`);
-    return line(`sd3-fit-${tab}`, 'sd3-fit', button && (button.closest('[id$="_results_header_panel"]') || button.parentElement));
-  };
-
-  const inRow = (el) => {
-    const style = el && getComputedStyle(el);
-    return Boolean(style && style.display === 'flex' && style.flexDirection === 'row');
-  };
-
-  const hints = (tab) => { // below the row with width and height
-    const [width, height] = ['width', 'height'].map((name) => FIELDS[name].map((id) => document.getElementById(`${tab}_${id}`)).find(Boolean));
-    let row = width;
-    while (row && !row.contains(height)) row = row.parentElement;
-    while (row && inRow(row.parentElement)) row = row.parentElement; // beside each other is where the fields are
-    return height ? line(`sd3-hints-${tab}`, 'sd3-hints', row) : null;
+    return some;
   };
 
   const estimates = {}; // tab → what the server said last about its memory
   sd3.estimate = (tab) => estimates[tab] || {};
 
-  const write = (tab, values) => { // into the fields, as if typed
+  sd3.tab = () => TABS.find((tab) => sd3.visible(document.getElementById(`${tab}_generate`))) || latest;
+
+  sd3.job = (tab) => only(question(tab), ['width', 'height', 'batch', 'guidance']); // what a recommendation depends on
+
+  sd3.write = (tab, values) => { // into the fields, as if typed
     for (const [name, value] of Object.entries(values)) {
-      const el = field(tab, FIELDS[name]);
+      const el = FIELDS[name] && field(tab, FIELDS[name]);
+      if (!el) continue;
       el.value = value;
       for (const event of ['input', 'change']) el.dispatchEvent(new Event(event, { bubbles: true }));
     }
-  };
-
-  const short = (tab, { width, height }) => (hint) => { // the size that it will be can be taken at once
-    const className = `sd3-hint sd3-${hint.severity}`;
-    if (hint.kind !== 'size' || hint.severity !== 'change') return sd3.element('span', className, hint.text);
-    const el = sd3.button(className, hint.text, () => write(tab, { width, height }));
-    el.title = sd3.text('page.use-size', { width, height });
-    return el;
   };
 
   const will = (found) => {
@@ -102,28 +76,20 @@
     const list = sd3.element('ul', 'sd3-list');
     for (const one of found) {
       const row = sd3.element('li', `sd3-will sd3-${one.action}`, one.message);
-      if (one.remedy) row.append(sd3.element('span', 'sd3-remedy', one.remedy));
+      if (one.remedy && one.action !== 'apply') row.append(sd3.element('span', 'sd3-remedy', one.remedy));
       list.append(row);
     }
     return list;
   };
 
   const showCheck = (tab, answer) => { // null where there is no Stable Diffusion 3 to talk about
-    const el = hints(tab);
-    const worth = answer ? answer.hints.filter((hint) => hint.severity !== 'ok') : [];
-    if (el) sd3.fill(el, [worth, answer && answer.width, answer && answer.height], () => worth.map(short(tab, answer)));
+    sd3.chip(tab, answer ? answer.hints : []);
     for (const area of document.querySelectorAll(`#script_${tab}_sd3_deploy_job .sd3-job`)) {
       sd3.fill(area, answer && answer.findings, (found) => (found ? [sd3.element('h3', '', sd3.text('page.job')), will(found)] : []));
     }
   };
 
   const showMemory = (tab, answer) => {
-    const kind = answer.verdict ? answer.verdict.answer : 'unknown';
-    const el = beside(tab);
-    if (el) {
-      el.textContent = kind === 'unknown' ? '' : [answer.line, answer.change ? answer.change.sentence : ''].join(' ').trim();
-      el.className = `sd3-fit sd3-${kind}`;
-    }
     for (const panel of document.querySelectorAll(`#script_${tab}_sd3_deploy_memory .sd3-memory`)) {
       sd3.fill(panel, [answer.line, answer.table || [], answer.advice || ''], ([said, rows, advice]) => [
         sd3.element('p', '', said),
@@ -142,6 +108,12 @@
     return times.length > MANY ? SLOW_MS : GAP_MS;
   };
 
+  let latest = TABS[0]; // that was looked at
+  let typed = 0; // when a key was pressed in a prompt
+  document.addEventListener('input', (e) => {
+    if (e.target.matches && e.target.matches('[id$="_prompt"] textarea')) typed = Date.now();
+  }, true);
+
   const asked = {}; // tab → the questions whose answers are shown
   const running = {}; // tab → whether one is under way
   const ask = async (tab) => {
@@ -149,15 +121,20 @@
     running[tab] = true;
     try {
       for (;;) {
+        const wait = TYPED_MS - (Date.now() - typed);
+        if (wait > 0) { // a word is being typed
+          await new Promise((done) => { setTimeout(done, wait); });
+          continue;
+        }
         const values = question(tab);
         const job = values.toString();
-        const memory = only(values, MEMORY);
+        const memory = only(values, MEMORY).toString();
         const before = asked[tab] || {};
         if (job === before.job && memory === before.memory) break;
         asked[tab] = { job, memory };
         times.push(Date.now());
         const [checked, estimated] = await Promise.all([
-          job === before.job ? null : sd3.get(`check?${job}`).catch((error) => (error.status === 422 ? null : Promise.reject(error))),
+          job === before.job ? null : sd3.post('check', Object.fromEntries(values)).catch((error) => (error.status === 422 ? null : Promise.reject(error))),
           memory === before.memory ? null : sd3.get(`memory?${memory}`),
         ]);
         if (job !== before.job) showCheck(tab, checked);
@@ -183,10 +160,10 @@
     if (anew) for (const tab of TABS) delete asked[tab];
     if (document.hidden) return;
     const open = TABS.filter(shown);
+    if (open.length > 0) [latest] = open;
     if (open.length === 0 && sd3.visible(document.querySelector('.sd3-choices'))) open.push(TABS[0]); // the settings show it, too
     open.forEach(ask);
     sd3.showSources(anew);
   };
 
-  sd3.place = () => TABS.forEach((tab) => { beside(tab); hints(tab); });
 })();

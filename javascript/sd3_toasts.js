@@ -3,6 +3,7 @@
 (() => {
   const sd3 = window.sd3deploy = window.sd3deploy || {};
   const HIDE_MS = { info: 6000, success: 10000 }; // warnings and errors stay until they are dismissed
+  const OFFER_MS = 15000; // what goes by itself, but has a button
   const KEPT = 20; // that come back when the page is reloaded
   const STEPS = ['encoder.looking', 'encoder.loading']; // of work under way, which says itself at which it is
 
@@ -31,11 +32,51 @@
     return el;
   };
 
+  // On a narrow page they are one line, which opens.
+  const fold = () => {
+    const all = area();
+    const boxes = [...all.querySelectorAll('.sd3-toast')];
+    let line = all.querySelector('.sd3-fold');
+    if (!line) {
+      line = sd3.button('sd3-fold', '', () => {
+        all.classList.toggle('sd3-open');
+        fold();
+      });
+      all.prepend(line);
+    }
+    const last = boxes[boxes.length - 1];
+    line.hidden = !last;
+    if (!last) all.classList.remove('sd3-open');
+    line.setAttribute('aria-expanded', String(all.classList.contains('sd3-open')));
+    const text = last ? sd3.text('page.messages', { count: boxes.length, last: last.querySelector('p').textContent }) : '';
+    if (line.textContent !== text) line.textContent = text;
+    sd3.placeToasts();
+  };
+
+  // In the first corner where they cover nothing that is to be pressed because of them.
+  const CORNERS = ['bottom right', 'bottom left', 'top right', 'top left'];
+  const PRESSED = '[id$="_generate"], #settings_submit, #settings_restart, .sd3-chip-head';
+  sd3.placeToasts = () => {
+    const all = document.getElementById('sd3-toasts');
+    if (!all || !all.querySelector('.sd3-toast')) return;
+    const pressed = [...document.querySelectorAll(PRESSED)].filter((el) => sd3.visible(el) || el.closest('.sd3-chip:not([hidden])')).map((el) => el.getBoundingClientRect());
+    const covers = () => {
+      const box = all.getBoundingClientRect();
+      return pressed.some((one) => one.right > box.left && one.left < box.right && one.bottom > box.top && one.top < box.bottom);
+    };
+    for (const corner of [all.dataset.corner || CORNERS[0], ...CORNERS]) {
+      if (all.dataset.corner !== corner) all.dataset.corner = corner;
+      if (!covers()) return;
+    }
+    all.dataset.corner = CORNERS[0];
+  };
+
   const remove = (box) => {
     const inside = box.contains(document.activeElement);
-    const next = box.nextElementSibling || box.previousElementSibling;
+    const next = [box.nextElementSibling, box.previousElementSibling].find((el) => el && el.matches('.sd3-toast'));
     keep(open().filter((event) => !same(event)({ id: box.dataset.id, message: box.dataset.message })));
     box.remove();
+    fold();
     if (inside && next) next.querySelector('.sd3-dismiss').focus();
   };
 
@@ -54,7 +95,7 @@
     sd3.showQuieted();
   };
 
-  const toast = (event) => {
+  const toast = (event, age) => {
     const box = sd3.element('div', `sd3-toast sd3-${event.severity}`);
     box.setAttribute('role', event.severity === 'error' ? 'alert' : 'status');
     box.dataset.id = event.id;
@@ -64,7 +105,7 @@
     box.append(sd3.element('p', '', event.message), close);
     if (event.remedy) box.append(sd3.element('p', 'sd3-remedy', event.remedy));
     const buttons = sd3.element('div', 'sd3-buttons');
-    if (event.action) buttons.append(sd3.button('sd3-action', event.action.label, () => { remove(box); sd3.act(event.action.id); }));
+    buttons.append(...sd3.actions(event.buttons || [], undefined, () => remove(box), age).children);
     if (event.severity === 'warning' || event.severity === 'info') buttons.append(sd3.button('sd3-quiet', sd3.text('page.quiet'), () => quiet(event)));
     if (buttons.childElementCount > 0) box.append(buttons);
     box.addEventListener('keydown', (e) => { if (e.key === 'Escape') remove(box); });
@@ -72,7 +113,7 @@
   };
 
   // An event of the server, as `GET events` has it.
-  sd3.toast = (event) => {
+  sd3.toast = (event, age = 0) => {
     if (event.severity !== 'error' && quieted().includes(event.id)) return;
     if (under && event.severity === 'info' && (STEPS.includes(event.id) || event.message === under.dataset.title)) return; // is said there
     const all = area();
@@ -80,9 +121,10 @@
       if (same(event)({ id: box.dataset.id, message: box.dataset.message })) box.remove(); // the same again, of the next image
       else if (event.severity !== 'info' && box.classList.contains('sd3-info')) remove(box); // "Loading…" has had its answer
     }
-    const box = toast(event);
+    const box = toast(event, age);
     all.append(box);
-    if (HIDE_MS[event.severity]) hideLater(box, HIDE_MS[event.severity]);
+    fold();
+    if (HIDE_MS[event.severity]) hideLater(box, box.querySelector('.sd3-action') ? OFFER_MS : HIDE_MS[event.severity]);
     else keep([...open().filter((other) => !same(event)(other)), event]);
   };
 
@@ -92,7 +134,10 @@
   sd3.underWay = (title, text, fraction) => {
     if (title !== put) put = '';
     if (!title || put) {
-      if (under) under.remove();
+      if (under) {
+        under.remove();
+        fold();
+      }
       under = null;
       return;
     }
@@ -111,14 +156,17 @@
     if (under.firstChild.textContent !== words) under.firstChild.textContent = words;
     if (typeof fraction === 'number') bar.value = fraction; else bar.removeAttribute('value');
     bar.setAttribute('aria-label', words);
-    if (!under.isConnected) area().append(under);
+    if (!under.isConnected) {
+      area().append(under);
+      fold();
+    }
   };
 
   // What the page itself has to say about something that was pressed.
-  sd3.say = (message, severity = 'success') => sd3.toast({ id: 'page', severity, message, remedy: '', action: null });
+  sd3.say = (message, severity = 'success') => sd3.toast({ id: 'page', severity, message, remedy: '', buttons: [] });
   sd3.fail = (error) => sd3.say(error.message, 'error');
 
-  sd3.restoreToasts = () => open().forEach(sd3.toast);
+  sd3.restoreToasts = () => open().forEach((event) => sd3.toast(event, Date.now() / 1000 - event.time));
 
   sd3.showQuieted = () => {
     for (const el of document.querySelectorAll('.sd3-again')) el.hidden = quieted().length === 0;

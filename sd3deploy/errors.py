@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import Any
 
 from sd3deploy import messages
+from sd3deploy.button import Button
 
 __all__ = [
     "BundleError",
@@ -33,9 +34,11 @@ __all__ = [
 class Sd3Error(Exception):
     """An expected failure. `id` names the sentence in messages/, `values` fills its placeholders.
 
-    str(error) is what a person reads: the sentence, then the remedy. told: the event (events.py) that has said it already, if one has.
+    str(error) is what a person reads: the sentence, then the remedy. buttons: what can be done about it with one press. told: the event
+    (events.py) that has said it already, if one has.
     """
 
+    buttons: tuple[Button, ...] = ()
     told: Any = None
 
     def __init__(self, id: str, **values: object) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sd3deploy import deps, messages
+from sd3deploy.button import Button
 from sd3deploy.diagnosis.finding import Finding
 from sd3deploy.errors import Sd3Error
 
@@ -25,6 +26,7 @@ class Event:
     """One thing to tell. id: of the sentence in messages/. seq: counts from 1. time: seconds since the epoch.
 
     job: whether it is about one job and over with it. action: what would help, as a finding of the diagnosis names it; "" where none does.
+    buttons: what can be done about it with one press, by whoever has told it.
     """
 
     seq: int
@@ -35,6 +37,7 @@ class Event:
     time: float = field(default_factory=time.time)
     job: bool = False
     action: str = ""
+    buttons: tuple[Button, ...] = ()
 
 
 class Events:
@@ -46,6 +49,7 @@ class Events:
         self._lock = threading.Lock()
         self._ring: deque[Event] = deque(maxlen=_KEPT)
         self._count = 0
+        self._over = 0  # number of the last event that says nothing about how things are any more
 
     def tell(self, severity: Severity, id: str, **values: object) -> Event:
         """Record and announce the sentence `id`."""
@@ -58,7 +62,7 @@ class Events:
         if isinstance(error, Sd3Error) and error.told:
             return error.told
         if isinstance(error, Sd3Error):
-            return self.add(severity, error.id, f"{error.message} {kept}".rstrip(), error.remedy)
+            return self.add(severity, error.id, f"{error.message} {kept}".rstrip(), error.remedy, buttons=error.buttons)
         if found := self.explain(error):
             return self.found(found, severity)
         return self.tell(severity, "unexpected", error=f"{type(error).__name__}: {error}")
@@ -76,20 +80,35 @@ class Events:
 
     @property
     def last_error(self) -> Event | None:
-        """The latest error that no success has followed, but for those of single jobs."""
+        """The latest error that is not over: no success has followed it. Those of single jobs are over with them."""
         with self._lock:
             for event in reversed(self._ring):
-                if event.severity == "success":
+                if event.severity == "success" or event.seq <= self._over:
                     return None
                 if event.severity == "error" and not event.job:
                     return event
         return None
 
-    def add(self, severity: Severity, id: str, message: str, remedy: str, *, job: bool = False, action: str = "") -> Event:
+    def settle(self) -> None:
+        """What is wanted is there, with nothing to be told about it: whatever has failed on the way is over."""
+        with self._lock:
+            self._over = self._count
+
+    def add(
+        self,
+        severity: Severity,
+        id: str,
+        message: str,
+        remedy: str,
+        *,
+        job: bool = False,
+        action: str = "",
+        buttons: tuple[Button, ...] = (),
+    ) -> Event:
         """Record and announce something that has been put into words already."""
         with self._lock:
             self._count += 1
-            event = Event(self._count, id, severity, message, remedy, job=job, action=action)
+            event = Event(self._count, id, severity, message, remedy, job=job, action=action, buttons=buttons)
             self._ring.append(event)
         with contextlib.suppress(Exception):  # a log of the host's that fails costs nobody the event, nor what it is about
             self._listen(event)

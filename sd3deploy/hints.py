@@ -1,6 +1,6 @@
-"""What stands beside the controls of a job while it is being described: each finding and the memory in a few words.
+"""What is said of a job while it is being described: each finding and the memory in a few words, then at length, with their buttons.
 
-    guards.Outcome, memory's Verdict → Hints
+    guards.Outcome, memory's Verdict and Change → Hints
 
 Pure: the page asks with each key that is pressed.
 """
@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sd3deploy import messages, units
+from sd3deploy import button, messages, units
+from sd3deploy.button import Button
 from sd3deploy.guards import Action, Finding, Job, Outcome
 from sd3deploy.guards.job import Prompt
 from sd3deploy.guards.number import number
-from sd3deploy.memory.verdict import Verdict
+from sd3deploy.memory.verdict import Change, Verdict
 
 __all__ = ["KINDS", "SEVERITIES", "Hint", "Kind", "Severity", "hints"]
 
@@ -32,18 +33,22 @@ _MEMORY: dict[str, Severity] = {"fits": "ok", "tight": "advice", "no": "refuse"}
 
 @dataclass(frozen=True)
 class Hint:
-    """kind: of the control that it stands beside. text: at most a few words, in the language that is spoken."""
+    """kind: of the control that it is about. text: at most a few words, in the language that is spoken. sentence: the same at length, with
+    what can be done; buttons: that with one press.
+    """
 
     kind: Kind
     severity: Severity
     text: str
+    sentence: str = ""
+    buttons: tuple[Button, ...] = ()
 
 
-def hints(asked: Job, outcome: Outcome, judged: Verdict | None = None) -> tuple[Hint, ...]:
+def hints(asked: Job, outcome: Outcome, judged: Verdict | None = None, change: Change | None = None) -> tuple[Hint, ...]:
     """In the order of the findings, the memory last. asked: the job as it was before the guards. judged: None where the memory was not
-    looked at; where the device does not tell its memory there is no hint about it either.
+    looked at; where the device does not tell its memory there is no hint about it either. change: what would make it fit.
     """
-    return (*_findings(asked, outcome), *_memory(judged))
+    return (*_findings(asked, outcome), *_memory(judged, change))
 
 
 def _findings(asked: Job, outcome: Outcome) -> Iterator[Hint]:
@@ -53,13 +58,15 @@ def _findings(asked: Job, outcome: Outcome) -> Iterator[Hint]:
         if kind is None or say is None:  # a guard that is younger than this file
             continue
         for text in say(_Case(found, done, asked, outcome.job, long)):
-            yield Hint(kind, _SEVERITY[done], text)
+            sentence = f"{found.told(done)} {found.advised(done)}".rstrip()
+            yield Hint(kind, _SEVERITY[done], text, sentence, button.take(found.change))
 
 
-def _memory(judged: Verdict | None) -> Iterator[Hint]:
+def _memory(judged: Verdict | None, change: Change | None) -> Iterator[Hint]:
     if judged is not None and judged.answer in _MEMORY:
         text = messages.text("hint.memory", need=units.size(judged.need), usable=units.size(judged.usable))
-        yield Hint("memory", _MEMORY[judged.answer], text)
+        sentence = f"{judged.sentence} {change.sentence if change else ''}".rstrip()
+        yield Hint("memory", _MEMORY[judged.answer], text, sentence, button.change(change.fields, change.steps) if change else ())
 
 
 @dataclass(frozen=True)

@@ -118,6 +118,20 @@ class Ui:
         place = "#layout-settings" if self.name == "modern" else "#settings"
         page.locator(f"{place} .tab-nav button").get_by_text(section, exact=True).first.click()
 
+    def networks(self, page: Any, shown: bool) -> None:
+        """Open or close SD.Next's panel of networks, which lies beside or over everything else."""
+        panel, button = self.panel_of_networks
+        if page.locator(panel).is_visible() != shown:
+            page.locator(button).click()
+        assert until(lambda: page.locator(panel).is_visible() == shown)
+
+    @property
+    def panel_of_networks(self) -> tuple[str, str]:
+        """Selectors of the panel of networks, and of the button that opens and closes it."""
+        if self.name == "modern":
+            return "#layout-extra-networks", "#btn_extra_networks"
+        return f"#{self.tab}_extra_networks", f"#{self.tab}_extra_networks_btn"
+
     def choose(self, page: Any, setting: str, value: str) -> None:
         """Take `value` in the drop-down of a setting whose section is open."""
         page.locator(f"#setting_{setting} input").click()

@@ -214,6 +214,19 @@ def test_a_failed_swap_leaves_the_old_one_usable(loaded, deployment):
     assert deployment.status()["last_error"] is None
 
 
+def test_a_failure_of_a_source_is_over_when_the_source_is_set_back(loaded, deployment):
+    choose(deployment, "T5 NF4")
+    loaded.options |= {"sd3_weights": "Local file", "sd3_weights_file": "/nowhere/t5.safetensors"}
+    with pytest.raises(EncoderError, match="is not there"):
+        deployment.change()
+    with pytest.raises(EncoderError, match="is not there"):
+        deployment.change()
+    assert "is not there" in deployment.status()["last_error"]["message"]
+    loaded.options |= {"sd3_weights": "Automatic", "sd3_weights_file": ""}
+    deployment.change()  # it is there: nothing is loaded, and nothing told
+    assert deployment.status()["last_error"] is None
+
+
 def test_a_failed_swap_leaves_none_where_there_was_none(loaded, deployment):
     choose(deployment, "None (CLIP only)")
     loaded.options |= {"sd3_weights": "Local file", "sd3_weights_file": "/nowhere/t5.safetensors"}

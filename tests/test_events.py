@@ -61,3 +61,12 @@ def test_errors_print_themselves():
     error = SettingError("setting.weights-unknown", value=1, known="Model")
     assert str(error) == "1 is not a source of T5 weights. Choose one of: Model."
     assert not isinstance(error, DependencyError)
+
+
+def test_what_has_failed_is_over_when_what_is_wanted_is_there():
+    events = Events()
+    events.tell("error", "setting.weights-unknown", value="x", known="Model")
+    events.settle()
+    assert events.last_error is None
+    events.tell("error", "setting.weights-unknown", value="x", known="Model")
+    assert events.last_error is not None

@@ -12,7 +12,7 @@ from sd3deploy.guards.finding import Finding, action
 from sd3deploy.guards.job import MODELS, Job, Misfit, known
 
 MEDIUM = MODELS["sd3-medium"]
-MENDABLE = {"width": 1024}
+MENDABLE = {"width": 1024, "height": 512}
 
 
 def outcome(mode="fix", **job):
@@ -84,7 +84,7 @@ def test_mode_warn_changes_nothing():
 def test_what_was_done_is_said_where_there_was_something_to_do():
     mendable, advice, plain = (Finding("x", kind, "So it is.", "", change) for kind, change in
                                (("warning", MENDABLE), ("advice", MENDABLE), ("warning", {})))  # fmt: skip
-    assert mendable.told("apply").startswith("So it is. SD3 Deploy has mended it")
+    assert mendable.told("apply") == "So it is. The picture is made at 1024×512 instead."
     assert mendable.told("refuse").endswith("Nothing was generated.")
     assert mendable.told("tell").endswith("set to warn only.")
     assert advice.told("apply") == plain.told("tell") == "So it is."

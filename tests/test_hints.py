@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sd3deploy import guards, hints, messages
+from sd3deploy import button, guards, hints, messages
 from sd3deploy.guards import attention, prompt, resolution, sampling
 from sd3deploy.guards.job import MODELS, Job, Misfit, Prompt
 from sd3deploy.guards.request import job
@@ -131,3 +131,21 @@ def test_nothing_that_a_page_can_send_is_too_strange(width, height, hires, steps
         assert 0 < len(text) < 100
 
 
+
+
+def test_what_can_be_taken_over_is_a_button():
+    made = job(LARGE, width="1000", height="1000", steps="0", guidance="1e9", sampler="DDIM")
+    found = {one.kind: one for one in hints.hints(made, guards.check(made))}
+    labels = {kind: [each.label for each in one.buttons] for kind, one in found.items()}
+    assert labels == {"size": ["Use 1008×1008"], "sampler": [], "steps": ["Use 28 steps"], "guidance": ["Use guidance 7.0"]}
+    assert found["size"].buttons[0].fields == {"width": 1008, "height": 1008}
+    assert found["size"].sentence.endswith("The picture is made at 1008×1008 instead.")
+    assert found["guidance"].sentence.endswith("made with a guidance scale of 7 instead.")
+
+
+def test_a_change_of_the_size_alone_is_the_jobs_own_and_another_one_is_named():
+    size, both = ({"width": 608, "height": 608}, {"width": 608, "height": 608, "offload": "balanced"})
+    assert [one.label for one in button.change(size, "")] == ["Make it 608×608"]
+    (applied,) = button.change(both, "set the model offload mode to “balanced”, and make it 608×608")
+    assert (applied.id, applied.label) == ("apply", "Apply: set the model offload mode to “balanced”, and make it 608×608")
+    assert button.change({}, "") == ()

@@ -55,6 +55,7 @@ class Deployment:
         self._failed: Wanted | None = None  # not tried again with every image: only a change or another load does that
         self._stood: Wanted | None = None  # what the settings asked for when that was last brought
         self._given_up: Wanted | None = None  # what they ask for since a change came to nothing: pictures go on with what stood
+        self._failed_source: tuple[str, ...] | None = None  # what they said about the source when something failed last
         self._changing = Changing(host, events, self._making, self._placed)
         self._newcomers = Newcomers(host.queue, self.busy, self._tell_unusable)
 
@@ -131,6 +132,7 @@ class Deployment:
                 if swap.is_sd3(pipeline) and self.placed(pipeline) != wanted:
                     self._changing.change(pipeline, wanted, under)
                 self._stood = wanted
+                self._recover()
         except Exception as error:
             self._tell_failed(error)
             raise
@@ -381,9 +383,16 @@ class Deployment:
                 return messages.text(id, name=self.placed(pipeline).choice.shown)
         return ""
 
+    def _recover(self) -> None:
+        """What was told of a source that the settings name no more is over, with no word: what is wanted is there already."""
+        if self._failed_source not in (None, self._settings.source()):
+            self._failed_source = None
+            self.events.settle()
+
     def _tell_failed(self, error: Exception) -> None:
         """An error, or that somebody has cancelled it: then with what is in use instead."""
         if not _was_cancelled(error):
+            self._failed_source = self._settings.source()
             self.events.fail(error, kept=self._in_use())
             return
         text = str(error)

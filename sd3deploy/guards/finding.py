@@ -19,6 +19,9 @@ MODES: tuple[Mode, ...] = ("off", "warn", "fix", "block")
 
 Action = Literal["tell", "apply", "refuse"]
 
+# Fields that a guard changes; of several, the first says it for all.
+_MADE = ("processors", "width", "hires_width", "sampler", "hires_sampler", "steps", "guidance", "prompt_attention")
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -36,7 +39,16 @@ class Finding:
     def told(self, done: Action) -> str:
         """The sentence, with what was done about it, where there was something to be done."""
         nothing = self.severity == "advice" or (done == "tell" and not self.change)
-        return self.message if nothing else f"{self.message} {messages.text(f'guard.{done}')}"
+        return self.message if nothing else f"{self.message} {self._made() if done == 'apply' else messages.text(f'guard.{done}')}"
+
+    def advised(self, done: Action) -> str:
+        """What is left to do: nothing, where it was mended, but to keep a processor from coming back."""
+        return "" if done == "apply" and "processors" not in self.change else self.remedy
+
+    def _made(self) -> str:
+        """With what the picture is made instead."""
+        name = next(name for name in _MADE if name in self.change)
+        return messages.text(f"guard.apply.{name}", **dict(self.change))
 
 
 def finding(severity: Severity, id: str, change: Mapping[str, object] | None = None, **values: object) -> Finding:

@@ -37,6 +37,11 @@ class Screen:
         found = self.page.locator(selector)
         return found.first.inner_text() if found.count() else ""
 
+    def chip(self) -> str:
+        """What the chip near Generate has to say, seen or not; "" where there is none."""
+        found = self.page.locator(f"#sd3-chip-{self.ui.tab}")
+        return (found.text_content() or "") if found.count() else ""
+
     def open(self) -> None:
         """The panel, as a person opens it."""
         self.ui.go(self.page, "Scripts")
@@ -71,12 +76,13 @@ class Screen:
         self.ui.ready(self.page)
         assert until(self.page.locator(f"{self.panel}panel .sd3-headline").count)
 
-    def tell(self, severity: str, id: str, message: str, remedy: str = "", action: str = "") -> None:
-        """Something that the extension says, through its own events; and the page looks for news."""
+    def tell(self, severity: str, id: str, message: str, remedy: str = "", action: str = "", buttons: str = "()") -> None:
+        """Something that the extension says, through its own events; and the page looks for news. buttons: as Python."""
         self.host.run(f"""
             import gc
+            from sd3deploy import button
             events = next(one for one in gc.get_objects() if type(one).__name__ == "Events" and type(one).__module__ == "sd3deploy.events")
-            events.add({severity!r}, {id!r}, {message!r}, {remedy!r}, job=True, action={action!r})
+            events.add({severity!r}, {id!r}, {message!r}, {remedy!r}, job=True, action={action!r}, buttons={buttons})
         """)
         self.page.evaluate("window.sd3deploy.wake()")
 

@@ -170,14 +170,14 @@ def test_what_will_happen_to_a_size_is_said_before_anything_is_pressed(host):
     ui, page = host.ui, host.page
     ui.go(page, "Generate")
     ui.write(page, width=1000, height=1000)
-    hint = page.locator(f"#sd3-hints-{ui.tab} .sd3-hint").filter(has_text="1008×1008")
-    assert until(lambda: hint.count() and hint.first.is_visible()), page.locator(f"#sd3-hints-{ui.tab}").all_inner_texts()
+    chip = page.locator(f"#sd3-chip-{ui.tab} .sd3-chip-head").filter(has_text="1008×1008")
+    assert until(lambda: chip.count() and chip.first.is_visible()), page.locator(f"#sd3-chip-{ui.tab}").all_inner_texts()
 
 
 def test_a_size_that_does_not_fit_is_mended_and_the_page_says_so(host):
     image = host.picture()
     assert image.size == (1008, 1008)
-    assert host.toast("warning", "1000×1000", "1008×1008")
+    assert host.toast("info", "1000×1000", "1008×1008")
 
 
 def test_a_size_that_is_not_to_be_mended_is_refused_with_the_remedy(host):

@@ -67,26 +67,35 @@ def test_each_encoder_is_there_with_its_size_and_what_it_would_mean_here(host):
 
 def test_what_will_happen_to_the_job_follows_the_fields(host):
     host.size(1000, 1000)
-    hints = f"#sd3-hints-{host.ui.tab}"
-    assert until(lambda: "1000×1000 → 1008×1008" in host.text(hints)), host.text(hints)
-    field, line = (host.page.locator(where).bounding_box() for where in (f"#{host.ui.size}_width", hints))
-    assert field["y"] < line["y"] < field["y"] + field["height"] + 120
-    assert abs(line["x"] - field["x"]) < 60
-    assert line["height"] < 80
+    assert until(lambda: "1000×1000 → 1008×1008" in host.chip()), host.chip()
     host.shot("hint")
     host.open()
     assert until(lambda: "1008×1008" in host.text(f"{host.panel}job .sd3-job")), host.text(f"{host.panel}job .sd3-job")
     host.ui.go(host.page, "Generate")
-    host.page.locator(hints).get_by_role("button").click()  # the size that it will be is taken
+    chip = host.page.locator(f"#sd3-chip-{host.ui.tab}")
+    chip.locator(".sd3-chip-head").hover()
+    chip.get_by_role("button", name="Use 1008×1008").click()  # the size that it will be is taken
     fields = [host.page.locator(f"#{host.ui.size}_{side} input[type=number]").first for side in ("width", "height")]
     assert until(lambda: [field.input_value() for field in fields] == ["1008", "1008"])
-    assert until(lambda: host.page.locator(f"{hints} .sd3-hint").count() == 0), host.text(hints)
+    assert until(lambda: host.chip() == ""), host.chip()
     host.size(2048, 2048)
-    assert until(lambda: "4.2 MP" in host.text(hints)), host.text(hints)
-    host.size(256, 256)
-    assert until(lambda: "256" not in host.text(hints) or "MP" in host.text(hints))
+    assert until(lambda: "4.2 MP" in host.chip()), host.chip()
     host.size(1024, 1024)
-    assert until(lambda: host.page.locator(f"{hints} .sd3-hint").count() == 0), host.text(hints)
+    assert until(lambda: host.chip() == ""), host.chip()
+
+
+def test_of_a_long_prompt_it_is_said_while_it_is_typed_how_much_is_read(host):
+    host.ui.go(host.page, "Generate")
+    box = host.page.locator(f"#{host.ui.tab}_prompt textarea").first
+    before = box.input_value()
+    box.fill("a word " * 300 + "the end of it")
+    try:
+        assert until(lambda: "256 are read" in host.chip()), host.chip()
+        assert "the end of it" in host.chip()  # what is cut
+        host.shot("tokens")
+    finally:
+        box.fill(before)
+    assert until(lambda: host.chip() == ""), host.chip()
 
 
 def test_the_panels_modes_hold_for_the_jobs_of_the_page_and_are_foreseen(host):
@@ -319,8 +328,11 @@ def test_a_kind_of_message_can_be_switched_off_and_on_again(host):
 
 
 def test_the_button_of_a_message_does_what_it_says(host):
-    host.tell("error", "memory.verdict.no", "Does not fit.")
-    host.toast("Does not fit.").locator(".sd3-action").click()
+    change = "button.change({'encoder': 'T5 BF16'}, 'take T5 BF16 as text encoder')"
+    host.tell("error", "memory.verdict.no", "Does not fit.", buttons=change)
+    toast = host.toast("Does not fit.")
+    assert toast.locator(".sd3-action").inner_text() == "Apply: take T5 BF16 as text encoder"
+    toast.locator(".sd3-action").click()
     assert until(lambda: host.host.get("/sdapi/v1/sd3/status")["encoder"] == "T5 BF16")
     host.toast("T5 BF16")
     host.host.set(sd3_text_encoder="Host default")
@@ -331,6 +343,59 @@ def test_the_button_of_a_message_does_what_it_says(host):
     toast.locator(".sd3-action").click()
     host.toast("The model is loaded again.")
     assert until(lambda: host.host.get("/sdapi/v1/sd3/status")["model"])
+
+
+def test_a_size_of_a_message_can_be_taken_and_where_nothing_can_be_changed_there_is_no_button(host):
+    host.size(1024, 1024)
+    host.tell("error", "memory.exhausted", "There was too little.", buttons="button.change({'width': 608, 'height': 608}, '')")
+    host.tell("error", "memory.exhausted", "Nothing helps.", buttons="button.change({}, '')")
+    assert host.toast("Nothing helps.").locator(".sd3-action").count() == 0
+    host.toast("There was too little.").get_by_role("button", name="Make it 608×608").click()
+    fields = [host.page.locator(f"#{host.ui.size}_{side} input[type=number]").first for side in ("width", "height")]
+    assert until(lambda: [field.input_value() for field in fields] == ["608", "608"])
+    host.size(1024, 1024)
+
+
+def test_what_was_mended_is_an_advice_that_orders_nothing_and_offers_the_value(host):
+    host.size(1000, 256)
+    assert host.generate()
+    toast = host.toast("1000×256", "1008×256")
+    assert "sd3-info" in toast.get_attribute("class")
+    assert "Set the size" not in toast.inner_text()
+    toast.get_by_role("button", name="Use 1008×256").click()
+    assert until(lambda: host.page.locator(f"#{host.ui.size}_width input[type=number]").first.input_value() == "1008")
+
+
+COVERED = """() => {
+  const box = document.getElementById('sd3-toasts').getBoundingClientRect();
+  return [...document.querySelectorAll('[id$="_generate"], #settings_submit')].filter((el) => el.offsetParent).some((el) => {
+    const one = el.getBoundingClientRect();
+    return one.right > box.left && one.left < box.right && one.bottom > box.top && one.top < box.bottom;
+  });
+}"""
+
+
+@pytest.mark.parametrize("width", [420, 768, 1280])
+def test_messages_do_not_lie_over_generate_and_are_one_line_where_the_page_is_narrow(host, width):
+    size = host.page.viewport_size
+    host.ui.go(host.page, "Generate")
+    host.page.set_viewport_size({"width": width, "height": 1000})
+    try:
+        host.tell("warning", "restart.needed", "The first thing.", "What to do.")
+        host.tell("error", "memory.exhausted", "The second thing.", "Something else.")
+        assert until(host.page.locator(".sd3-toast", has_text="The second thing.").count)
+        assert until(lambda: not host.page.evaluate(COVERED))
+        host.shot(f"toasts-{width}")
+        line = host.page.locator(".sd3-fold")
+        assert line.is_visible() == (width <= 768)
+        if width <= 768:
+            assert "2 messages" in line.inner_text()
+            assert "The second thing." in line.inner_text()
+            assert not host.toast("The first thing.").is_visible()
+            line.click()
+        assert host.toast("The first thing.").is_visible()
+    finally:
+        host.page.set_viewport_size(size)
 
 
 PAYLOADS = ["<img src=x onerror=window.sd3hacked=1>", "<script>window.sd3hacked=1</script>", "\"><svg onload=window.sd3hacked=1>"]
@@ -444,7 +509,7 @@ def test_axe_finds_nothing_serious(host, dark):
     host.toast("Another one.")
     host.page.evaluate("document.querySelectorAll('.sd3-panel .label-wrap:not(.open)').forEach((head) => head.click())")
     assert until(lambda: host.page.locator(".sd3-panel .label-wrap:not(.open)").count() == 0)
-    result = Axe().run(host.page, context={"include": [[f"{host.panel}panel"], ["#sd3-toasts"], [f"#sd3-hints-{host.ui.tab}"]]})
+    result = Axe().run(host.page, context={"include": [[f"{host.panel}panel"], ["#sd3-toasts"], [f"#sd3-chip-{host.ui.tab}"]]})
     serious = [one for one in result.response["violations"] if one["impact"] in AXE_SERIOUS]
     ours = [(one["id"], node["html"][:200], node.get("failureSummary", "")[:300]) for one in serious for node in one["nodes"]]
     if folder := os.environ.get("SD3_SCREENSHOTS"):

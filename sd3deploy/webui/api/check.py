@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
-from fastapi import Query
+from fastapi import Body, Query
 from pydantic import Field
 
 from sd3deploy import guards
@@ -13,9 +13,9 @@ from sd3deploy.encoders import choices
 from sd3deploy.guards.number import number
 from sd3deploy.hints import hints
 from sd3deploy.memory import verdict
-from sd3deploy.memory.estimate import estimate
+from sd3deploy.memory.estimate import Setup, estimate
 from sd3deploy.webui.api.models import Check
-from sd3deploy.webui.api.question import Question
+from sd3deploy.webui.api.question import Nothing, Question
 from sd3deploy.webui.api.route import Route
 from sd3deploy.webui.api.services import Services
 from sd3deploy.webui.jobs import facts
@@ -51,7 +51,7 @@ class Asked(Question):
 
 
 def routes(services: Services) -> list[Route]:
-    """GET check."""
+    """GET check, POST check."""
     forecast = services.forecast
     host = forecast.host
 
@@ -74,11 +74,18 @@ def routes(services: Services) -> list[Route]:
         modes |= {"size": query.size_guard} if query.size_guard else {}
         modes |= {"sampling": query.sampler_guard} if query.sampler_guard else {}
         outcome = guards.check(asked, modes)
-        judged = None if outcome.refused or (query.vram_check or forecast.mode()) == "off" else memory(outcome.job, query)
+        setup = None if outcome.refused or (query.vram_check or forecast.mode()) == "off" else memory(outcome.job, query)
+        capacity = free_memory(host)
+        judged = verdict.judge(estimate(setup), capacity) if setup else None
+        change = verdict.cheapest(setup, capacity, forecast.suitable()) if setup and judged and judged.answer == "no" else None
         found = {"answer": judged.answer, "need": judged.need, "usable": judged.usable, "line": judged.sentence} if judged else None
-        return outcome.report() | {"hints": [asdict(hint) for hint in hints(asked, outcome, judged)], "memory": found}
+        return outcome.report() | {"hints": [asdict(hint) for hint in hints(asked, outcome, judged, change)], "memory": found}
 
-    def memory(made: guards.Job, query: Asked) -> verdict.Verdict | None:
+    def check_posted(asked: Annotated[Asked, Body()], query: Annotated[Nothing, Query()]) -> dict[str, Any]:
+        """The same with the job in the body: a prompt may be longer than an address can be, and is in no log of addresses."""
+        return check(asked)
+
+    def memory(made: guards.Job, query: Asked) -> Setup | None:
         """For the larger one of its passes."""
         width, height = (_within(side) or default for side, default in zip((made.width, made.height), made.default, strict=True))
         passes = [(width, height)]
@@ -88,10 +95,12 @@ def routes(services: Services) -> list[Route]:
         given: dict[str, Any] = {"width": _within(width), "height": _within(height), "batch": max(1, _within(query.batch))}
         if query.encoder:
             given["encoder"] = choices.find(query.encoder)
-        setup = forecast.setup(query.model, **given, guided=guided(made.guidance))
-        return verdict.judge(estimate(setup), free_memory(host)) if setup else None
+        return forecast.setup(query.model, **given, guided=guided(made.guidance))
 
-    return [Route("GET", "check", check, "Whether a job would run, and as what", Check)]
+    return [
+        Route("GET", "check", check, "Whether a job would run, and as what", Check),
+        Route("POST", "check", check_posted, "Whether a job would run, and as what", Check),
+    ]
 
 
 def _within(value: object) -> int:

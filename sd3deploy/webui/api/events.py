@@ -10,12 +10,13 @@ from typing import Annotated, Any
 from fastapi import Query
 from pydantic import Field
 
+from sd3deploy.events import Event
 from sd3deploy.webui.api.models import Events, Texts
 from sd3deploy.webui.api.question import Nothing, Question
 from sd3deploy.webui.api.route import Route
 from sd3deploy.webui.api.services import Services
 from sd3deploy.webui.page import texts as page
-from sd3deploy.webui.page.actions import action
+from sd3deploy.webui.page.actions import buttons
 
 __all__ = ["Since", "routes"]
 
@@ -43,7 +44,7 @@ def routes(services: Services) -> list[Route]:
         return {
             "server": process,
             "now": time.time(),
-            "events": [asdict(event) | {"action": action(event)} for event in found],
+            "events": [_report(event) for event in found],
             "busy": services.deployment.phase,
             "run": last.number if last else 0,
             "verifying": services.verifying.running,
@@ -62,3 +63,8 @@ def routes(services: Services) -> list[Route]:
         Route("GET", "events", events, "What happened since the last question", Events),
         Route("GET", "texts", texts, "The sentences of the page", Texts),
     ]
+
+
+def _report(event: Event) -> dict[str, Any]:
+    offered = [asdict(one) for one in buttons(event)]
+    return asdict(event) | {"buttons": offered, "action": offered[0] if offered else None}

@@ -39,6 +39,18 @@ class Asked(Question):
     tiling: bool | None = Field(None, description="Whether the VAE decodes in tiles; nothing: as in the settings.", examples=[False])
 
 
+class Applied(Question):
+    """Pictures, as the page has them, and a change. Where the change is not named it is the recommendation for such pictures."""
+
+    width: int = Field(1024, le=_MOST, description="px; below 1: 1024.", examples=[1024])
+    height: int = Field(1024, le=_MOST, description="px; below 1: 1024.", examples=[1024])
+    batch: int = Field(1, le=_MOST, description="Pictures at a time; below 1: 1.", examples=[1])
+    guidance: float = Field(6.0, description="Above 1 the batch is doubled.", examples=[7.0])
+    encoder: str = Field("", description="Name or id of a text encoder to take.", examples=["", "T5 FP4"])
+    offload: str = Field("", description=f"The offload mode to set, one of {', '.join(OFFLOADS)}.", examples=["", "balanced"])
+    tiling: bool = Field(False, description="Whether to switch on VAE tiling.", examples=[False])
+
+
 def routes(services: Services) -> list[Route]:
     """GET memory, GET memory/runs, POST memory/apply, DELETE memory/corrections."""
     forecast, monitor = services.forecast, services.watching.monitor
@@ -47,10 +59,7 @@ def routes(services: Services) -> list[Route]:
         """What a picture would need with the loaded model, or with the one that is named; what there is, whether it fits, what would
         make it fit, which T5 to take; and the last runs. All in bytes.
         """
-        width, height = (side if side > 0 else 1024 for side in (query.width, query.height))
-        given: dict[str, Any] = {"width": width, "height": height, "batch": max(1, query.batch), "guided": guided(query.guidance)}
-        if query.offload and query.offload not in OFFLOADS:
-            raise SettingError("memory.offload-unknown", value=repr(query.offload)[:60], known=", ".join(OFFLOADS))
+        given = _picture(query)
         given |= {"encoder": choices.find(query.encoder)} if query.encoder else {}
         given |= {"offload": query.offload} if query.offload else {}
         given |= {"tiling": query.tiling} if query.tiling is not None else {}
@@ -66,10 +75,16 @@ def routes(services: Services) -> list[Route]:
         """The last twenty loads and jobs with all their readings: seconds and bytes."""
         return [run.report() for run in list(monitor.runs)]
 
-    def apply(query: Annotated[Nothing, Query()], asked: Annotated[Nothing, Body()]) -> dict[str, Any]:
-        """Take the recommended text encoder, or the change that lets the model run at all, as setting it would do."""
+    def apply(query: Annotated[Nothing, Query()], asked: Annotated[Applied, Body()]) -> dict[str, Any]:
+        """Make the change that is named; else take the text encoder that is recommended for such pictures, or the change that lets the
+        model run at all. As setting it would do.
+        """
+        job = _picture(asked)
+        fields = {"encoder": choices.find(asked.encoder).name} if asked.encoder else {}
+        fields |= {"offload": asked.offload} if asked.offload else {}
+        fields |= {"tiling": True} if asked.tiling else {}
         with services.changing():
-            return {"done": forecast.apply()}
+            return {"done": forecast.apply(fields, **job)}
 
     def forget(query: Annotated[Nothing, Query()]) -> dict[str, Any]:
         """Drop what runs have shown about this machine: the estimates are as published again."""
@@ -81,3 +96,11 @@ def routes(services: Services) -> list[Route]:
         Route("POST", "memory/apply", apply, "Take the recommendation", Done, (409,)),
         Route("DELETE", "memory/corrections", forget, "Forget what runs have shown", Done),
     ]
+
+
+def _picture(asked: Asked | Applied) -> dict[str, Any]:
+    """The pictures that are asked about, as Forecast.setup takes them. Raises SettingError for an offload mode that there is not."""
+    if asked.offload and asked.offload not in OFFLOADS:
+        raise SettingError("memory.offload-unknown", value=repr(asked.offload)[:60], known=", ".join(OFFLOADS))
+    width, height = (side if side > 0 else 1024 for side in (asked.width, asked.height))
+    return {"width": width, "height": height, "batch": max(1, asked.batch), "guided": guided(asked.guidance)}

@@ -96,11 +96,13 @@ class Source(BaseModel, extra="allow"):
     kept: int = Field(0, description="Bytes that are kept of the result.", examples=[2_652_519_584])
 
 
-class Action(BaseModel, extra="allow"):
-    """What the page offers to do about an event."""
+class Button(BaseModel, extra="allow"):
+    """What the page offers to do about a message."""
 
-    id: str = Field(description="What it does.", examples=["install"])
-    label: str = Field(description="The words on its button.", examples=["Install or repair…"])
+    id: str = Field(description="What it does.", examples=["use"])
+    label: str = Field(description="The words on it.", examples=["Use 1008×1008"])
+    fields: dict[str, Any] = Field({}, description="What is set by it.", examples=[{"width": 1008, "height": 1008}])
+    seconds: int = Field(0, description="How long after the message it can be pressed; 0: as long as it is there.", examples=[0])
 
 
 class Event(BaseModel, extra="allow"):
@@ -113,7 +115,8 @@ class Event(BaseModel, extra="allow"):
     remedy: str = Field(description="What to do about it.", examples=[""])
     time: float = Field(description="Seconds since the epoch.", examples=[1795660000.5])
     job: bool = Field(description="Whether it is about a single job, and over with it.", examples=[False])
-    action: Action | None = Field(description="What the page can do about it.", examples=[None])
+    buttons: list[Button] = Field(description="What the page can do about it.", examples=[[]])
+    action: Button | None = Field(description="The first one of `buttons`.", examples=[None])
 
 
 class Events(BaseModel, extra="allow"):
@@ -144,11 +147,13 @@ class GuardFinding(BaseModel, extra="allow"):
 
 
 class Hint(BaseModel, extra="allow"):
-    """A few words to stand beside a control."""
+    """A few words about a control of the page."""
 
     kind: Literal[KINDS] = Field(description="Which control.", examples=["size"])  # type: ignore[valid-type]
     severity: Literal[SEVERITIES] = Field(description="How bad it is.", examples=["change"])  # type: ignore[valid-type]
     text: str = Field(description="The words.", examples=["1000×1000 → 1008×1008"])
+    sentence: str = Field("", description="The same at length, with what can be done.")
+    buttons: list[Button] = Field([], description="What the page can do about it.")
 
 
 class CheckMemory(BaseModel, extra="allow"):

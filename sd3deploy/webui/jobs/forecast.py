@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sd3deploy import messages
+from sd3deploy import button, messages
 from sd3deploy.deployment import Deployment
 from sd3deploy.encoders import choices
 from sd3deploy.encoders.choices import HOST_DEFAULT, Choice
@@ -18,7 +18,6 @@ from sd3deploy.encoders.swap import is_sd3
 from sd3deploy.errors import EncoderError, JobRefused, Sd3Error, SettingError
 from sd3deploy.guards.number import number
 from sd3deploy.memory import verdict
-from sd3deploy.memory.capacity import Capacity
 from sd3deploy.memory.correction import Corrections
 from sd3deploy.memory.errors import Errors
 from sd3deploy.memory.estimate import Setup, estimate
@@ -150,7 +149,9 @@ class Forecast:
             self.events.add("info", "memory.verdict.tight", judged.sentence, "", job=True)
         if judged.answer != "no":
             return
-        message, remedy = judged.sentence, self.remedy(setup, capacity)
+        change = verdict.cheapest(setup, capacity, self.suitable())
+        message, remedy = judged.sentence, _remedy(change)
+        buttons = button.change(change.fields, change.steps) if change else ()
         if capacity.spills:
             message += " " + messages.text("memory.spills")
         mode, kind = self.mode(state), (setup.width, setup.height, setup.batch, setup.encoder, setup.offload, setup.tiling)
@@ -160,9 +161,10 @@ class Forecast:
             message += " " + messages.text("guard.refuse")
         if holds_back:
             remedy = f"{remedy} {messages.text('memory.again', seconds=AGAIN_S)}".strip()
+            buttons = (*button.generate(AGAIN_S), *buttons)
         if kind not in state.press.reported:  # a folder or a video has many pictures of one kind
             state.press.reported.add(kind)
-            self.events.add("error" if refuses else "warning", "memory.verdict.no", message, remedy, job=True)
+            self.events.add("error" if refuses else "warning", "memory.verdict.no", message, remedy, job=True, buttons=buttons)
         if refuses:
             raise JobRefused("memory.verdict.no", message, remedy)
         state.report(f"{message} {remedy}".rstrip())
@@ -200,20 +202,17 @@ class Forecast:
         before, self._refused = self._refused, None
         goes_on = mode == "warn" or (mode == "ask" and before is not None and before[0] is choice and time.monotonic() < before[1])
         better = verdict.recommend(setup, capacity, self.suitable()).choice
-        remedy = messages.text("memory.instead", name=better.shown) if better else self.remedy(setup, capacity)
+        change = verdict.Change({"encoder": better.name}, setup) if better else verdict.cheapest(setup, capacity, self.suitable())
+        remedy = messages.text("memory.instead", name=better.shown) if better else _remedy(change)
         if not goes_on and mode == "ask":
             self._refused = choice, time.monotonic() + AGAIN_S
             remedy = f"{remedy} {messages.text('memory.again-setting', seconds=AGAIN_S)}".strip()
         error = EncoderError("memory.encoder", name=choice.shown, verdict=judged.sentence, remedy=remedy)
+        error.buttons = button.change(change.fields, change.steps) if change else ()
         if not goes_on:
             raise error
         if mode == "warn":  # whoever has confirmed it has been told
             self.events.fail(error, "warning")
-
-    def remedy(self, setup: Setup, capacity: Capacity) -> str:
-        """Return the cheapest change that makes it fit, as an instruction."""
-        change = verdict.cheapest(setup, capacity, self.suitable())
-        return change.sentence if change else messages.text("memory.nothing")
 
     def foresee(self, place: str) -> Setup | None:
         """Warn where no picture will fit with the SD3 model that is about to be loaded from `place`, a folder or a file. Returns what it
@@ -229,20 +228,24 @@ class Forecast:
         judged = verdict.judge(estimate(setup), capacity) if setup else None
         if setup and judged and judged.answer == "no":
             text = messages.text("memory.model", model=Path(place).stem, verdict=judged.sentence)
-            self.events.add("warning", "memory.model", text, self.remedy(setup, capacity))
+            change = verdict.cheapest(setup, capacity, self.suitable())
+            buttons = button.change(change.fields, change.steps) if change else ()
+            self.events.add("warning", "memory.model", text, _remedy(change), buttons=buttons)
         return setup
 
     # What a click does
 
-    def apply(self, width: int = 1024, height: int = 1024) -> str:
-        """Take the recommended text encoder; where none fits, make the change that lets the model run. Returns what was done, as a
-        sentence. Raises Sd3Error when it could not be.
+    def apply(self, fields: Mapping[str, Any] | None = None, **job: Any) -> str:
+        """Take the recommended text encoder; where none fits, make the change that lets the model run. fields: make this change instead.
+        job: width, height, batch and guided of the pictures that are meant. Returns what was done, as a sentence. Raises Sd3Error when it
+        could not be.
         """
-        setup = self.setup(width=width, height=height)
+        setup = self.setup(**job)
         if setup is None:
             return messages.text("memory.no-sd3")
         advice = verdict.recommend(setup, free_memory(self.host), self.suitable())
-        fields = {"encoder": advice.choice.name} if advice.choice else dict(advice.change.fields) if advice.change else {}
+        if not fields:
+            fields = {"encoder": advice.choice.name} if advice.choice else dict(advice.change.fields) if advice.change else {}
         if fields.get("encoder") == self.deployment.wanted().choice.name:
             return messages.text("memory.applied-already", name=choices.find(fields["encoder"]).shown)
         with self.deployment.cancellable() as cancelled:
@@ -255,6 +258,11 @@ class Forecast:
         """Drop what runs have shown about this machine. Returns a sentence."""
         self.corrections.forget()
         return messages.text("panel.memory.forgotten")
+
+
+def _remedy(change: verdict.Change | None) -> str:
+    """The cheapest change that makes it fit, as an instruction."""
+    return change.sentence if change else messages.text("memory.nothing")
 
 
 def _short(one: verdict.Verdict, recommended: bool) -> str:

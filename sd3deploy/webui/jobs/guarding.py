@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import HTTPException
 
-from sd3deploy import events, guards
+from sd3deploy import button, events, guards
 from sd3deploy.encoders.swap import is_sd3
 from sd3deploy.errors import JobRefused
 from sd3deploy.webui.host.adapter import SdNext
@@ -94,11 +94,12 @@ class Guarding:
         for found, done in outcome.told:
             text = found.told(done)
             if found.severity != "advice" or text not in self._advised:
-                severity: events.Severity = "info" if found.severity == "advice" else "error" if done == "refuse" else "warning"
-                self.events.add(severity, found.id, text, found.remedy, job=True)
+                mended = found.severity == "advice" or done == "apply"
+                severity: events.Severity = "info" if mended else "error" if done == "refuse" else "warning"
+                self.events.add(severity, found.id, text, found.advised(done), job=True, buttons=button.take(found.change))
                 self._advised.append(text)
             if state is not None:
-                state.report(f"{text} {found.remedy}".rstrip())
+                state.report(f"{text} {found.advised(done)}".rstrip())
         outcome.raise_refused()
         return outcome
 

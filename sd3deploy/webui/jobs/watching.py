@@ -9,7 +9,7 @@ from typing import Any
 
 from fastapi import HTTPException
 
-from sd3deploy import messages, units
+from sd3deploy import button, messages, units
 from sd3deploy.encoders.swap import is_sd3
 from sd3deploy.memory import exhausted, monitor, phases, plot, verdict
 from sd3deploy.memory.capacity import Capacity
@@ -164,7 +164,8 @@ class Watching:
         said = messages.text("memory.said", need=units.size(wanted), usable=units.size(_usable(capacity, on_cpu)))
         text = " ".join(filter(None, [messages.text("memory.exhausted", phase=where), missing, said]))
         remedy = change.sentence if change else messages.text("memory.nothing")
-        self.events.add("error", "memory.exhausted", text, remedy, job=True)
+        buttons = button.change(change.fields, change.steps) if change else ()
+        self.events.add("error", "memory.exhausted", text, remedy, job=True, buttons=buttons)
         return f"{text} {remedy}", change
 
     def inner(self, proceed: Callable[[], Any], p: Any) -> Any:

@@ -129,7 +129,8 @@ def state_line(status: dict[str, Any]) -> str:
     if status["model"] is None:
         line = messages.text("panel.no-model", wanted=_shown(status["wanted"]))
     else:
-        line = messages.text("panel.state", model=status["model"], encoder=_shown(status["encoder"]), size=units.size(status["t5_bytes"]))
+        id = "panel.state" if status["t5_bytes"] else "panel.state.no-t5"
+        line = messages.text(id, model=status["model"], encoder=_shown(status["encoder"]), size=units.size(status["t5_bytes"]))
         if status["quantized_before"]:
             line += " " + messages.text("encoder.quantized-before", form=status["quantized_before"])
         if status["emulates"]:

@@ -1,0 +1,186 @@
+// What is to be said of the job before Generate is pressed: a small chip with a sign and a few words, and all of it while that is pointed at
+// or has the focus. Where all is well there is none. It takes no room of the page: it lies on top of it, where nothing of the host is.
+
+(() => {
+  const sd3 = window.sd3deploy = window.sd3deploy || {};
+  const SIGNS = { refuse: '✗', change: '!', advice: 'i' }; // the worst first
+  const GAP_PX = 4; // to whatever is beside it
+  const CELL_PX = 4; // of the raster in which a place is looked for
+  const REST_MS = 150; // nothing has moved for so long
+  // What a person reads or presses. An area that holds others of these is not one of them, nor is an empty one.
+  const TAKEN = 'button, input, textarea, select, label, a, img, video, canvas, progress, summary, span, p, h1, h2, h3, h4, li, td, th, [role=button], '
+    + '[role=tab], .label-wrap, #sd3-toasts > *';
+
+  const EDGE = { left: -Infinity, top: -Infinity, right: Infinity, bottom: Infinity };
+  const within = (a, b) => ({ left: Math.max(a.left, b.left), top: Math.max(a.top, b.top), right: Math.min(a.right, b.right), bottom: Math.min(a.bottom, b.bottom) });
+
+  // What is seen of the inside of an element: much of SD.Next lies scrolled away in an area of its own. known: of the elements before.
+  const inside = (el, known) => {
+    if (!el || el === document.body) return EDGE;
+    if (!known.has(el)) {
+      const around = inside(el.parentElement, known);
+      known.set(el, getComputedStyle(el).overflow === 'visible' ? around : within(around, el.getBoundingClientRect()));
+    }
+    return known.get(el);
+  };
+
+  const taken = () => {
+    const known = new Map();
+    const found = [];
+    const page = { left: 0, top: 0, right: innerWidth, bottom: innerHeight };
+    for (const el of document.querySelectorAll(TAKEN)) {
+      const box = el.getBoundingClientRect();
+      if (box.width < 1 || box.height < 1 || box.right < 0 || box.bottom < 0 || box.left > innerWidth || box.top > innerHeight) continue;
+      if (el.closest('.sd3-chip') || !el.checkVisibility({ visibilityProperty: true })) continue;
+      const seen = within(within(box, page), inside(el.parentElement, known));
+      if (seen.right > seen.left && seen.bottom > seen.top) found.push(seen);
+    }
+    return found;
+  };
+
+  // How many cells of CELL_PX are taken from the corner of the page to each one: so the number in any rectangle is a sum of four.
+  const sums = (boxes) => {
+    const [columns, rows] = [Math.ceil(innerWidth / CELL_PX), Math.ceil(innerHeight / CELL_PX)];
+    const wide = columns + 1;
+    const cells = new Int32Array(wide * (rows + 1));
+    const at = (px, most) => Math.max(0, Math.min(most, px));
+    for (const box of boxes) { // where each begins and ends; added up, how many lie on each cell
+      const left = at(Math.floor((box.left - GAP_PX) / CELL_PX), columns);
+      const right = at(Math.ceil((box.right + GAP_PX) / CELL_PX), columns);
+      const top = at(Math.floor((box.top - GAP_PX) / CELL_PX), rows);
+      const bottom = at(Math.ceil((box.bottom + GAP_PX) / CELL_PX), rows);
+      cells[top * wide + left] += 1;
+      cells[top * wide + right] -= 1;
+      cells[bottom * wide + left] -= 1;
+      cells[bottom * wide + right] += 1;
+    }
+    const total = new Int32Array(wide * (rows + 1));
+    for (let y = 0; y < rows; y += 1) {
+      for (let x = 0; x < columns; x += 1) {
+        const i = y * wide + x;
+        cells[i] += (x ? cells[i - 1] : 0) + (y ? cells[i - wide] : 0) - (x && y ? cells[i - wide - 1] : 0);
+        total[i + wide + 1] = Number(cells[i] > 0) + total[i + wide] + total[i + 1] - total[i];
+      }
+    }
+    return { columns, rows, taken: (x, y, w, h) => total[(y + h) * wide + x + w] - total[y * wide + x + w] - total[(y + h) * wide + x] + total[y * wide + x] };
+  };
+
+  // The free place that is nearest to something of the host: [left, top], null where there is none.
+  const nearest = (cells, near, width, height) => {
+    const [w, h] = [Math.ceil(width / CELL_PX), Math.ceil(height / CELL_PX)];
+    let best = null;
+    let least = Infinity;
+    for (let y = 1; y + h < cells.rows; y += 1) {
+      const top = y * CELL_PX;
+      const down = Math.max(near.top - top - height, top - near.bottom, 0);
+      if (down >= least) continue;
+      for (let x = 1; x + w < cells.columns; x += 1) {
+        const left = x * CELL_PX;
+        const away = Math.hypot(down, Math.max(near.left - left - width, left - near.right, 0)) + Math.abs(left - near.left) / 1000;
+        if (away < least && cells.taken(x, y, w, h) === 0) {
+          best = [left, top];
+          least = away;
+        }
+      }
+    }
+    return best;
+  };
+
+  const put = (el, near) => {
+    const head = el.firstChild;
+    const cells = sums(taken());
+    for (const small of [false, true]) { // the sign alone where there is no room for words
+      el.classList.toggle('sd3-small', small);
+      const { width, height } = head.getBoundingClientRect();
+      const place = nearest(cells, near.getBoundingClientRect(), width, height);
+      el.classList.toggle('sd3-nowhere', !place); // the panel says it
+      if (!place) continue;
+      const [left, top] = place;
+      Object.assign(el.style, { left: `${left}px`, top: `${top}px` });
+      const more = el.lastChild;
+      const room = Math.min(384, innerWidth - 2 * GAP_PX);
+      more.style.width = `${room}px`;
+      more.style.left = `${Math.min(0, innerWidth - GAP_PX - room - left)}px`;
+      el.classList.toggle('sd3-upwards', top > innerHeight / 2);
+      return;
+    }
+  };
+
+  const make = (id) => {
+    const el = sd3.element('div', 'sd3-chip');
+    const head = sd3.button('sd3-chip-head', '', () => el.classList.remove('sd3-closed'));
+    const more = sd3.element('div', 'sd3-chip-more');
+    el.id = id;
+    head.setAttribute('role', 'status');
+    more.id = `${id}-more`;
+    head.setAttribute('aria-describedby', more.id);
+    el.append(head, more);
+    el.addEventListener('keydown', (e) => { if (e.key === 'Escape') el.classList.add('sd3-closed'); });
+    for (const name of ['focusout', 'mouseenter', 'mouseleave']) el.addEventListener(name, () => el.classList.remove('sd3-closed'));
+    return el;
+  };
+
+  const row = (tab) => (hint) => {
+    const el = sd3.element('div', `sd3-chip-row sd3-${hint.severity}`);
+    el.append(sd3.element('p', '', hint.sentence || hint.text));
+    if (hint.buttons.length > 0) el.append(sd3.actions(hint.buttons, tab));
+    return el;
+  };
+
+  const shown = {}; // tab → its hints that are no praise
+
+  // hints: of `GET check`.
+  sd3.chip = (tab, hints) => {
+    const id = `sd3-chip-${tab}`;
+    const order = Object.keys(SIGNS);
+    const worth = hints.filter((hint) => hint.severity in SIGNS).sort((a, b) => order.indexOf(a.severity) - order.indexOf(b.severity));
+    const same = JSON.stringify(shown[tab] || []) === JSON.stringify(worth);
+    shown[tab] = worth;
+    let el = document.getElementById(id);
+    if (worth.length === 0) {
+      if (el) el.remove();
+      return;
+    }
+    if (!el) {
+      el = make(id);
+      document.body.append(el);
+    } else if (same) return;
+    const [worst, ...others] = worth;
+    const state = [...el.classList].filter((name) => ['sd3-small', 'sd3-upwards', 'sd3-closed', 'sd3-nowhere'].includes(name));
+    el.className = ['sd3-chip', `sd3-${worst.severity}`, ...state].join(' ');
+    const sign = sd3.element('b', '', SIGNS[worst.severity]);
+    sign.setAttribute('aria-hidden', 'true');
+    el.firstChild.replaceChildren(sign, sd3.element('span', '', worst.text), ...(others.length > 0 ? [sd3.element('small', '', `+${others.length}`)] : []));
+    el.lastChild.replaceChildren(...worth.map(row(tab)));
+    sd3.placeChips();
+  };
+
+  const covered = (el) => { // by another panel of the host, in which nobody thinks of Generate; not only scrolled away
+    const box = el.getBoundingClientRect();
+    if (box.right <= 0 || box.left >= innerWidth) return true;
+    const [top] = document.elementsFromPoint((Math.max(0, box.left) + Math.min(innerWidth, box.right)) / 2, (box.top + box.bottom) / 2)
+      .filter((one) => !one.closest('[id^="sd3-"]'));
+    return Boolean(top) && !el.contains(top) && !top.contains(el);
+  };
+
+  sd3.placeChips = () => {
+    for (const [tab, worth] of Object.entries(shown)) {
+      const el = document.getElementById(`sd3-chip-${tab}`);
+      const near = document.getElementById(`${tab}_generate`);
+      if (!el || worth.length === 0) continue;
+      el.hidden = !sd3.visible(near) || covered(near);
+      if (!el.hidden && !el.matches(':hover, :focus-within')) put(el, near); // not away from under the mouse
+    }
+  };
+
+  let resting = null;
+  sd3.placeLater = () => { // many small changes are one
+    clearTimeout(resting);
+    resting = setTimeout(() => { sd3.placeChips(); sd3.placeToasts(); }, REST_MS);
+  };
+
+  window.addEventListener('resize', sd3.placeLater);
+  document.addEventListener('scroll', sd3.placeLater, { capture: true, passive: true });
+  document.addEventListener('click', sd3.placeLater, { capture: true, passive: true });
+  document.addEventListener('transitionend', sd3.placeLater, { capture: true, passive: true });
+})();
