@@ -51,14 +51,20 @@ def run(host, tmp_path, capsys):
 
     def run(*words):
         given = ["--device", "cpu", "--python", sys.executable, "--prompts", str(tmp_path / "prompts.txt"), *map(str, words)]
-        return main(["quality", *host, *given]), *capsys.readouterr()
+        code, (out, err) = main(["quality", *host, *given]), capsys.readouterr()
+        return code, out, beside_progress(err)
 
     return run
 
 
+def beside_progress(err):
+    """What was said beside how far it is."""
+    return "".join(line for line in err.splitlines(keepends=True) if not line.startswith("["))
+
+
 def test_all_that_this_machine_can_run(run, model, tmp_path):
     code, out, err = run(model, "--json", tmp_path / "found.json", "--html", tmp_path / "found.html")
-    assert (code, err) == (0, "")
+    assert (code, err.splitlines()) == (0, [messages.text("quality.written", file=tmp_path / f"found.{kind}") for kind in ("json", "html")])
     found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
     assert set(found["choices"]) == {choice.id for choice in choices.CHOICES if choice.bytes}
     assert [prompt["text"] for prompt in found["prompts"]] == WORDS.removesuffix("\n").split("\n")
@@ -94,11 +100,11 @@ def test_without_a_source_it_is_the_first_model_that_has_one(run, tmp_path, mode
 
 
 def test_ctrl_c_keeps_what_was_measured(run, model, tmp_path, monkeypatch):
-    shown = []
+    shown, before = [], {}
 
     def fill(bar, fraction, text):
         shown.append(text)
-        if text.startswith("2 of "):
+        if not before and " 2 of " in text:
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(running, "_ON_CPU", 2)
@@ -111,14 +117,14 @@ def test_ctrl_c_keeps_what_was_measured(run, model, tmp_path, monkeypatch):
         (device,) = json.loads(file.read_text())["devices"].values()
         return device["fp8"]["prompts"]
 
-    before = numbers()
+    before |= numbers()
     assert len(before) == 2
     shown.clear()
     code, _, _ = run(model, "--encoders", "fp8")
     after = numbers()
     assert (code, len(after)) == (0, 4)
     assert before.items() <= after.items()
-    assert all("of 2 prompts" in text for text in shown)
+    assert all(" 2 of 4 prompts" in text for text in shown)  # it goes on from there
 
 
 def test_a_folder_that_can_not_be_written_any_longer_costs_no_result(run, model, tmp_path, monkeypatch):
@@ -149,9 +155,13 @@ def test_where_there_is_no_host_it_is_said_that_nothing_is_kept(capsys, model, t
     (tmp_path / "prompts.txt").write_text("a cat")
     words = ["quality", str(model), "--encoders", "fp8", "--device", "cpu", "--prompts", str(tmp_path / "prompts.txt")]
     assert main(words) == 0
-    assert capsys.readouterr().err.strip() == messages.text("quality.not-kept")
+    err = capsys.readouterr().err
+    assert beside_progress(err).strip() == messages.text("quality.not-kept")
+    assert " 0.0 %, 0 of 1 prompts done, " in err  # a line now and then, where nobody sees a bar
+    assert 2 <= err.count("\n[") <= 10
+    assert "\r" not in err
     assert main([*words, "--folder", str(tmp_path / "kept")]) == 0
-    assert capsys.readouterr().err == ""
+    assert beside_progress(capsys.readouterr().err) == ""
     assert len(list((tmp_path / "kept").glob("quality-*.json"))) == 1
 
 

@@ -85,7 +85,7 @@ def test_what_is_made_ahead_is_what_a_server_finds(run, model, tmp_path, host):
     cache = Cache(folder_for(tmp_path / "data" / "models"))
     assert Path(made["folder"]).parent == cache.folder
     weights = open_weights(source.find("Model", source.Facts(str(model))))
-    assert cache.find(weights, Recipe(choices.find("fp4")))
+    assert cache.find(weights, Recipe(choices.find("q4")))
     code, again, _ = run("quantize", model, *here(host), "--device", "cpu")
     assert (code, again) == (0, {**made, "new": False})
 
@@ -94,7 +94,7 @@ def test_it_is_said_in_words(capsys, model, host):
     for id in ("quantize.made", "quantize.there"):
         assert main(["quantize", str(model), *here(host)]) == 0
         out, err = capsys.readouterr()
-        assert out.startswith(messages.text(id, name="T5 FP4", size="0.4 MB", full="2.2 MB", folder=""))
+        assert out.startswith(messages.text(id, name="T5 Q4", size="0.4 MB", full="2.2 MB", folder=""))
         assert out.count("\n") == 1
         assert "\r" not in err  # no bar where nobody looks
 
@@ -232,7 +232,7 @@ def test_the_bar():
 
 def test_a_python_without_the_packages(model, tmp_path, host):
     python = linked(tmp_path / "venv", without=["bitsandbytes"])
-    command = [sys.executable, "-m", "sd3deploy", "quantize", str(model), *host, "--python", str(python)]
+    command = [sys.executable, "-m", "sd3deploy", "quantize", str(model), *host, "--encoder", "fp4", "--python", str(python)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert messages.text("quantize.packages", names="bitsandbytes", executable=python) in done.stderr

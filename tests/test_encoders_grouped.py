@@ -233,6 +233,20 @@ def linear(kind, rows=48, columns=100):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("strict", [False, True])
+def test_what_looks_on_without_numbers_leaves_nothing_of_it_behind(kind, strict):
+    layer, _ = linear(kind, rows=32, columns=64)
+    x = torch.randn(3, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        exported = torch.export.export(layer, (x,), strict=strict).module()
+        found = layer(x)
+        assert type(found) is torch.Tensor
+        assert torch.equal(exported(x), found)
+        assert torch.equal(torch.compile(layer, backend="eager")(x), found)
+        assert torch.equal(layer(x), found)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_layer_computes_in_the_type_of_its_input_twice_the_same(kind, dtype):
     layer, weights = linear(kind)

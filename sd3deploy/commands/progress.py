@@ -1,4 +1,4 @@
-"""How far a command is, as one line on a terminal; nothing where nobody looks."""
+"""How far a command is, as one line on a terminal; of what takes hours a line now and then where there is none."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ class Bar:
     def __init__(self) -> None:
         self._seen = sys.stderr.isatty()
         self._last = ""
+        self._tenths = -1
 
     def show(self, at: Progress) -> None:
         """The line for this progress."""
@@ -32,7 +33,10 @@ class Bar:
         self._write(counted(title, done, total)[: shutil.get_terminal_size().columns - 1])
 
     def fill(self, fraction: float, text: str) -> None:
-        """The line for a part, 0 to 1, of whatever it is."""
+        """The line for a part, 0 to 1, of whatever it is. A file or a pipe gets it when another tenth is begun."""
+        if not self._seen and self._tenths != (tenths := int(10 * fraction)):
+            self._tenths = tenths
+            print(f"{_drawn(fraction)} {text}", file=sys.stderr, flush=True)
         self._write(f"{_drawn(fraction)} {text}"[: shutil.get_terminal_size().columns - 1])
 
     def clear(self) -> None:

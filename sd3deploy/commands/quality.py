@@ -88,7 +88,7 @@ def run(options: argparse.Namespace) -> int:
             weights = measuring.opened(found)
 
             def went_on(fraction: float, done: int, all: int, name: str) -> None:
-                bar.fill(fraction, messages.text("quality.running", done=done, all=all, name=name))
+                bar.fill(fraction, messages.text("quality.running", percent=round(100 * fraction, 1), done=done, all=all, name=name))
 
             result = measuring.measured(weights, named, texts, _places(options), beside, device, went_on, stopped)
             if model and result.rows:
@@ -159,3 +159,4 @@ def _write(file: Path, text: str) -> None:
         file.expanduser().write_text(text, encoding="utf-8")
     except OSError as error:
         raise SettingError("quality.unwritable", file=file) from error
+    print(messages.text("quality.written", file=file), file=sys.stderr)

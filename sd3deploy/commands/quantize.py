@@ -43,7 +43,8 @@ def add(subparsers: Any) -> None:
     sources = "a model folder, the folder of its T5, a file with T5 (.safetensors, .gguf, …), or a repository: owner/name:file"
     parser.add_argument("src", metavar="SRC", help=sources)
     names = ", ".join(choice.id for choice in choices.CHOICES if choice.quantized)
-    parser.add_argument("--encoder", default="fp4", metavar="CHOICE", help=f"one of: {names} (default: fp4)")
+    usual = "q4, which needs no package; with --stock fp4"
+    parser.add_argument("--encoder", metavar="CHOICE", help=f"one of: {names} (default: {usual})")
     parser.add_argument("--out", type=Path, metavar="DIR", help="a folder that is new or empty, in place of the stored ones of SD.Next")
     parser.add_argument("--stock", action="store_true", help="so that transformers.T5EncoderModel itself can read it; it is larger")
     parser.add_argument("--device", default="", metavar="NAME", help="what torch calls it, such as cpu (default: the one of SD.Next)")
@@ -125,7 +126,7 @@ def _make(
 
 
 def _choice(options: argparse.Namespace) -> choices.Choice:
-    choice = choices.find(options.encoder)
+    choice = choices.find(options.encoder or ("fp4" if options.stock else "q4"))
     quantized = [one for one in choices.CHOICES if one.quantized]
     if choice not in quantized:
         raise SettingError("quantize.not-ours", name=choice.name, known=", ".join(one.id for one in quantized))

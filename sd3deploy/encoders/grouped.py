@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -40,8 +41,9 @@ _TINY = 2.0**-126  # the smallest normal float32
 # in 4 bit one by one out of 121, each as the one that lowered the error of normal weights most; in 5 and 6 bit nearly the same are best.
 _CUTS = ((0.17, 0.17), (-0.3, 0.4), (0.4, -0.07), (-0.07, 0.4), (0.4, -0.3), (-0.07, -0.07), (0.4, 0.17), (0.17, 0.4))
 _PACKED = 2**19  # weights at a time on a CPU: twice as many take longer, as do half as many
-_UNPACKED = 2**20
+_UNPACKED = 2**21
 UNPACKED = 2**24  # weights at a time on other devices, each of which takes 5 bytes meanwhile
+_OWN = threading.local()  # memory of each thread
 
 
 @lru_cache
@@ -62,8 +64,15 @@ def rotate(x: torch.Tensor, columns: int) -> torch.Tensor:
     return (padded.unflatten(-1, (-1, _PIECE)) @ _hadamard(x.device, dtype, 1 / _PIECE)).flatten(-2).to(x.dtype)
 
 
-@lru_cache(maxsize=32)
 def _hadamard(device: torch.device, dtype: torch.dtype, scale: float) -> torch.Tensor:
+    """Nothing is kept while a compiler looks on: what it sees are tensors without numbers."""
+    import torch
+
+    return (_turn.__wrapped__ if torch.compiler.is_compiling() else _turn)(device, dtype, scale)
+
+
+@lru_cache(maxsize=32)
+def _turn(device: torch.device, dtype: torch.dtype, scale: float) -> torch.Tensor:
     import torch
 
     with torch.inference_mode(False):
@@ -72,6 +81,19 @@ def _hadamard(device: torch.device, dtype: torch.dtype, scale: float) -> torch.T
         while len(matrix) < _PIECE:
             matrix = torch.kron(matrix, pair)
         return (matrix * scale).to(device, dtype)
+
+
+def _room(name: str, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Memory of this thread, until it asks for that name again: on a CPU, to ask for it anew each time costs more than to fill it."""
+    import torch
+
+    with torch.inference_mode(False):
+        if device.type != "cpu" or torch.compiler.is_compiling():
+            return torch.empty(shape, dtype=dtype, device=device)
+        size, rooms, key = math.prod(shape), _OWN.__dict__, f"{name} {dtype}"
+        if key not in rooms or len(rooms[key]) < size:
+            rooms[key] = torch.empty(max(size, _PACKED), dtype=dtype)
+        return rooms[key][:size].view(shape)
 
 
 class Grouped:
@@ -83,7 +105,6 @@ class Grouped:
     def __init__(self, bits: int, group: int) -> None:
         self.bits, self.group, self._top = bits, group, 2**bits - 1
         self._half = self._top / 2
-        self._own = threading.local()
         self._search: dict[torch.device, tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]] = {}
 
     def padded(self, columns: int) -> int:
@@ -104,11 +125,11 @@ class Grouped:
         padding = 0, self.padded(rows.shape[1]) - rows.shape[1]
         for first in range(0, len(rows), many):
             part = rows[first : first + many]
-            wide = self._room("wide", part.shape, torch.float32, part.device).copy_(part)
+            wide = _room("wide", part.shape, torch.float32, part.device).copy_(part)
             wide = torch.nn.functional.pad(wide, padding) if padding[1] else wide
             pieces = wide.view(-1, _PIECE)
             rotated = torch.mm(
-                pieces, _hadamard(wide.device, wide.dtype, 1.0), out=self._room("rotated", pieces.shape, wide.dtype, wide.device)
+                pieces, _hadamard(wide.device, wide.dtype, 1.0), out=_room("rotated", pieces.shape, wide.dtype, wide.device)
             )
             self._pack(rotated.view(-1, self.group), packed[first : first + many])
         return packed
@@ -141,17 +162,17 @@ class Grouped:
     def factors(self, packed: torch.Tensor, columns: int, dtype: torch.dtype) -> torch.Tensor:
         """The weights as they are multiplied, [n, padded columns + groups]: what `unpack` gives, less one number for each group, and that
         number, which is multiplied with the sum of the group's inputs. To add it to each weight would be one more pass over all of them.
-        In 16 bit the scale is rounded too.
+        In 16 bit the scale is rounded too. On a CPU they are there until this thread asks for the next.
         """
         import torch
 
         padded, centre = self.padded(columns), 2 ** (self.bits - 1)
-        out = torch.empty(len(packed), padded + padded // self.group, dtype=dtype, device=packed.device)
+        out = _room("factors", (len(packed), padded + padded // self.group), dtype, packed.device)
         many = max(1, (_UNPACKED if packed.device.type == "cpu" else UNPACKED) // padded)
         for first in range(0, len(packed), many):
             part, made = packed[first : first + many], out[first : first + many]
             scale, least = self._scales(part, padded)
-            codes = (self._codes(part, padded) - centre).view(torch.int8)
+            codes = self._codes(part, padded).sub_(centre).view(torch.int8)
             made[:, :padded].copy_(codes).unflatten(1, (-1, self.group)).mul_(scale.to(dtype))
             made[:, padded:] = (least + scale * centre)[..., 0]
         return out
@@ -187,8 +208,8 @@ class Grouped:
         import torch
 
         tables, starts, scales = self._search_on(wide.device)
-        grid = torch.sub(wide, low, out=self._room("grid", wide.shape, wide.dtype, wide.device)).mul_(1 / step).round_()
-        codes = self._room("codes", wide.shape, wide.dtype, wide.device)
+        grid = torch.sub(wide, low, out=_room("grid", wide.shape, wide.dtype, wide.device)).mul_(1 / step).round_()
+        codes = _room("codes", wide.shape, wide.dtype, wide.device)
         pairs = self._bytes(torch.mul(grid, 1 / _CELL, out=codes)).view(torch.int16)
         errors = self._sums(tables, pairs).int() * len(_CUTS)
         best = errors.add_(torch.arange(len(_CUTS), dtype=torch.int32, device=wide.device)).amin(1).remainder_(len(_CUTS))
@@ -233,7 +254,7 @@ class Grouped:
         import numpy
         import torch
 
-        found = self._room("bytes", numbers.shape, torch.uint8, numbers.device)
+        found = _room("bytes", numbers.shape, torch.uint8, numbers.device)
         if numbers.device.type != "cpu":
             return found.copy_(numbers)
         numpy.copyto(found.numpy(), numbers.numpy(), casting="unsafe")  # four times as fast as torch
@@ -243,25 +264,13 @@ class Grouped:
         """Of the errors of pairs [n, group / 2] with each clipping: [n, clippings], int16."""
         import torch
 
-        places = self._room("places", pairs.shape, torch.int32, pairs.device).copy_(pairs).bitwise_and_(0xFFFF)
-        found = self._room("found", pairs.shape, torch.int64, pairs.device)
+        places = _room("places", pairs.shape, torch.int32, pairs.device).copy_(pairs).bitwise_and_(0xFFFF)
+        found = _room("found", pairs.shape, torch.int64, pairs.device)
         sums = []
         for table in tables:
             torch.index_select(table, 0, places.view(-1), out=found.view(-1))
             sums.append(found.sum(1, keepdim=True))
         return torch.cat(sums, 1).view(torch.int16)
-
-    def _room(self, name: str, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-        """Memory of this thread: on a CPU, to ask for it anew each time costs more than to fill it."""
-        import torch
-
-        with torch.inference_mode(False):
-            if device.type != "cpu":
-                return torch.empty(shape, dtype=dtype, device=device)
-            size, rooms = math.prod(shape), self._own.__dict__
-            if name not in rooms or len(rooms[name]) < size:
-                rooms[name] = torch.empty(max(size, _PACKED), dtype=dtype)
-            return rooms[name][:size].view(shape)
 
     # The bytes
 
@@ -289,7 +298,7 @@ class Grouped:
         for bits, shift in self._planes():
             words = codes.view(torch.int32)
             if bits < 8:
-                room = self._room("plane", words.shape, words.dtype, words.device)
+                room = _room("plane", words.shape, words.dtype, words.device)
                 words = torch.bitwise_right_shift(words, shift, out=room).bitwise_and_((2**bits - 1) * 0x01010101)
             for distance in (4, 2, 1):
                 if distance >= bits:
@@ -300,18 +309,20 @@ class Grouped:
             at += size
 
     def _codes(self, packed: torch.Tensor, padded: int) -> torch.Tensor:
-        """[n, padded], uint8."""
+        """[n, padded], uint8, which the caller may write over; on a CPU until this thread asks for the next."""
         import torch
 
-        at = _HEAD + 2 * padded // self.group
-        if self.bits == 8:
-            return packed[:, at:].contiguous()
-        codes = torch.empty(len(packed), padded, dtype=torch.uint8, device=packed.device)
+        at, found = _HEAD + 2 * padded // self.group, []
         for bits, shift in self._planes():
-            size = padded * bits // 8
-            parts = torch.arange(0, 8, bits, dtype=torch.uint8, device=packed.device)
-            pieces = packed[:, None, at : at + size] >> parts[:, None]  # [n, parts, columns]
-            pieces = pieces.bitwise_and_(2**bits - 1).view(len(packed), padded)
-            codes = pieces if not shift else codes.bitwise_or_(pieces.bitwise_left_shift_(shift))
+            size, count = padded * bits // 8, 8 // bits
+            stored = _room(f"stored {shift}", (len(packed), size), torch.uint8, packed.device).copy_(packed[:, at : at + size])
+            if bits == 8:
+                return stored
+            words = stored.view(torch.int32)[:, None]  # four codes at a time; of a copy, because a word may lie only at every fourth byte
+            parts = torch.arange(0, 8, bits, dtype=torch.int32, device=packed.device)[:, None]
+            room = _room(f"codes {shift}", (len(packed), count, size // 4), torch.int32, packed.device)
+            codes = torch.bitwise_right_shift(words, parts, out=room).bitwise_and_((2**bits - 1) * 0x01010101)
+            found.append(codes.bitwise_left_shift_(shift) if shift else codes)
             at += size
-        return codes
+        codes = found[0].flatten(1).bitwise_or_(found[1].flatten(1)) if len(found) > 1 else found[0].flatten(1)
+        return codes.view(torch.uint8)

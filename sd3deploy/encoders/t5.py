@@ -29,7 +29,7 @@ __all__ = [
     "wide_linear",
 ]
 
-WIDENED = 2**21  # weights that a CPU makes wide at a time: fewer are many products, more leave its caches
+WIDENED = 2**22  # weights that a CPU makes wide at a time: fewer are many products, more leave its caches
 
 
 @lru_cache

@@ -21,7 +21,7 @@ __all__ = ["run", "unmeasured"]
 _HIDDEN = 2**29  # bytes of hidden states, of all encoders together: with a block in float32, torch and its libraries below 2 GB
 _ON_CPU = 8  # prompts at a time there: each takes seconds to minutes, and what is under way is lost where somebody stops it
 
-Progress = Callable[[float, int, int, str], None]  # 0 to 1, prompts that are done, prompts in all, name of what runs
+Progress = Callable[[float, int, int, str], None]  # 0 to 1, prompts that are done, kept ones among them; all prompts; what runs
 
 
 def unmeasured(choices: Sequence[Choice], prompts: Sequence[Prompt], kept: Kept) -> list[Prompt]:
@@ -51,6 +51,7 @@ def run(
         kept.add({})
     each = LENGTH * int(weights.config["d_model"]) * 4 * (len(choices) + 1)
     many = max(1, _HIDDEN // each)
+    before = len(prompts) - len(missing)
     groups = -(-len(missing) // (min(many, _ON_CPU) if device.torch == "cpu" else many))
     for number in range(groups):
         first, last = (len(missing) * place // groups for place in (number, number + 1))
@@ -61,7 +62,7 @@ def run(
             continue
 
         def went_on(done: int, total: int, name: str, first: int = first, last: int = last) -> None:
-            progress((first + (last - first) * done / total) / len(missing), first, len(missing), name)
+            progress((before + first + (last - first) * done / total) / len(prompts), before + first, len(prompts), name)
 
         try:
             found = measure(weights, wanted, device, went_on, cancelled)

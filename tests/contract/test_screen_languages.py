@@ -96,6 +96,7 @@ def test_another_browser_of_the_same_server_is_english(host):
     chinese, english = (host.host.get("/sdapi/v1/sd3/status", headers={"Accept-Language": one})["line"] for one in ("zh-CN,zh;q=0.9", "en"))
     assert HAN.search(chinese)
     assert not HAN.search(english)
+    assert not HAN.search(host.host.get("/sdapi/v1/sd3/status")["line"])  # a script names none, whatever page was open before
 
 
 @pytest.mark.parametrize(("setting", "browser", "chinese"), [("zh: Chinese", "en-US", True), ("en: English", "zh-CN", False)])

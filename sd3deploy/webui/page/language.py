@@ -35,8 +35,8 @@ def setting() -> str | None:
 
 
 def of_request(header: str | None) -> str:
-    """The language of an answer. header: Accept-Language, None where the request has none: then as the server speaks."""
-    return setting() or messages.preferred(header) or messages.language()
+    """The language of an answer. header: Accept-Language, None where the request has none: then as the server was started."""
+    return setting() or messages.preferred(header) or _built
 
 
 def adopt() -> None:

@@ -26,7 +26,7 @@ __all__ = ["Measurement", "Measuring"]
 
 @dataclass
 class Measurement:
-    """One measurement. state: running, done, failed or cancelled. fraction: 0 to 1 of what was not kept. text: what is being done.
+    """One measurement. state: running, done, failed or cancelled. fraction: 0 to 1, with what was kept. text: what is being done.
 
     done: what was found, as quality.apart gives it. error: why it failed.
     """
@@ -93,7 +93,7 @@ class Measuring(Background[Measurement]):
 
         def progress(fraction: float, done: int, all: int, name: str) -> None:
             nonlocal said
-            job.fraction, said = fraction, messages.text("quality.running", done=done, all=all, name=name)
+            job.fraction, said = fraction, messages.text("quality.running", percent=round(100 * fraction, 1), done=done, all=all, name=name)
 
         def held() -> bool:
             busy = in_use(self.host.queue()) or self.deployment.loading
