@@ -3,6 +3,7 @@
 
 (() => {
   const sd3 = window.sd3deploy = window.sd3deploy || {};
+  const TABS = ['txt2img', 'img2img', 'control'];
   const BUSY_MS = 1000;
   const IDLE_MS = 60000;
   const AWAKE_MS = 15000; // after a change of settings or a click on Generate: the server needs a moment to be busy
@@ -70,7 +71,10 @@
   const updated = () => { // the host has changed the page: ModernUI moves everything when all else is there
     sd3.place();
     sd3.addAgain();
-    sd3.describePlots();
+    sd3.arrangeSettings();
+    sd3.watchEncoders(TABS);
+    sd3.showDefaults();
+    sd3.showRun();
     sd3.describeButtons();
     sd3.translate();
     sd3.follow();

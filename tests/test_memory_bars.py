@@ -50,7 +50,8 @@ def test_a_device_that_does_not_tell_its_memory_has_a_bar_without_a_limit():
 
 def test_the_sentence_says_all_that_the_bar_shows():
     bar = bars(estimate(Setup(MEDIUM, find("q4"))), card(12, 64))[2]
-    for part in ("denoising", "GPU memory", "fits", "Transformer", "work space", units.size(bar.verdict.need), units.size(bar.verdict.usable)):
+    sizes = [units.size(size) for size in (bar.verdict.need, bar.verdict.usable)]
+    for part in ("denoising", "GPU memory", "fits", "Transformer", "work space", *sizes):
         assert part in bar.sentence
 
 
@@ -58,10 +59,10 @@ def test_the_recommendation_says_why():
     small, large = (Setup(MEDIUM, **balanced_defaults(gib * GIB)) for gib in (6, 24))
     advice = recommend(large, card(24, 64))
     left = next(verdict for choice, verdict in advice.considered if choice is advice.choice).left
-    assert advice.sentence.startswith(f"Recommended here: {advice.choice.shown}, the closest to the original")
-    assert f"{units.size(left)} stay free at 1024×1024" in advice.sentence
+    assert advice.sentence.startswith(f"{advice.choice.shown} is recommended here: the closest to the original")
+    assert f"{units.size(left)} to spare at 1024×1024" in advice.sentence
     tight = recommend(small, replace(card(6, 64), usable=estimate(replace(small, encoder=find("fp4"))).gpu))
-    assert "only 0.0 MB stay free" in tight.sentence
+    assert "only 0.0 MB to spare" in tight.sentence
     alone = recommend(small, replace(card(6, 64), usable=estimate(replace(small, encoder=find("none"))).gpu))
     assert "no T5 leaves enough memory for 1024×1024" in alone.sentence
     assert "does not tell how much memory" in recommend(small, Capacity("unknown")).sentence

@@ -44,7 +44,7 @@ class Bar:
 def bars(found: Estimate, capacity: Capacity) -> list[Bar]:
     """One for each phase, in the order of the phases."""
     made = []
-    for phase, verdict in judge_phases(found, capacity).items():
+    for verdict in judge_phases(found, capacity).values():
         stack = _stack(found, verdict, capacity)
         sizes = {name: sum(stack.get(part, 0) for part in parts) for name, parts in SEGMENTS.items()}
         made.append(Bar(verdict, {name: size for name, size in sizes.items() if size}))

@@ -257,6 +257,8 @@ class Run(BaseModel, extra="allow"):
     seconds: float = Field(description="How long it took.", examples=[12.3])
     outcome: str = Field(description="done, running, failed, out of memory, no picture, or the name of an error.", examples=["done"])
     phases: dict[str, dict[str, int]] = Field(description="Phase → counter → bytes at its peak.")
+    base: int = Field(0, description="Bytes of RAM that are not the model's, in a job on a processor.", examples=[1_900_000_000])
+    compared: dict[str, dict[str, int]] = Field({}, description="Phase → expected and measured bytes of the same thing.")
     times: list[float] | None = Field(None, description="Of each reading, seconds since the start.")
     readings: dict[str, list[int]] | None = Field(None, description="Counter → bytes, one for each time.")
     marks: list[dict[str, Any]] | None = Field(None, description="When each phase, and each step of denoising, began.")
