@@ -36,7 +36,7 @@ TESTS = {
     "memory/heap.py": ["memory_heap"],
     "memory/monitor.py": ["memory_monitor"],
     "memory/phases.py": ["memory_monitor", "memory_exhausted"],
-    "memory/plot.py": ["memory_monitor"],
+    "memory/bars.py": ["memory_bars"],
     "memory/sizes.py": ["memory_sizes", "memory_estimate"],
     "memory/t5_shape.py": ["memory_estimate", "memory_sizes"],
     "memory/errors.py": ["quality", "commands_quality"],

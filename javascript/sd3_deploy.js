@@ -4,6 +4,7 @@
 (() => {
   const sd3 = window.sd3deploy = window.sd3deploy || {};
   if (sd3.wake) return; // of another copy of the extension: one of them asks
+  const TABS = ['txt2img', 'img2img', 'control'];
   const BUSY_MS = 1000;
   const IDLE_MS = 60000;
   const AWAKE_MS = 15000; // after a change of settings or a click on Generate: the server needs a moment to be busy
@@ -71,7 +72,10 @@
   const updated = () => { // the host has changed the page: ModernUI moves everything when all else is there
     sd3.placeLater();
     sd3.addAgain();
-    sd3.describePlots();
+    sd3.arrangeSettings();
+    sd3.watchEncoders(TABS);
+    sd3.showDefaults();
+    sd3.showRun();
     sd3.describeButtons();
     sd3.describeSave();
     sd3.translate();

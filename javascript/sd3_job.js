@@ -27,8 +27,9 @@
     .find((el) => el && el.value !== '');
 
   const chosen = (tab, name) => {
+    if (name === OVERRIDES.encoder) return sd3.encoder(tab);
     const el = document.querySelector(`#script_${tab}_sd3_deploy_${name} input:checked`);
-    return el && el.value !== AS_SET ? el : null;
+    return el && el.value !== AS_SET ? el.value : null;
   };
 
   const question = (tab) => {
@@ -38,8 +39,8 @@
       if (el) values.set(name, el.value);
     }
     for (const [name, id] of Object.entries(OVERRIDES)) {
-      const el = chosen(tab, id);
-      if (el) values.set(name, el.value);
+      const value = chosen(tab, id);
+      if (value) values.set(name, value);
     }
     for (const [name, id] of Object.entries(PROMPTS)) {
       const text = (document.querySelector(`#${tab}_${id} textarea`) || {}).value || '';
@@ -54,6 +55,8 @@
     for (const name of names) if (values.has(name)) some.set(name, values.get(name));
     return some;
   };
+
+  sd3.memoryQuestion = (tab) => only(question(tab), MEMORY).toString();
 
   const estimates = {}; // tab → what the server said last about its memory
   sd3.estimate = (tab) => estimates[tab] || {};
@@ -90,14 +93,8 @@
   };
 
   const showMemory = (tab, answer) => {
-    for (const panel of document.querySelectorAll(`#script_${tab}_sd3_deploy_memory .sd3-memory`)) {
-      sd3.fill(panel, [answer.line, answer.table || [], answer.advice || ''], ([said, rows, advice]) => [
-        sd3.element('p', '', said),
-        ...(rows.length > 0 ? [sd3.table(rows.map(([name, bytes]) => [name, sd3.gigabytes(bytes)]))] : []),
-        ...(advice ? [sd3.element('p', '', advice)] : []),
-      ]);
-    }
-    sd3.showChoices(tab, Object.entries(answer.choices || {}));
+    sd3.showMemory(tab, answer);
+    sd3.showChoices(Object.entries(answer.choices || {}));
     sd3.showRun((answer.runs || []).slice(-1)[0]);
   };
 

@@ -1,4 +1,4 @@
-// The panel: its one-line state while it is closed, what has failed, work under way, and what each text encoder would mean here.
+// The panel: its one-line state while it is closed, what has failed, and work under way.
 
 (() => {
   const sd3 = window.sd3deploy = window.sd3deploy || {};
@@ -10,7 +10,8 @@
   sd3.showState = async () => {
     if (document.querySelectorAll('.sd3-state').length === 0) return;
     status = await sd3.get('status');
-    for (const el of document.querySelectorAll('.sd3-state')) el.textContent = status.line;
+    const more = status.wanted !== status.encoder || ['busy', 'last_error', 'encoder_warning', 'quantized_before', 'emulates'].some((name) => status[name]);
+    for (const el of document.querySelectorAll('.sd3-state')) el.textContent = more || !el.closest('.sd3-panel') ? status.line : ''; // its head says it
     for (const el of document.querySelectorAll('.sd3-findings')) sd3.fill(el, status.findings, (found) => found.map(finding));
     TABS.forEach(sd3.showHeadline);
     sd3.showQuieted();
@@ -125,50 +126,28 @@
     },
   };
 
-  // What each text encoder would mean here: in the settings' table, and beside the choices of the panel.
-  sd3.showChoices = (tab, choices) => {
+  // What each text encoder would mean here, in the settings' table.
+  sd3.showChoices = (choices) => {
     for (const [id, one] of choices) {
       document.querySelectorAll(`.sd3-choices tr[data-choice="${id}"] .sd3-verdict`).forEach((el) => {
         el.textContent = one.short;
         el.title = one.sentence;
       });
-      for (const input of document.querySelectorAll(`#script_${tab}_sd3_deploy_encoder input`)) {
-        if (input.value === one.name) badge(input.closest('label'), one);
-      }
     }
   };
 
-  const badge = (label, one) => {
-    let el = label.querySelector('.sd3-badge');
-    if (!el) {
-      el = sd3.element('span', 'sd3-badge');
-      (label.querySelector('span') || label).append(el);
-    }
-    el.textContent = one.short;
-    el.className = `sd3-badge sd3-${one.recommended ? 'recommended' : one.answer}`;
-    label.title = one.sentence;
-  };
-
-  let shownRun = 0;
-  sd3.showRun = (run) => { // only gradio itself can change a plot: its button is pressed
-    if (!run || run.number === shownRun) return;
-    shownRun = run.number;
-    document.querySelectorAll('.sd3-show').forEach((el) => el.click());
-    plotTitle = run.title;
-  };
-
-  let plotTitle = '';
-  sd3.describePlots = () => { // gradio gives its pictures no text
-    for (const el of document.querySelectorAll('.sd3-plot img')) {
-      const text = sd3.text('page.plot', { run: plotTitle });
-      if (el.alt !== text) el.alt = text;
-    }
+  // What holds where nothing is chosen for the page: the modes of the settings, as they are now.
+  sd3.showDefaults = () => {
+    const modes = { size: 'sd3_guard_size', memory: 'sd3_memory', sampling: 'sd3_guard_sampling' };
+    const values = Object.fromEntries(Object.entries(modes).map(([name, key]) => [name, sd3.shown((window.opts || {})[key] || '–')]));
+    const text = sd3.text('page.defaults', values);
+    for (const el of document.querySelectorAll('.sd3-defaults')) if (el.textContent !== text) el.textContent = text;
   };
 
   sd3.describeButtons = () => { // those of gradio have no words beside their own
-    for (const el of document.querySelectorAll('button.sd3-quality')) {
-      const text = sd3.text('page.quality.hint');
-      if (el.title !== text) el.title = text;
+    for (const name of ['quality', 'install', 'verify', 'diagnose', 'copy']) {
+      const text = sd3.text(`page.hint.${name}`);
+      for (const el of document.querySelectorAll(`.sd3-panel button.sd3-${name}`)) if (el.title !== text) el.title = text;
     }
   };
 

@@ -26,7 +26,7 @@
   sd3.host = async (path) => read(await send(path, json('POST')), path); // a route of the host itself
   sd3.readable = async (path) => (await checked(await send(`sd3/${path}`), path)).text();
 
-  const CHOSEN = '#setting_sd3_text_encoder input, #setting_sd3_weights input'; // drop-downs, whose entries have no words of their own
+  const CHOSEN = '#setting_sd3_text_encoder input, #setting_sd3_weights input, [id$="_sd3_deploy_encoder"] input'; // drop-downs, whose entries have no words of their own
   let texts = {};
   let labels = {};
   let names = {};

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import io
 import json
 import threading
 import time
@@ -14,12 +13,10 @@ from types import SimpleNamespace
 import numpy
 import pytest
 import torch
-from PIL import Image
 
-from sd3deploy import messages, tiny_sd3
+from sd3deploy import tiny_sd3
 from sd3deploy.device import Device, detect_device
 from sd3deploy.encoders.choices import find
-from sd3deploy.memory import plot
 from sd3deploy.memory.correction import LEAST, RANGE, Corrections, measured_factors
 from sd3deploy.memory.estimate import PHASES, Estimate, Setup, estimate
 from sd3deploy.memory.monitor import Monitor, Reading, Run, reader
@@ -622,30 +619,11 @@ def test_those_who_learn_at_once_lose_nothing(stored):
     assert [stored.of(f"card {n}") for n in range(20)] == [{"denoise": pytest.approx(1 + n / 100)} for n in range(20)]
 
 
-# The picture
-
-
-def rendered(figure):
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    picture = Image.open(buffer)
-    picture.load()
-    return picture
-
-
-def texts(figure):
-    (axes,) = figure.axes
-    legend = [text.get_text() for text in axes.get_legend().get_texts()] if axes.get_legend() else []
-    return legend, [text.get_text() for text in axes.texts]
-
-
-def dotted(figure):
-    """How high the lines are that say what was expected of each phase."""
-    return [float(height) for lines in figure.axes[0].collections for ((_, height), _) in lines.get_segments()]
+# The estimate beside it
 
 
 def full_run(**more):
-    run = Run(1, "job", r"sd3-medium, T5 NF4, $\nothing of TeX$", 0.0)
+    run = Run(1, "job", "sd3-medium, T5 NF4", 0.0)
     for n, phase in enumerate(("encode", "denoise", "denoise", "decode")):
         run.marks.append((n + 0.0, phase, n if phase == "denoise" else 0))
         run.times.append(n + 0.5)
@@ -654,53 +632,21 @@ def full_run(**more):
     return run
 
 
-@pytest.mark.parametrize("run", [None, Run(1, "job", "", 0.0)])
-def test_no_run(run):
-    figure = plot.figure(run)
-    assert rendered(figure).size == (800, 320)
-    assert texts(figure) == ([], [messages.text("memory.plot.none")])
-
-
-def test_a_run_on_a_cpu():
-    figure = plot.figure(full_run())
-    legend, names = texts(figure)
-    assert legend == [messages.text("memory.plot.ram")]
-    assert names == [messages.text(f"memory.phase.{phase}") for phase in ("encode", "denoise", "decode")]
-    assert len(rendered(figure).getcolors(10**6)) > 100  # there is something to see
-    (line,) = figure.axes[0].lines
-    assert list(line.get_ydata()) == [2, 3, 4, 5]
-    assert dotted(figure) == [3 + 2 - 0.5] * 3  # beside the model the server itself
-
-
-def test_a_run_on_a_gpu():
-    figure = plot.figure(full_run(allocated=10**9, reserved=2 * 10**9, used=3 * 10**9), usable=8 * 10**9)
-    legend, _ = texts(figure)
-    assert set(legend) == {messages.text(f"memory.plot.{name}") for name in ("used", "reserved", "allocated", "usable")}
-    assert rendered(figure).size == (800, 320)
-    assert [list(line.get_ydata()) for line in figure.axes[0].lines][:3] == [[3, 6, 9, 12], [2, 4, 6, 8], [1, 2, 3, 4]]
-    assert dotted(figure) == [3, 3, 3]
-
-
-def test_a_run_of_one_reading():
-    run = Run(1, "load", "sd3-medium", 0.0, times=[0.0], readings=[Reading(ram=10**9)], marks=[(0.0, "load", 0)])
-    figure = plot.figure(run)
-    assert rendered(figure).size == (800, 320)
-    assert figure.axes[0].get_xlim() == (0, 0.1)
-
-
-def test_the_phases_of_two_pictures_are_named_once():
+def test_on_a_processor_the_estimate_stands_beside_what_is_above_the_servers_own_ram():
     run = full_run()
-    run.marks += [(4.0, "encode", 0), (5.0, "denoise", 1), (6.0, "decode", 0)]
-    run.times.append(7.0)
-    run.readings.append(run.readings[-1])
-    figure = plot.figure(run)
-    _, names = texts(figure)
-    assert names == [messages.text(f"memory.phase.{phase}") for phase in ("encode", "denoise", "decode")]
-    assert len(dotted(figure)) == 6
+    assert run.base == 2 * 10**9 - 5 * 10**8  # before the job, without the model that was loaded then
+    measured = {phase: one["measured"] for phase, one in run.compared().items()}
+    assert measured == {"encode": 5 * 10**8, "denoise": 25 * 10**8, "decode": 35 * 10**8}
+    assert {one["expected"] for one in run.compared().values()} == {3 * 10**9}
 
 
-def test_a_real_run_is_rendered():
-    monitor = Monitor(reader(detect_device("cpu", "cpu")))
-    with monitor.run("load", "tiny") as run:
-        monitor.mark("denoise", 1)
-    assert rendered(plot.figure(run)).size == (800, 320)
+def test_on_a_device_it_stands_beside_what_is_in_tensors():
+    run = full_run(allocated=10**9, reserved=2 * 10**9, used=3 * 10**9)
+    assert run.base == 0
+    assert {phase: one["measured"] for phase, one in run.compared().items()} == {"encode": 10**9, "denoise": 3 * 10**9, "decode": 4 * 10**9}
+    assert run.summary()["compared"] == run.compared()
+
+
+def test_a_load_has_no_estimate_to_compare():
+    run = Run(1, "load", "sd3-medium", 0.0, times=[0.0], readings=[Reading(ram=10**9)], marks=[(0.0, "load", 0)])
+    assert (run.base, run.compared()) == (0, {})

@@ -46,9 +46,9 @@ def test_every_sentence_is_used():
     used = strings() | {f"rule.{rule.id}" for rule in (*RULES, *KINDS.values(), UNKNOWN)}
     used |= {f"checks.rule.{id}" for id in SEEN} | {f"checks.{step.id}.title" for step in STEPS}
     # ids made of a row's id, an action, a key, the name of a part
-    composed = ("action.", "button.use.", "encoder.", "feature.", "guard.", "panel.", "quality.column.", "setting.sd3_")
-    composed += ("size.side.", "source.kind.", "rule.unknown.during.")
-    composed += tuple(f"memory.{kind}." for kind in ("verdict", "short", "where", "phase", "part", "change", "plot"))
+    composed = ("action.", "button.use.", "encoder.", "feature.", "guard.", "page.hint.", "page.run.", "panel.", "quality.column.")
+    composed += ("setting.sd3_", "size.side.", "source.kind.", "rule.unknown.during.")
+    composed += tuple(f"memory.{kind}." for kind in ("verdict", "short", "where", "phase", "part", "change", "plot", "why"))
     unused = [id for id in messages.catalogue("en") if bare(id) not in used and id not in used and not id.startswith(composed)]
     assert unused == []
 

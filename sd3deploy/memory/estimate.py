@@ -102,11 +102,14 @@ class Need:
 
 @dataclass(frozen=True)
 class Estimate:
-    """parts: bytes of each part. phases: the need of each."""
+    """parts: bytes of each part. phases: the need of each. stacks: phase → "gpu" or "ram" → what is there at the peak → bytes: parts,
+    "activation", and "kept" for what balanced offload leaves on the device of parts that only the host knows.
+    """
 
     setup: Setup
     parts: Mapping[str, int]
     phases: Mapping[str, Need]
+    stacks: Mapping[str, Mapping[str, Mapping[str, int]]] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
@@ -137,37 +140,39 @@ def balanced_defaults(total: int) -> dict[str, Any]:
 def estimate(setup: Setup) -> Estimate:
     """The estimate for a setup. It never falls when pixels, batch or the bytes of a part grow."""
     parts = setup.weights.bytes(setup.encoder, setup.dtype, setup.compute)
-    phases = {}
+    phases, stacks = {}, {}
     for phase in PHASES:
         activation = round(_ACTIVATION[phase](setup, constants(setup.kind)) * setup.factors.get(phase, 1.0))
-        gpu, ram = (0, sum(parts.values()) + activation) if setup.kind == "cpu" else _placed(setup, parts, phase, activation)
-        phases[phase] = Need(gpu, ram, activation)
-    return Estimate(setup, parts, phases)
+        work = {"activation": activation}
+        gpu, ram = ({}, {**parts, **work}) if setup.kind == "cpu" else _placed(setup, parts, phase, work)
+        phases[phase] = Need(sum(gpu.values()), sum(ram.values()), activation)
+        stacks[phase] = {"gpu": gpu, "ram": ram}
+    return Estimate(setup, parts, phases, stacks)
 
 
-def _placed(setup: Setup, parts: Mapping[str, int], phase: str, activation: int) -> tuple[int, int]:
-    """Bytes on the device and in RAM, by offload mode."""
-    total = sum(parts.values())
+def _placed(setup: Setup, parts: Mapping[str, int], phase: str, work: Mapping[str, int]) -> tuple[dict[str, int], dict[str, int]]:
+    """What is on the device and in RAM, by offload mode: part → bytes. work: the activations."""
+    stays = {"text_encoder_3": parts["text_encoder_3"]} if _by_bitsandbytes(setup) else {}
     if phase == "load":
         # Each part is loaded into RAM and moved; bitsandbytes' layers go to the device at once (encoders/load.py).
-        on_device = parts["text_encoder_3"] if _by_bitsandbytes(setup) else 0
-        return total if setup.offload == "none" else on_device, total + activation
+        return dict(parts) if setup.offload == "none" else stays, {**parts, **work}
     if setup.offload == "none":
-        return total + activation, 0
+        return {**parts, **work}, {}
     active = {"encode": ENCODERS, "denoise": ("transformer",), "decode": ("vae",)}[phase]
-    if setup.offload in ("sequential", "group"):
-        stays = parts["text_encoder_3"] if _by_bitsandbytes(setup) else 0  # its weights can not be hooked one by one (webui/offload.py)
-        leaf = max(_leaf(setup, parts, name) for name in active if not (stays and name == "text_encoder_3"))
-        return leaf + stays + activation, total - stays
+    if setup.offload in ("sequential", "group"):  # what stays: its weights can not be hooked one by one (webui/offload.py)
+        leaves = {name: _leaf(setup, parts, name) for name in active if name not in stays}
+        name = max(leaves, key=lambda name: leaves[name])
+        return {name: leaves[name], **stays, **work}, {name: size for name, size in parts.items() if name not in stays}
     # The host's prompt parser moves all text encoders to the device at once, whatever the mode (its prompt_parser_diffusers.py).
-    working = sum(parts[name] for name in active)
+    working = {name: parts[name] for name in active}
     others = {name: size for name, size in parts.items() if name not in active}
-    stays = 0
+    kept: dict[str, int] = {}
     if setup.offload == "balanced":
         if setup.ceiling and phase != "encode":
-            working = min(working, setup.ceiling)
-        stays = max(sum(others.get(name, 0) for name in setup.never), min(setup.watermark, sum(others.values())))
-    return working + stays + activation, total - working
+            working = {name: min(size, setup.ceiling) for name, size in working.items()}
+        kept = {name: others[name] for name in setup.never if name in others}
+        kept["kept"] = max(0, min(setup.watermark, sum(others.values())) - sum(kept.values()))
+    return {**working, **kept, **work}, {name: size - working.get(name, 0) for name, size in parts.items()}
 
 
 def _by_bitsandbytes(setup: Setup) -> bool:

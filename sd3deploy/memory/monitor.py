@@ -131,6 +131,20 @@ class Run:
         """The first reading: what was there before the run began."""
         return self.readings[0] if self.readings else Reading()
 
+    @property
+    def base(self) -> int:
+        """Bytes of RAM that are not the model's, where the run was a job on a processor: what the server itself takes; else 0."""
+        return 0 if self.facts.get("on_device", True) else max(0, self.level().ram - self.facts.get("weights", 0))
+
+    def compared(self) -> dict[str, dict[str, int]]:
+        """Phase → "expected" and "measured": the estimate and the peak of the same thing, in bytes. On a device that is what tensors took
+        there, in RAM what the process took above `base`. Phases without an estimate are left out.
+        """
+        expected = self.facts.get("expected", {})
+        on_device = self.facts.get("on_device", True)
+        measured = {phase: peak["allocated"] if on_device else max(0, peak["ram"] - self.base) for phase, peak in self.peaks().items()}
+        return {phase: {"expected": expected[phase], "measured": measured[phase]} for phase in measured if expected.get(phase)}
+
     def summary(self) -> dict[str, Any]:
         """As JSON-able values, without the readings."""
         seconds = self.times[-1] if self.times else 0.0
@@ -142,6 +156,8 @@ class Run:
             "seconds": round(seconds, 3),
             "outcome": self.outcome,
             "phases": self.peaks(),
+            "base": self.base,
+            "compared": self.compared(),
             **self.facts,
         }
 

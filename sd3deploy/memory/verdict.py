@@ -12,7 +12,7 @@ from sd3deploy.memory.capacity import Capacity
 from sd3deploy.memory.estimate import Estimate, Setup, estimate
 from sd3deploy.memory.sizes import tiled
 
-__all__ = ["Advice", "Change", "Verdict", "cheapest", "judge", "recommend"]
+__all__ = ["Advice", "Change", "Verdict", "cheapest", "judge", "judge_phases", "recommend"]
 
 Answer = Literal["fits", "tight", "no", "unknown"]
 
@@ -38,6 +38,11 @@ class Verdict:
         return max(0, self.need - self.usable)
 
     @property
+    def left(self) -> int:
+        """Bytes that stay free; 0 where it does not fit."""
+        return max(0, self.usable - self.need)
+
+    @property
     def sentence(self) -> str:
         """For the screen."""
         values: dict[str, object] = {"need": units.size(self.need), "usable": units.size(self.usable), "missing": units.size(self.missing)}
@@ -52,21 +57,36 @@ class Verdict:
 
 def judge(found: Estimate, capacity: Capacity) -> Verdict:
     """Compare an estimate with what there is, phase by phase."""
-    worst = Verdict("unknown")
-    for phase, need in found.phases.items():
-        gpu = need.gpu
-        if capacity.unified:  # while a model is loaded the same bytes move from the one to the other
-            gpu = max(need.gpu, need.ram) if phase == "load" else need.gpu + need.ram
-        for where, wanted, usable in (("gpu", gpu, capacity.usable), ("ram", need.ram, capacity.ram_usable)):
-            known = capacity.total if where == "gpu" else capacity.ram_total and not capacity.unified
-            if not known or not wanted:
-                continue
-            ratio = wanted / max(1, usable)
-            if worst.answer == "unknown" or ratio > worst.need / max(1, worst.usable):
-                worst = Verdict("no" if ratio > 1 else "tight" if ratio > TIGHT else "fits", phase, where, wanted, usable)
+    known = [one for phase in found.phases for one in _places(found, phase, capacity) if one.answer != "unknown"]
+    worst = max(known, key=_share, default=Verdict("unknown"))
     if capacity.kind == "unknown" and worst.answer == "fits":
         return Verdict("unknown")  # RAM suffices, of the device nothing is known
     return worst
+
+
+def judge_phases(found: Estimate, capacity: Capacity) -> dict[str, Verdict]:
+    """Phase → its verdict, for the place that comes nearest to its limit then; "unknown" with what is needed where that is not known."""
+    return {phase: max(_places(found, phase, capacity), key=_share, default=Verdict("unknown", phase)) for phase in found.phases}
+
+
+def _places(found: Estimate, phase: str, capacity: Capacity) -> Iterator[Verdict]:
+    """The verdict of a phase for the device and for RAM, where anything is needed there."""
+    need = found.phases[phase]
+    gpu = need.gpu
+    if capacity.unified:  # while a model is loaded the same bytes move from the one to the other
+        gpu = max(need.gpu, need.ram) if phase == "load" else need.gpu + need.ram
+    for where, wanted, usable in (("gpu", gpu, capacity.usable), ("ram", need.ram, capacity.ram_usable)):
+        known = capacity.total if where == "gpu" else capacity.ram_total and not capacity.unified
+        if not wanted or (where == "ram" and capacity.unified):
+            continue
+        ratio = wanted / max(1, usable)
+        answer = "unknown" if not known else "no" if ratio > 1 else "tight" if ratio > TIGHT else "fits"
+        yield Verdict(answer, phase, where, wanted, usable if known else 0)
+
+
+def _share(one: Verdict) -> float:
+    """Of what is usable; what is not known comes after what fits."""
+    return TIGHT if one.answer == "unknown" else one.need / max(1, one.usable)
 
 
 @dataclass(frozen=True)
@@ -176,12 +196,24 @@ def _t5(setup: Setup, choice: Choice) -> int:
 class Advice:
     """Which T5 to take. choice: None when not even CLIP alone fits. considered: each choice with its verdict, best fidelity first.
     change: what would make it run at all, where nothing fits. basis: by which errors the choices are in that order, as a sentence.
+    pixels: the size of the picture that it is for, as "1024×1024".
     """
 
     choice: Choice | None
     considered: tuple[tuple[Choice, Verdict], ...]
     change: Change | None = None
     basis: str = ""
+    pixels: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """Which one, and why this one; what to do where none fits."""
+        if self.choice is None:
+            return self.change.sentence if self.change else messages.text("memory.nothing")
+        taken = next(verdict for choice, verdict in self.considered if choice is self.choice)
+        kind = "none" if self.choice is NONE else taken.answer
+        why = messages.text(f"memory.why.{kind}", left=units.size(taken.left), size=self.pixels)
+        return messages.text("memory.recommended", name=self.choice.shown, why=why)
 
     @property
     def reasons(self) -> list[str]:
@@ -198,19 +230,19 @@ def recommend(setup: Setup, capacity: Capacity, suitable: Iterable[Choice] = CHO
         (choice, judge(estimate(_apply(setup, {"encoder": choice.name})), capacity)) for choice in [*setup.errors.order(suitable), NONE]
     )
     with_t5, (_, without) = considered[:-1], considered[-1]
-    basis = setup.errors.sentence(choice for choice, _ in with_t5)
+    basis, pixels = setup.errors.sentence(choice for choice, _ in with_t5), f"{setup.width}×{setup.height}"
     for answer in ("fits", "tight"):
         for choice, verdict in with_t5:
             if verdict.answer == answer:
-                return Advice(choice, considered, basis=basis)
+                return Advice(choice, considered, None, basis, pixels)
     if with_t5 and with_t5[-1][1].answer == "unknown":
         smallest = min((choice for choice, _ in with_t5), key=lambda choice: (bool(choice.groups), _t5(setup, choice)))
-        return Advice(smallest, considered, basis=basis)
+        return Advice(smallest, considered, None, basis, pixels)
     if without.answer != "no":
-        return Advice(NONE, considered, basis=basis)
+        return Advice(NONE, considered, None, basis, pixels)
     change = cheapest(_apply(setup, {"encoder": NONE.name}), capacity, suitable)
     if change is None:
-        return Advice(None, considered, basis=basis)
+        return Advice(None, considered, None, basis, pixels)
     best = recommend(change.setup, capacity, suitable).choice or NONE  # with the change there may be room for a T5 again
     fields = {} if best is setup.encoder else {"encoder": best.name}
-    return Advice(None, considered, _fitting(setup, fields | dict(change.fields), capacity), basis)
+    return Advice(None, considered, _fitting(setup, fields | dict(change.fields), capacity), basis, pixels)

@@ -51,6 +51,19 @@ class Screen:
             head.click()
         self.part("apply").wait_for(state="visible")
 
+    def unfold(self, name: str) -> None:
+        """A part of the panel that is folded."""
+        head = self.part(name, ".label-wrap")
+        if "open" not in (head.get_attribute("class") or "").split():
+            head.click()
+
+    def choose(self, name: str) -> None:
+        """Take a text encoder for the jobs of the page: the stored name of an entry of the drop-down."""
+        field = self.part("encoder", "input")
+        field.click()
+        self.page.locator(f'{self.panel}encoder li[data-value="{name}"]').click()
+        field.blur()
+
     def size(self, width: int, height: int) -> None:
         self.ui.go(self.page, "Generate")
         self.ui.write(self.page, width=width, height=height)

@@ -142,22 +142,6 @@ def test_in_mode_block_no_press_goes_on(host, page, little):
         dismiss(page)
 
 
-def test_the_panel_shows_the_parts_and_the_last_run_as_a_plot(host, page):
-    opened_panel(page)
-    before = pictures(host)
-    press(page)
-    assert until(lambda: pictures(host) > before)
-    parts = page.locator(f"{PANEL}memory .sd3-parts")
-    assert until(lambda: parts.count() == 1)
-    for name in ("Transformer", "CLIP-L", "CLIP-G", "T5", "VAE", "Together"):
-        assert name in parts.inner_text()
-    plot = page.locator(f"{PANEL}plot img")
-    assert until(lambda: plot.count() == 1 and plot.evaluate("one => one.naturalWidth") > 300)
-    first = plot.get_attribute("src")
-    press(page)
-    assert until(lambda: page.locator(f"{PANEL}plot img").get_attribute("src") != first)
-
-
 def test_one_click_takes_what_is_recommended(host, page):
     opened_panel(page)
     page.locator(f"{PANEL}apply").click()

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from PIL import Image
 
-from sd3deploy.encoders.choices import CHOICES
 from tests.browser import UIS, until
 from tests.contract.conftest import slow_disk
 from tests.contract.screen import Screen, screen
@@ -54,17 +53,6 @@ def test_while_it_is_closed_its_head_says_model_encoder_and_whether_it_fits(host
     assert "Host default" in headline(host)
 
 
-def test_each_encoder_is_there_with_its_size_and_what_it_would_mean_here(host):
-    host.open()
-    rows = host.page.locator(f"{host.panel}encoder label:has(input)")
-    assert until(lambda: host.page.locator(f"{host.panel}encoder .sd3-badge.sd3-recommended").count() == 1)
-    texts = [row.inner_text() for row in rows.all()]
-    assert sum("GB" in text for text in texts) == sum(bool(choice.bytes) for choice in CHOICES)
-    assert sum("fits" in text for text in texts) >= 6
-    assert "recommended" in next(text for text in texts if "T5 BF16" in text)
-    host.shot("panel")
-
-
 def test_what_will_happen_to_the_job_follows_the_fields(host):
     host.size(1000, 1000)
     assert until(lambda: "1000×1000 → 1008×1008" in host.chip()), host.chip()
@@ -101,6 +89,7 @@ def test_of_a_long_prompt_it_is_said_while_it_is_typed_how_much_is_read(host):
 def test_the_panels_modes_hold_for_the_jobs_of_the_page_and_are_foreseen(host):
     host.size(1000, 256)
     host.open()
+    host.unfold("page")
     host.part("size", "input[value=block]").check()
     assert until(lambda: "1000×256" in host.text(f"{host.panel}job .sd3-refuse")), host.text(f"{host.panel}job")
     assert host.generate() is None
@@ -121,13 +110,13 @@ def test_the_panels_modes_hold_for_the_jobs_of_the_page_and_are_foreseen(host):
 def test_an_encoder_for_the_jobs_of_the_page_is_in_the_metadata(host):
     host.size(128, 128)
     host.open()
-    host.part("encoder", "input[value='None (CLIP only)']").check()
+    host.choose("None (CLIP only)")
     made = host.generate()
     assert made
     assert "T5: None (CLIP only)" in metadata(made)
     assert "T5 state: off" in metadata(made)
     assert until(lambda: "None (CLIP only)" in headline(host)), headline(host)
-    host.part("encoder", "input").first.check()
+    host.choose("As in Settings")
     assert host.generate()
     assert host.host.get("/sdapi/v1/sd3/status")["encoder"] == "Host default"
 
@@ -142,11 +131,13 @@ def test_the_text_of_a_picture_brings_the_panel_back_as_it_was(host):
     )
     host.page.evaluate(f"document.querySelector('#{host.ui.tab}_paste').click()")
     host.open()
-    assert until(host.part("encoder", "input[value='T5 NF4']").is_checked)
+    assert until(lambda: host.part("encoder", "input").input_value() == "T5 NF4")
     assert host.part("size", "input[value=block]").is_checked()
     assert host.part("sampling", "input[value=off]").is_checked()
     assert host.part("memory", "input").first.is_checked()  # what means nothing changes nothing
-    for name in ("encoder", "size", "sampling"):
+    host.choose("As in Settings")
+    host.unfold("page")
+    for name in ("size", "sampling"):
         host.part(name, "input").first.check()
     host.ui.go(host.page, "Generate")
     box.fill(before)
@@ -158,7 +149,8 @@ def test_the_settings_have_a_sentence_for_every_option_and_the_same_line_of_stat
     options = host.page.locator("[id^='setting_sd3_']")
     names = {one.get_attribute("id").removeprefix("setting_") for one in options.all()}
     assert {"sd3_text_encoder", "sd3_weights", "sd3_guard_size", "sd3_memory", "sd3_memory_retry", "sd3_auto_install"} <= names
-    for name in names - {"sd3_choices", "sd3_sources"}:
+    host.page.evaluate("document.querySelector('.sd3-advanced').open = true")
+    for name in names - {"sd3_choices", "sd3_sources", "sd3_pointer"}:
         assert host.page.locator(f"#setting_{name}").last.inner_text().strip(), name
     line = host.text("#setting_sd3_choices .sd3-state")
     assert "tiny-sd3" in line
@@ -214,6 +206,7 @@ def test_a_load_shows_how_far_it_is_and_a_button_ends_it(host, place):
 def test_quality_says_how_long_it_takes_and_shows_its_numbers(host, tmp_path):
     few_prompts(host.host, tmp_path)
     host.open()
+    host.unfold("last")
     assert until(lambda: "minutes" in (host.part("quality").get_attribute("title") or ""))
     host.part("quality").click()
     work = f"{host.panel}diagnosis .sd3-quality-work"
@@ -250,7 +243,7 @@ def test_install_shows_the_plan_and_asks(host):
 
 def test_a_pasted_error_is_explained_and_nothing_of_it_is_html(host):
     host.open()
-    host.part("help", ".label-wrap").click()
+    host.unfold("help")
     host.part("pasted", "textarea").fill(
         "<img src=x onerror=window.sd3hacked=1> RuntimeError: too many values to unpack (expected 2)\n"
         'File "diffusers/models/attention_processor.py"\nValueError: too many values to unpack (expected 2) StableDiffusion3'
@@ -474,6 +467,7 @@ def test_a_message_can_be_reached_and_dismissed_by_keys_alone(host):
 
 def test_the_panel_can_be_used_by_keys_alone(host):
     host.open()
+    host.unfold("page")
     first = host.part("size", "input")
     first.focus()
     host.page.keyboard.press("ArrowRight")

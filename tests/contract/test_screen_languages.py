@@ -21,12 +21,14 @@ def host(request, tmp_path_factory):
 def test_a_chinese_browser_has_a_chinese_panel(host):
     host.open()
     assert until(lambda: HAN.search(host.part("apply").inner_text())), host.part("apply").inner_text()
-    for name in ("encoder", "size", "memory", "sampling", "install", "verify"):
+    host.unfold("page")
+    for name in ("encoder", "defaults", "size", "memory", "sampling", "install", "verify"):
         text = host.part(name).inner_text()
         assert HAN.search(text), text
     assert until(lambda: HAN.search(host.text(f"{host.panel}memory .sd3-memory")))
     assert until(lambda: HAN.search(host.part("panel", ".sd3-headline").inner_text()))
-    assert "T5 FP4" in host.part("encoder").inner_text()
+    assert host.part("encoder", "input").input_value() == "与设置一致"  # stored in English
+    assert "T5 FP4" in host.part("entries").text_content()
     host.shot("zh-panel")
 
 
@@ -49,8 +51,9 @@ def test_the_answer_of_a_button_is_chinese(host):
     dialog.wait_for()
     assert HAN.search(dialog.inner_text())
     host.page.keyboard.press("Escape")
-    host.page.locator(f"{host.panel}forget").first.evaluate("(el) => el.click()")
-    assert until(lambda: HAN.search(host.text(f"{host.panel}done"))), host.text(f"{host.panel}done")
+    host.unfold("last")
+    host.part("forget").click()
+    assert until(lambda: HAN.search(host.text(f"{host.panel}last_done"))), host.text(f"{host.panel}last_done")
 
 
 def test_the_settings_are_chinese(host):

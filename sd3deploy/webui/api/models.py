@@ -209,6 +209,21 @@ class MemoryChange(BaseModel, extra="allow"):
     sentence: str = Field(description="The same as an instruction.")
 
 
+class Bar(BaseModel, extra="allow"):
+    """What a phase needs where it comes nearest to the limit."""
+
+    phase: str = Field(description="load, encode, denoise or decode.", examples=["denoise"])
+    name: str = Field(description="The phase as the screen calls it.", examples=["denoising"])
+    where: Literal["gpu", "ram"] = Field(description="Which memory it is.", examples=["gpu"])
+    place: str = Field(description="The memory as the screen calls it.", examples=["GPU memory"])
+    need: int = Field(description="Bytes at the peak.", examples=[5_600_000_000])
+    usable: int = Field(description="Bytes that can be used; 0: not known.", examples=[7_200_000_000])
+    answer: Literal["fits", "tight", "no", "unknown"] = Field(description="Whether it fits.", examples=["fits"])
+    short: str = Field(description="The same as a word.", examples=["fits"])
+    sentence: str = Field(description="All of it as a sentence.")
+    segments: list[dict[str, Any]] = Field(description="What it is made of: part, name, bytes.")
+
+
 class Memory(BaseModel, extra="allow"):
     """What a picture needs and what there is. Where no Stable Diffusion 3 model is selected, the capacity alone."""
 
@@ -230,6 +245,8 @@ class Memory(BaseModel, extra="allow"):
     change: MemoryChange | None = Field(None, description="The cheapest change that makes it fit, where it does not.")
     recommendation: str | None = Field(None, description="The text encoder to take here.", examples=["T5 INT8"])
     advice: str | None = Field(None, description="The recommendation as a sentence.")
+    why: str | None = Field(None, description="The recommendation alone, with the reason for it.")
+    bars: list[Bar] | None = Field(None, description="Phase by phase, to draw.")
     choices: dict[str, dict[str, Any]] | None = Field(None, description="Text encoder → its verdict.")
     table: list[list[Any]] | None = Field(None, description="Rows to show: name, bytes.")
     runs: list[Run] = Field([], description="The last twenty loads and jobs, without their readings.")
@@ -245,6 +262,8 @@ class Run(BaseModel, extra="allow"):
     seconds: float = Field(description="How long it took.", examples=[12.3])
     outcome: str = Field(description="done, running, failed, out of memory, no picture, or the name of an error.", examples=["done"])
     phases: dict[str, dict[str, int]] = Field(description="Phase → counter → bytes at its peak.")
+    base: int = Field(0, description="Bytes of RAM that are not the model's, in a job on a processor.", examples=[1_900_000_000])
+    compared: dict[str, dict[str, int]] = Field({}, description="Phase → expected and measured bytes of the same thing.")
     times: list[float] | None = Field(None, description="Of each reading, seconds since the start.")
     readings: dict[str, list[int]] | None = Field(None, description="Counter → bytes, one for each time.")
     marks: list[dict[str, Any]] | None = Field(None, description="When each phase, and each step of denoising, began.")

@@ -137,6 +137,8 @@ TABLE: tuple[Need, ...] = (
          default=False, since="2026-06", instead=f"{_SHARED}:opts.te_shared_t5"),
     Need("pipelines.generic_text_encoder:get_shared", "function", "which T5 that is", "host-t5", "Disty0/t5-xxl is taken",
          "(cls, repo_id, subfolder=)", gives=tuple, default=None, since="2026-06"),
+    Need(f"{_SHARED}:opts.data_labels", "attribute", "a line in the section of the host's own text encoder", None, "no line there",
+         gives=dict, default={}),
     Need(f"{_SHARED}:opts.offline_mode", "option", "nothing is fetched", "offline", "the network is asked", gives=bool, default=False),
     Need(f"{_SHARED}:opts.diffusers_dir", "option", "where models lie", "folders", "it is not searched", gives=str, default=""),
     Need(f"{_SHARED}:opts.ckpt_dir", "option", "where models lie", "folders", "it is not searched", gives=str, default=""),

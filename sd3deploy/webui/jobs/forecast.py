@@ -18,6 +18,7 @@ from sd3deploy.encoders.swap import is_sd3
 from sd3deploy.errors import EncoderError, JobRefused, Sd3Error, SettingError
 from sd3deploy.guards.number import number
 from sd3deploy.memory import verdict
+from sd3deploy.memory.bars import Bar, bars
 from sd3deploy.memory.correction import Corrections
 from sd3deploy.memory.errors import Errors
 from sd3deploy.memory.estimate import Setup, estimate
@@ -103,7 +104,9 @@ class Forecast:
             "line": judged.sentence,
             "change": {"fields": dict(change.fields), "sentence": change.sentence} if change else None,
             "recommendation": advice.choice.name if advice.choice else None,
-            "advice": _advice(advice),
+            "advice": f"{advice.sentence} {advice.basis}" if advice.choice else advice.sentence,
+            "why": advice.sentence,
+            "bars": [_bar(bar) for bar in bars(found, capacity)],
             "choices": {
                 choice.id: vars(one)
                 | {
@@ -270,8 +273,17 @@ def _short(one: verdict.Verdict, recommended: bool) -> str:
     return messages.text("memory.short.recommended", short=one.short) if recommended else one.short
 
 
-def _advice(advice: verdict.Advice) -> str:
-    """Which T5 to take here, as a sentence."""
-    if advice.choice:
-        return f"{messages.text('memory.recommended', name=advice.choice.shown)} {advice.basis}"
-    return advice.change.sentence if advice.change else messages.text("memory.nothing")
+def _bar(bar: Bar) -> dict[str, Any]:
+    one = bar.verdict
+    return {
+        "phase": one.phase,
+        "name": messages.text(f"memory.phase.{one.phase}"),
+        "where": one.where,
+        "place": messages.text(f"memory.where.{one.where}"),
+        "need": one.need,
+        "usable": one.usable,
+        "answer": one.answer,
+        "short": one.short,
+        "sentence": bar.sentence,
+        "segments": [{"part": name, "name": messages.text(f"memory.part.{name}"), "bytes": size} for name, size in bar.segments.items()],
+    }

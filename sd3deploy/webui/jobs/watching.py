@@ -11,7 +11,7 @@ from fastapi import HTTPException
 
 from sd3deploy import button, messages, units
 from sd3deploy.encoders.swap import is_sd3
-from sd3deploy.memory import exhausted, monitor, phases, plot, verdict
+from sd3deploy.memory import exhausted, monitor, phases, verdict
 from sd3deploy.memory.capacity import Capacity
 from sd3deploy.memory.correction import measured_factors
 from sd3deploy.memory.estimate import Estimate, Setup, estimate
@@ -190,11 +190,6 @@ class Watching:
                 result.comments = "\n".join(dict.fromkeys(filter(None, [result.comments, *state.messages])))
             return result
 
-    def figure(self) -> Any:
-        """Return the last run as a plot."""
-        run = self.monitor.last
-        return plot.figure(run, run.facts.get("usable", 0) if run and run.facts.get("on_device") else 0)
-
     def _prepare(self) -> None:
         if self.monitor.read is None:
             self.monitor.read = monitor.reader(self.host.device())
@@ -206,7 +201,7 @@ def _title(setup: Setup) -> str:
 
 
 def _expected(found: Estimate, capacity: Capacity) -> dict[str, Any]:
-    """The estimate of a run, for its picture and for whoever compares."""
+    """The estimate of a run, for whoever compares."""
     on_cpu = found.setup.kind == "cpu"
     return {
         "expected": {phase: need.ram if on_cpu else need.gpu for phase, need in found.phases.items()},

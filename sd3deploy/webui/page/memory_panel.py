@@ -12,26 +12,34 @@ from sd3deploy import messages
 from sd3deploy.webui.jobs.watching import Watching
 from sd3deploy.webui.page.language import spoken
 from sd3deploy.webui.page.outcome import outcome_html
+from sd3deploy.webui.services.measuring import Measuring
 
-__all__ = ["show"]
+__all__ = ["job", "last", "recommendation"]
 
 
-def show(script: Any, watching: Watching) -> None:
-    """Add it to the accordion that is being built."""
+def job(script: Any) -> None:
+    """What will happen to the next job, then what it takes, phase by phase."""
     gr.HTML('<div class="sd3-job"></div>', elem_id=script.elem_id("job"))
     gr.HTML('<div class="sd3-memory"></div>', elem_id=script.elem_id("memory"))
+
+
+def recommendation(script: Any, watching: Watching) -> None:
+    """The button that takes the recommended text encoder, and what it has done."""
     apply = gr.Button(messages.text("panel.memory.apply"), size="sm", elem_id=script.elem_id("apply"))
     done = gr.HTML(elem_id=script.elem_id("done"))
-    with gr.Accordion(messages.text("panel.memory.last"), open=False, elem_id=script.elem_id("last")):
-        shown = gr.Plot(
-            value=lambda: watching.figure() if watching.monitor.last else None,  # nothing is drawn while the page is built
-            show_label=False,
-            elem_id=script.elem_id("plot"),
-            elem_classes=["sd3-plot"],
-        )
-        forget = gr.Button(messages.text("panel.memory.forget"), size="sm", elem_id=script.elem_id("forget"))
-    # Pressed by the page when a run has ended: gradio lets nobody else change a plot.
-    show = gr.Button(messages.text("panel.memory.show"), elem_id=script.elem_id("show"), elem_classes=["sd3-show"])
     apply.click(fn=spoken(lambda: outcome_html(watching.forecast.apply)), inputs=[], outputs=[done])
+
+
+def last(script: Any, watching: Watching, measuring: Measuring) -> None:
+    """The plot of the last run, which the page draws while it is open, and what is known of this machine."""
+    with gr.Accordion(messages.text("panel.memory.last"), open=False, elem_id=script.elem_id("last")):
+        gr.HTML('<div class="sd3-run"></div>', elem_id=script.elem_id("plot"))
+        with gr.Row(elem_classes=["sd3-row"]):
+            names = {"quality": "panel.quality", "forget": "panel.memory.forget"}
+            quality, forget = (
+                gr.Button(messages.text(id), size="sm", elem_id=script.elem_id(name), elem_classes=[f"sd3-{name}"])
+                for name, id in names.items()
+            )
+        done = gr.HTML(elem_id=script.elem_id("last_done"))
+    quality.click(fn=spoken(lambda: outcome_html(measuring.begin)), inputs=[], outputs=[done])
     forget.click(fn=spoken(lambda: outcome_html(watching.forecast.forget)), inputs=[], outputs=[done])
-    show.click(fn=spoken(lambda: watching.figure()), inputs=[], outputs=[shown])

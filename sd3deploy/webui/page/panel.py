@@ -86,10 +86,15 @@ def script_class(
             with gr.Accordion(TITLE, open=False, elem_id=self.elem_id("panel"), elem_classes=["sd3-panel"]):
                 # A function, because the rest of the extension may fail after the panel was built; gradio asks it for every page.
                 gr.HTML(lambda: notice_html(features.notice) if features.notice else "", elem_id=self.elem_id("notice"))
-                gr.HTML('<div class="sd3-state"></div>', elem_id=self.elem_id("state"))  # filled in by the page
-                components = override.controls(self, deployment.host.device())
-                memory_panel.show(self, watching)
-                diagnosis_panel.show(self, verifying, measuring, reporting)
+                memory_panel.job(self)
+                encoder = override.encoder(self, deployment.host.device())
+                memory_panel.recommendation(self, watching)
+                diagnosis = diagnosis_panel.buttons(self, verifying)
+                with gr.Accordion(messages.text("panel.page"), open=False, elem_id=self.elem_id("page")):
+                    gr.HTML('<p class="sd3-defaults"></p>', elem_id=self.elem_id("defaults"))  # filled in by the page
+                    components = [encoder, *override.modes(self)]
+                memory_panel.last(self, watching, measuring)
+                diagnosis_panel.help(self, reporting, *diagnosis)
             self.infotext_fields = override.pasted(components)
             return components
 

@@ -32,7 +32,8 @@ LIMITS = (3, 200)  # GB: room for the smallest encoder that is kept; several sou
 def register(deployment: Deployment, forecast: Forecast, features: Features) -> None:
     """Add the options; called by the host when it builds the settings page. Raises what the host raises, with none of them added.
 
-    The host applies changed settings in this order: what the load of an encoder depends on comes before the encoder.
+    The host applies changed settings in this order: what the load of an encoder depends on comes before the encoder. The page shows them
+    in the order in which they are read (javascript/sd3_settings.js).
     """
     options: dict[str, Any] = {}
     checked = features.get("settings")
@@ -117,6 +118,9 @@ def register(deployment: Deployment, forecast: Forecast, features: Features) -> 
     option("sd3_choices", STATE + _loading() + rows, gr.HTML)
     for name in guards.GUARDS:
         option(f"sd3_guard_{name}", guards.DEFAULT_MODE, gr.Radio, {"choices": list(guards.MODES)}, modes)
+    if place := getattr(sdnext.shared.opts.data_labels.get("sd_text_encoder"), "section", None):  # where somebody looks first
+        option("sd3_pointer", f"<p>{html.escape(messages.text('setting.sd3_pointer'))}</p>", gr.HTML)
+        options["sd3_pointer"].section = place
     for key, info in options.items():  # only here: what fails above has added nothing
         sdnext.shared.opts.add_option(key, info)
     checked.shield(mend)(deployment)

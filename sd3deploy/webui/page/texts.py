@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from sd3deploy import messages
+from sd3deploy import guards, messages
 from sd3deploy.encoders import choices, source
+from sd3deploy.webui.jobs.forecast import MODES
+from sd3deploy.webui.jobs.override import AS_SET
 from sd3deploy.webui.page import language
 
 __all__ = ["texts"]
@@ -26,5 +28,6 @@ def texts() -> dict[str, object]:
     labels = {before[id]: messages.sentence(id) for id in fixed if before[id] != messages.sentence(id)}
     labels |= {line: choices.label(choice) for line, choice in zip(lines, choices.CHOICES, strict=True) if line != choices.label(choice)}
     names = {choice.name: choice.shown for choice in choices.CHOICES} | {kind: source.shown(kind) for kind in source.KINDS}
+    names |= {mode: messages.text(f"panel.mode.{mode}") for mode in (*guards.MODES, *MODES)} | {AS_SET: messages.text("panel.as-set")}
     shown = {value: name for value, name in names.items() if name != value}
     return {"language": messages.language(), "texts": said, "labels": labels, "names": shown}

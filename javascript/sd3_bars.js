@@ -1,0 +1,157 @@
+// What the next job takes of the memory, a bar for each phase; and the drop-down of the text encoder, whose entries say what they would
+// mean here. The bars are those of the entry that is looked at, before it is chosen.
+
+(() => {
+  const sd3 = window.sd3deploy = window.sd3deploy || {};
+  const AS_SET = 'As in Settings';
+  const LOOK_MS = 120; // the mouse passes over entries on its way to another one
+  const MARKS = { fits: '✓', tight: '!', no: '✗', unknown: '?' };
+  const ROOM = 1.12; // of the width, relative to the line: what is over it has to be seen, too
+
+  const part = (tab, name) => document.querySelector(`#script_${tab}_sd3_deploy_${name}`);
+
+  const segment = (one, whole) => {
+    const el = sd3.element('span', `sd3-segment sd3-part-${one.part}`);
+    el.style.width = `${100 * one.bytes / whole}%`;
+    el.title = `${one.name} ${sd3.gigabytes(one.bytes)}`;
+    el.dataset.bytes = one.bytes;
+    return el;
+  };
+
+  const bar = (one, mixed, most) => {
+    const el = sd3.element('div', `sd3-bar sd3-${one.answer}`);
+    el.dataset.phase = one.phase;
+    el.setAttribute('role', 'img');
+    el.setAttribute('aria-label', one.sentence);
+    const words = sd3.element('div', 'sd3-bar-words');
+    const [need, usable] = [one.need, one.usable].map(sd3.gigabytes);
+    const unit = need.slice(-3); // said once where both have it
+    const numbers = one.usable ? sd3.text('page.bars.of', { need: usable.endsWith(unit) ? need.slice(0, -3) : need, usable }) : need;
+    const name = sd3.text(`page.run.${one.phase}`);
+    words.append(sd3.element('span', '', mixed ? `${name} (${one.place})` : name), sd3.element('span', '', `${MARKS[one.answer]} ${numbers}`));
+    words.lastChild.title = one.short;
+    const track = sd3.element('div', 'sd3-track');
+    const whole = one.usable ? one.usable * most : most; // bytes of the whole width
+    track.append(...one.segments.map((each) => segment(each, whole)));
+    if (one.usable) {
+      const line = sd3.element('span', 'sd3-limit');
+      line.style.insetInlineStart = `${100 / most}%`;
+      track.append(line);
+    }
+    el.append(words, track);
+    return el;
+  };
+
+  const legend = (bars) => {
+    const names = new Map(bars.flatMap((one) => one.segments.map((each) => [each.part, each.name])));
+    const list = sd3.element('ul', 'sd3-legend sd3-list');
+    list.setAttribute('aria-hidden', 'true'); // each bar says its own
+    for (const [id, name] of names) {
+      const row = sd3.element('li');
+      row.append(sd3.element('span', `sd3-swatch sd3-part-${id}`), name);
+      list.append(row);
+    }
+    return list;
+  };
+
+  const draw = ([bars, encoder, looking]) => {
+    const places = new Set(bars.map((one) => one.place));
+    const known = bars.filter((one) => one.usable);
+    const most = known.length > 0 ? Math.max(ROOM, ...known.map((one) => one.need / one.usable)) : Math.max(1, ...bars.map((one) => one.need));
+    const el = sd3.element('div', looking ? 'sd3-bars sd3-looking' : 'sd3-bars');
+    const what = { encoder: sd3.shown(encoder), place: [...places].join(', ') };
+    el.append(sd3.element('p', 'sd3-caption', sd3.text('page.bars', what)), ...bars.map((one) => bar(one, places.size > 1, most)), legend(bars));
+    return el;
+  };
+
+  const show = (tab, answer, looking) => {
+    for (const area of document.querySelectorAll(`#script_${tab}_sd3_deploy_memory .sd3-memory`)) {
+      const { bars = [], encoder, line, why, advice, change, verdict } = answer;
+      const said = change ? [change.sentence] : !verdict || ['no', 'unknown'].includes(verdict.answer) ? [line] : []; // the rest is in the bars
+      sd3.fill(area, [bars, encoder, looking, said, why], () => {
+        const hint = sd3.element('p', 'sd3-why', why);
+        hint.title = advice || '';
+        return [...(bars.length > 0 ? [draw([bars, encoder, looking])] : []), ...said.map((text) => sd3.element('p', '', text)), ...(why ? [hint] : [])];
+      });
+    }
+  };
+
+  sd3.showMemory = (tab, answer) => {
+    entries(tab, answer.choices || {});
+    if (!looked[tab]) show(tab, answer, false);
+  };
+
+  // The drop-down. gradio has the stored value of an entry as its text, and nothing else of it.
+
+  const looked = {}; // tab → the entry that is looked at
+  const known = {}; // tab → the last value that is one of the entries, while somebody types to find another
+  const verdicts = {}; // tab → name → what the server said of it
+
+  const lines = (tab) => [...document.querySelectorAll(`#script_${tab}_sd3_deploy_entries .sd3-entries li`)];
+
+  // The stored name of the text encoder that is chosen for this page; null where it is that of the settings.
+  sd3.encoder = (tab) => {
+    const field = part(tab, 'encoder')?.querySelector('input');
+    const found = field && lines(tab).map((el) => el.dataset.name).find((name) => [name, sd3.shown(name)].includes(field.value));
+    if (found) known[tab] = found;
+    return known[tab] && known[tab] !== AS_SET ? known[tab] : null;
+  };
+
+  const entries = (tab, choices) => {
+    verdicts[tab] = Object.fromEntries(Object.values(choices).map((one) => [one.name, one]));
+    decorate(tab);
+  };
+
+  const decorate = (tab) => { // what an entry says is an attribute: gradio reuses its elements for other entries
+    const notes = new Map(lines(tab).map((el) => [el.dataset.name, el.textContent]));
+    for (const el of part(tab, 'encoder')?.querySelectorAll('li[data-value]') || []) {
+      const name = el.dataset.value;
+      const one = (verdicts[tab] || {})[name];
+      const shown = sd3.shown(name);
+      const note = (notes.get(name) || '').replace(shown, '');
+      const said = `${note}${one ? ` · ${MARKS[one.answer]} ${one.short}` : ''}`;
+      if (el.dataset.sd3 !== said) el.dataset.sd3 = said;
+      if (el.getAttribute('aria-label') !== shown + said) el.setAttribute('aria-label', shown + said);
+      el.classList.toggle('sd3-recommended', Boolean(one && one.recommended));
+    }
+  };
+
+  let timer = null;
+  const look = (tab, name) => {
+    if (looked[tab] === name) return;
+    looked[tab] = name;
+    clearTimeout(timer);
+    if (!name) {
+      show(tab, sd3.estimate(tab), false);
+      return;
+    }
+    timer = setTimeout(async () => {
+      const values = new URLSearchParams(sd3.memoryQuestion(tab));
+      if (name === AS_SET) values.delete('encoder');
+      else values.set('encoder', name);
+      const answer = await sd3.get(`memory?${values}`).catch((error) => { console.debug(String(error)); });
+      if (answer && looked[tab] === name) show(tab, answer, true);
+    }, LOOK_MS);
+  };
+
+  const watch = (tab) => {
+    const el = part(tab, 'encoder');
+    if (!el || el.dataset.sd3Watched) return;
+    el.dataset.sd3Watched = 'true';
+    new MutationObserver(() => {
+      decorate(tab);
+      const list = el.querySelector('li[data-value]');
+      const active = el.querySelector('li.active, li:hover');
+      if (!list) {
+        look(tab, null);
+        sd3.follow();
+      } else if (active) look(tab, active.dataset.value);
+    }).observe(el, { subtree: true, childList: true, attributes: true, attributeFilter: ['class', 'data-value'] });
+    el.addEventListener('mouseover', (e) => {
+      const entry = e.target.closest('li[data-value]');
+      if (entry) look(tab, entry.dataset.value);
+    });
+  };
+
+  sd3.watchEncoders = (tabs) => tabs.forEach(watch);
+})();

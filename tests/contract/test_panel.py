@@ -1,0 +1,229 @@
+"""The panel by its numbers: how high it is in a narrow column, its bars, its drop-down, its plot, and the order of the settings."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from sd3deploy.encoders.choices import CHOICES
+from tests.browser import UIS, until
+from tests.contract.screen import Screen, screen
+
+NARROW, HIGHEST = 216, 700  # px: ModernUI's column of scripts, and what fits beside a picture
+PHASES = ("load", "encode", "denoise", "decode")
+
+
+@pytest.fixture(scope="module", params=UIS)
+def host(request, tmp_path_factory):
+    with screen(request.param, tmp_path_factory.mktemp("panel")) as found:
+        yield found
+
+
+@pytest.fixture
+def published(host: Screen):
+    """The page asks about a published model: of the tiny one no bar could be seen."""
+    ours = re.compile(r".*/sd3/memory\?.*")
+    host.page.route(ours, lambda route: route.continue_(url=f"{route.request.url}&model=sd3.5-medium"))
+    host.page.evaluate("window.sd3deploy.follow(true)")
+    assert until(lambda: caption_of(host) and bars(host)[2]["segments"].get("transformer", 0) > 1e9)
+    yield
+    host.page.unroute(ours)
+    host.page.evaluate("window.sd3deploy.follow(true)")
+
+
+def asked(host, **more):
+    return host.host.get("/sdapi/v1/sd3/memory", params={"model": "sd3.5-medium", "width": 1024, "height": 1024} | more)
+
+
+def bars(host):
+    """What each bar says and how wide its parts are, relative to the whole width."""
+    return host.page.evaluate(
+        """(where) => [...document.querySelectorAll(where)].map((bar) => {
+             const track = bar.querySelector('.sd3-track').clientWidth;
+             const parts = [...bar.querySelectorAll('.sd3-segment')];
+             const limit = bar.querySelector('.sd3-limit');
+             return {
+               phase: bar.dataset.phase, role: bar.getAttribute('role'), label: bar.getAttribute('aria-label'), text: bar.innerText,
+               segments: Object.fromEntries(parts.map((el) => [el.className.match(/sd3-part-(\\w+)/)[1], Number(el.dataset.bytes)])),
+               widths: parts.map((el) => el.getBoundingClientRect().width / track),
+               limit: limit ? limit.offsetLeft / track : null, answer: bar.className };
+           })""",
+        f"{host.panel}memory .sd3-bar",
+    )
+
+
+def caption_of(host):
+    return host.text(f"{host.panel}memory .sd3-caption")
+
+
+def test_with_all_folded_it_is_short_in_a_narrow_column(host):
+    host.size(1024, 1024)
+    host.open()
+    panel = host.part("panel")
+    panel.evaluate("(el, width) => { el.style.width = el.style.minWidth = el.style.maxWidth = `${width}px`; }", NARROW)
+    try:
+        assert until(lambda: len(bars(host)) == 4)
+        assert host.page.locator(f"{host.panel}panel .label-wrap.open").count() == 1  # its own
+        assert until(lambda: panel.bounding_box()["height"] <= HIGHEST), panel.bounding_box()
+        host.shot("narrow")
+        boxes = host.page.evaluate(
+            """(where) => [...document.querySelectorAll(`${where} button`)].filter((el) => el.offsetParent && el.closest('.sd3-row'))
+                 .map((el) => el.getBoundingClientRect().top)""",
+            f"{host.panel}panel",
+        )
+        assert len(boxes) == 4  # Install, Verify, Diagnose, Report
+        assert len(set(boxes)) == 1
+    finally:
+        panel.evaluate("(el) => { el.style.width = el.style.minWidth = el.style.maxWidth = ''; }")
+
+
+def test_what_will_happen_comes_first(host):
+    host.open()
+    order = [host.part(name).bounding_box()["y"] for name in ("job", "memory", "encoder", "install", "page", "last", "help")]
+    assert order == sorted(order)
+
+
+@pytest.mark.usefixtures("published")
+def test_each_phase_has_a_bar_of_its_parts(host):
+    host.open()
+    host.size(1024, 1024)
+    host.open()
+    expected = asked(host)["bars"]
+    found = bars(host)
+    assert [one["phase"] for one in found] == [one["phase"] for one in expected] == list(PHASES)
+    most = max(1.12, *(one["need"] / one["usable"] for one in expected))
+    for shown, one in zip(found, expected, strict=True):
+        assert shown["segments"] == {part["part"]: part["bytes"] for part in one["segments"]}
+        assert sum(shown["segments"].values()) == one["need"]
+        assert f"sd3-{one['answer']}" in shown["answer"].split()
+        # What can be used changes with whatever else runs, between the page's question and ours.
+        assert sum(shown["widths"]) == pytest.approx(one["need"] / one["usable"] / most, rel=0.1, abs=0.02)
+        assert shown["limit"] == pytest.approx(1 / most, rel=0.1)
+        assert f" {one['need'] / 1e9:.1f} of " in shown["text"]
+        assert (shown["role"], shown["label"].partition(" of ")[0]) == ("img", one["sentence"].partition(" of ")[0])
+    host.shot("bars")
+
+
+@pytest.mark.usefixtures("published")
+def test_the_bars_are_those_of_the_entry_that_is_looked_at_before_it_is_chosen(host):
+    host.open()
+    before = bars(host)[2]["segments"]
+    field = host.part("encoder", "input")
+    field.click()
+    entries = host.page.locator(f"{host.panel}encoder li[data-value]")
+    assert until(lambda: entries.count() == len(CHOICES) + 1)
+    said = {one.get_attribute("data-value"): one.get_attribute("data-sd3") for one in entries.all()}
+    assert [name for name, text in said.items() if "recommended" in text] == [name for name in [asked(host)["recommendation"]] if name]
+    for choice in CHOICES:
+        assert (f"{(choice.bytes or 0) / 1e9:.1f} GB" in said[choice.name]) == bool(choice.bytes), said
+    assert sum("fit" in text for text in said.values()) >= 6, said
+    host.shot("entries")
+    entry = host.page.locator(f"{host.panel}encoder li[data-value='T5 Q4']")
+    entry.hover()
+    expected = {part["part"]: part["bytes"] for part in asked(host, encoder="T5 Q4")["bars"][2]["segments"]}
+    assert expected != before
+    assert until(lambda: bars(host)[2]["segments"] == expected), (bars(host)[2], expected)
+    assert "T5 Q4" in caption_of(host)
+    assert host.host.get("/sdapi/v1/sd3/status")["encoder"] == "Host default"
+    host.shot("looking")
+    host.page.keyboard.press("Escape")
+    field.blur()
+    assert until(lambda: bars(host)[2]["segments"] == before)
+
+
+def test_keys_alone_look_at_an_entry_and_choose_it(host):
+    host.open()
+    field = host.part("encoder", "input")
+    field.focus()
+    field.fill("T5 Q8")
+    host.page.keyboard.press("ArrowDown")
+    assert until(lambda: "T5 Q8" in caption_of(host)), caption_of(host)
+    host.page.keyboard.press("Enter")
+    assert until(lambda: field.input_value() == "T5 Q8")
+    field.blur()
+    assert until(lambda: "T5 Q8" in caption_of(host))
+    host.choose("As in Settings")
+    assert until(lambda: "Host default" in caption_of(host)), caption_of(host)
+
+
+def test_the_recommendation_says_in_a_sentence_why_it_is_this_one(host):
+    host.open()
+    assert until(lambda: "the closest to the original" in host.text(f"{host.panel}memory .sd3-why")), host.text(f"{host.panel}memory")
+
+
+def test_the_modes_are_folded_and_say_what_holds_else(host):
+    host.open()
+    assert not host.part("size", "input").is_visible()
+    host.unfold("page")
+    assert "size fix, memory warn, sampling fix" in host.text(f"{host.panel}defaults .sd3-defaults")
+    host.host.set(sd3_guard_size="block")
+    try:
+        host.reload()
+        host.open()
+        host.unfold("page")
+        assert until(lambda: "size block" in host.text(f"{host.panel}defaults .sd3-defaults"))
+    finally:
+        host.host.set(sd3_guard_size="fix")
+
+
+def test_the_last_run_is_drawn_with_its_estimate_and_read_by_pointing(host):
+    host.size(256, 256)
+    host.open()
+    host.unfold("last")
+    assert host.generate()
+    host.open()
+    picture = host.page.locator(f"{host.panel}plot svg[role=img]")
+    assert until(picture.count)
+    assert until(lambda: host.page.locator(f"{host.panel}plot td").count() >= 6)
+    run = host.host.get("/sdapi/v1/sd3/memory/runs")[-1]
+    rows = host.page.locator(f"{host.panel}plot tbody tr").all_inner_texts()
+    assert len(rows) == len(run["compared"]) >= 2
+    for row, one in zip(rows, run["compared"].values(), strict=True):
+        for size in (one["expected"], one["measured"]):
+            assert (f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB") in row
+    words = host.text(f"{host.panel}plot .sd3-legend")
+    assert "estimate" in words
+    assert "can be used" in words
+    box = picture.bounding_box()
+    panel = host.part("panel").bounding_box()
+    assert box["width"] > 150
+    assert box["x"] + box["width"] <= panel["x"] + panel["width"]
+    picture.scroll_into_view_if_needed()
+    picture.hover(position={"x": box["width"] / 2, "y": box["height"] / 2})
+    assert until(lambda: " s · " in host.text(f"{host.panel}plot .sd3-read")), host.text(f"{host.panel}plot .sd3-read")
+    host.shot("run")
+    first = host.text(f"{host.panel}plot .sd3-run-title")
+    host.size(320, 256)
+    host.open()
+    assert host.generate()
+    host.open()
+    assert until(lambda: host.text(f"{host.panel}plot .sd3-run-title") not in ("", first))
+
+
+def test_the_settings_begin_with_the_encoder_and_fold_the_rest(host):
+    host.ui.go(host.page, "Settings")
+    host.ui.settings(host.page)
+    names = ("text_encoder", "choices", "weights", "weights_file", "weights_repository", "sources")
+    places = [host.page.locator(f"#setting_sd3_{name}").first.bounding_box()["y"] for name in names]
+    assert places == sorted(places)
+    rest = host.page.locator("#setting_sd3_auto_install").first
+    assert not rest.is_visible()
+    host.page.locator(".sd3-advanced summary").click()
+    assert until(rest.is_visible)
+    assert rest.bounding_box()["y"] > host.page.locator("#setting_sd3_sources").first.bounding_box()["y"]
+    host.page.locator("#setting_sd3_auto_install input").click()  # what was moved is still applied
+    host.ui.submit(host.page)
+    try:
+        assert until(lambda: host.host.get("/sdapi/v1/options").get("sd3_auto_install") is False)
+    finally:
+        host.host.set(sd3_auto_install=True)
+    host.shot("settings-open")
+
+
+def test_the_hosts_own_section_points_to_ours(host):
+    host.ui.go(host.page, "Settings")
+    host.ui.settings(host.page, "Text Encoder")
+    line = host.page.locator("#setting_sd3_pointer").first
+    assert until(line.is_visible)
+    assert "SD3 Deploy" in line.inner_text()
