@@ -12,7 +12,7 @@ from functools import cached_property
 
 from sd3deploy.vendored import canonicalize_name
 
-__all__ = ["Failure", "Frame", "Raised", "class_owner", "failure_of"]
+__all__ = ["NATIVE", "Failure", "Frame", "Raised", "class_owner", "failure_of", "message"]
 
 CLASS = r"(?:[A-Za-z_]\w*\.)*_?[A-Z]\w*(?:Error|Exception|Timeout|Exhausted|Failed|Disconnected|NotFound|Interrupt|Read|Refused|Corruption)"
 _RAISED = re.compile(rf"(?<![\w.'\"/\\<(\[])(?P<name>{CLASS})(?=: | ?$)")
