@@ -140,7 +140,7 @@ def test_what_is_known_of_the_unknown():
     assert (failure.last.name, failure.last.text, failure.during) == ("diffusers.x.Odd", "no", "load")
     (found,) = matcher.read([text])
     assert found.rule == "unknown"
-    for part in ("diffusers.x.Odd: no", "sd_models.py:3", "extension sd-thing (thing.py:8, hook)", "loaded"):
+    for part in ("diffusers.x.Odd: no", "sd_models.py:3", "extensions/sd-thing (thing.py:8, hook)", "loaded"):
         assert part in found.message
 
 

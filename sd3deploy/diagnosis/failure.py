@@ -12,7 +12,7 @@ from functools import cached_property
 
 from sd3deploy.vendored import canonicalize_name
 
-__all__ = ["Failure", "Frame", "Raised", "class_owner", "failure_of"]
+__all__ = ["NATIVE", "Failure", "Frame", "Raised", "class_owner", "failure_of", "message"]
 
 CLASS = r"(?:[A-Za-z_]\w*\.)*_?[A-Z]\w*(?:Error|Exception|Timeout|Exhausted|Failed|Disconnected|NotFound|Interrupt|Read|Refused|Corruption)"
 _RAISED = re.compile(rf"(?<![\w.'\"/\\<(\[])(?P<name>{CLASS})(?=: | ?$)")
@@ -76,7 +76,8 @@ _SAYS = re.compile(
 _ENDS = re.compile(rf"(?:{CLASS}|(?:[a-z_]\w*\.)+[A-Z]\w+)(?::(?: |$)|$)")  # the last line of a traceback
 _BEFORE = re.compile(r"[\d\-T:.,\[\] ]*(?:- )?(?:\(\w[^)]*\) |[\w.\-]+ *[|:] +|Error is: )?")  # a time, a thread, a container, a node
 _AGAIN = re.compile(
-    r"thrown while requesting (?:HEAD|GET)|Retrying in \d|Trying to resume download|will (?:now )?(?:retry|fall ?back|try to load)|\bfalling back to\b",
+    r"thrown while requesting (?:HEAD|GET)|Retrying in \d|Trying to resume download|will (?:now )?(?:retry|fall ?back|try to load)"
+    r"|\bfalling back to\b",
     re.IGNORECASE,
 )
 _PROBE = re.compile(r"_?(?:is|has|check|try|probe)_\w*(?:available|installed|import|version|support\w*)$")

@@ -38,5 +38,5 @@ def _place(kind: str, owner: str, path: str, line: int, function: str, installed
     """Such as "diffusers 0.39.0 (loader.py:12, load)"."""
     version = installed.version(owner.replace("_", "-")) if installed and kind == "distribution" else ""
     file = path.replace("\\", "/").rpartition("/")[2]
-    who = f"extension {owner}" if kind == "extension" else f"{owner} {version or ''}".strip()
+    who = f"extensions/{owner}" if kind == "extension" else f"{owner} {version or ''}".strip()
     return f"{who} ({file}:{line}, {function or '?'})".strip()

@@ -49,7 +49,8 @@ _OURS = re.compile(
     re.IGNORECASE,
 )
 _OF_MODEL = re.compile(
-    r"(?:text_encoder|transformer|tokenizer|\bvae|models--|-\d{5}-of-\d{5}).*\.(?:safetensors|json|model)\b",
+    r"(?:text_encoder|transformer|tokenizer|\bvae|models--|-\d{5}-of-\d{5}).*\.(?:safetensors|json|model)\b"
+    r"|models[\\/].*\.(?:safetensors|sft|gguf)\b",
     re.IGNORECASE,
 )
 _NO_WEIGHTS = re.compile(
