@@ -32,6 +32,7 @@ ROUTES = {
     ("GET", "texts"): None,
     ("GET", "verify"): None,
     ("POST", "cancel"): {},
+    ("POST", "check"): {},
     ("POST", "encoder"): {"encoder": "Host default"},
     ("POST", "install"): {"dry_run": True},
     ("POST", "memory/apply"): {},
