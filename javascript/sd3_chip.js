@@ -111,7 +111,7 @@
     const head = sd3.button('sd3-chip-head', '', () => el.classList.remove('sd3-closed'));
     const more = sd3.element('div', 'sd3-chip-more');
     el.id = id;
-    head.setAttribute('role', 'status');
+    el.setAttribute('role', 'status');
     more.id = `${id}-more`;
     head.setAttribute('aria-describedby', more.id);
     el.append(head, more);

@@ -94,8 +94,7 @@ def test_a_size_that_does_not_fit(host, page, asked, made):
     assert generate(host, page, width=asked[0], height=asked[1]) == made
     announced = f"{asked[0]}×{asked[1]}", f"{made[0]}×{made[1]}"
     assert said(page, *announced)
-    (toast,) = toasts(page, "info")
-    assert all(one in toast for one in announced)
+    assert any(all(one in toast for one in announced) for toast in toasts(page, "info"))
 
 
 @pytest.mark.parametrize("typed", [0, -1, "abc"])
@@ -125,15 +124,14 @@ def test_the_same_message_is_there_once(host, page):
     for _ in range(2):
         generate(host, page, width=200, height=200)
     up_to_date(host, page)  # a second one would be there
-    assert len(toasts(page, "info")) == 1
+    assert len([toast for toast in toasts(page, "info") if "200×200" in toast and "multiples" in toast]) == 1
 
 
 def test_the_control_tab_has_its_size_mended_and_its_refusals_said_too(host, page):
     """It shows no text of a script: what is on top of the page has to do."""
     dismiss(host, page)
     assert generate(host, page, "control", width=1000, height=250) == (1008, 256)
-    (toast,) = toasts(page, "info")
-    assert "1008×256" in toast
+    assert any("1000×250" in toast and "1008×256" in toast for toast in toasts(page, "info"))
     host.set(sd3_guard_size="block")
     try:
         dismiss(host, page)
