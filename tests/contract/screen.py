@@ -39,8 +39,7 @@ class Screen:
 
     def chip(self) -> str:
         """What the chip near Generate has to say, seen or not; "" where there is none."""
-        found = self.page.locator(f"#sd3-chip-{self.ui.tab}")
-        return (found.text_content() or "") if found.count() else ""
+        return self.page.evaluate("(id) => (document.getElementById(id) || {}).textContent || ''", f"sd3-chip-{self.ui.tab}")
 
     def open(self) -> None:
         """The panel, as a person opens it."""

@@ -108,7 +108,7 @@ def test_a_picture_of_the_announced_size(host, told, asked, made):
     assert shown == {"SD3 size": f"{asked[0]}x{asked[1]} → {made[0]}x{made[1]}"}
     assert f"{asked[0]}×{asked[1]}" in told()[0][2]
     assert f"{made[0]}×{made[1]}" in told()[0][2]
-    assert told()[0][1] == "warning"
+    assert told()[0][1] == "info"
     assert f"id={told()[0][0]}" in host.log()
 
 
@@ -260,7 +260,7 @@ def test_the_next_frame_of_a_job_says_the_same(host):
 def test_a_sampler_that_the_host_can_not_use_with_sd3(host, told, name):
     code, _, shown, _ = ask(host, sampler_name=name)
     assert (code, shown) == (200, {"SD3 sampler": f"{name} → Default"})
-    assert [(id, severity) for id, severity, _ in told()] == [("sampler.not-flow", "warning")]
+    assert [(id, severity) for id, severity, _ in told()] == [("sampler.not-flow", "info")]
 
 
 @pytest.mark.parametrize("name", ["Default", "Euler FlowMatch"])

@@ -307,7 +307,7 @@ def test_what_fails_when_the_host_calls_later_ends_it_as_well(started, what):
 def test_a_panel_that_can_not_be_built_says_so_and_jobs_are_looked_at_all_the_same(started):
     result, log = started("", """
         from sd3deploy.webui.jobs import override
-        override.controls = None
+        override.modes = None
         made = script()
         made.parent = "txt2img"
         with gr.Blocks():

@@ -95,9 +95,24 @@ class State:
         with self._lock:
             for need, what in found.items():
                 self.unmet.setdefault(need.name, what)
-                if need.required and need.feature is not None:
-                    self.off |= set(FEATURES.get(need.feature, (need.feature,)))
+            self._switch()
         self.announce()
+
+    def back(self, need: Need) -> bool:
+        """Whether what was not as it should be is so again: what failed once, or was taken away for a moment by another extension, costs no
+        feature for good. What is wrapped or registered is so only at the start.
+        """
+        if need.place in PLACES or need.kind in ("patch", "callback") or _examined(need):
+            return False
+        with self._lock:
+            self.unmet.pop(need.name, None)
+            self._switch()
+        return True
+
+    def _switch(self) -> None:
+        """Called with the lock held."""
+        needs = [need for need in map(BY_NAME.__getitem__, self.unmet) if need.required and need.feature is not None]
+        self.off = {part for need in needs for part in FEATURES.get(need.feature or "", (need.feature or "",))}
 
     def announce(self) -> None:
         """Tell all that was not told yet, in one sentence."""
@@ -117,6 +132,10 @@ class State:
 
     def lacks(self, part: str) -> bool:
         """Whether a part of the extension is switched off because of the host."""
+        if part not in self.off:
+            return False
+        for name in list(self.unmet):
+            self.back(BY_NAME[name])
         return part in self.off
 
     def data(self) -> dict[str, Any]:
@@ -182,7 +201,7 @@ def _resolve(need: Need) -> Any:
 
 def _value(need: Need) -> Any:
     """What the row stands for; its default where it is not as it should be. Raises HostChanged where it has none."""
-    if need.name in state.unmet or need.name in state.absent:
+    if need.name in state.absent or (need.name in state.unmet and not state.back(need)):
         return _stand_in(need)
     if need.lazy and need.place not in sys.modules:
         return need.default
@@ -305,7 +324,7 @@ def too_old() -> bool:
 
 def require(part: str) -> None:
     """Raise HostChanged where that part of the extension is switched off because of the host."""
-    for name in state.unmet if state.lacks(part) else ():
+    for name in list(state.unmet) if state.lacks(part) else ():
         need = BY_NAME[name]
         if need.required and part in FEATURES.get(need.feature or "", (need.feature,)):
             raise HostChanged(need, state.unmet[name])
