@@ -184,6 +184,7 @@ def test_a_size_that_is_not_to_be_mended_is_refused_with_the_remedy(host):
     ui, page = host.ui, host.page
     host.dismiss()
     ui.settings(page)
+    page.locator(".sd3-advanced summary").click()
     page.locator("#setting_sd3_guard_size label").filter(has_text="block").click()
     ui.submit(page)
     assert until(lambda: host.host.get("/sdapi/v1/options").get("sd3_guard_size") == "block")

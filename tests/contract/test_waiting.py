@@ -159,14 +159,11 @@ def test_cancel_ends_a_change_that_waits_for_a_job(host, pool, news):
 
 def test_what_fails_after_the_change_stands_with_its_setting(host, news):
     host.run("""
-        from modules import devices
-        from sd3deploy.webui.host import adapter
-        class Renamed:  # for the extension alone: the real host calls it in its own functions
-            def __getattr__(self, name):
-                if name == "torch_gc":
-                    raise AttributeError("module 'modules.devices' has no attribute 'torch_gc'")
-                return getattr(devices, name)
-        adapter.devices = Renamed()
+        from sd3deploy.memory import heap
+        sd3probe.trim = heap.trim
+        def fails():
+            raise OSError("no such function in this libc")
+        heap.trim = fails
     """)
     try:
         assert host.set(sd3_text_encoder="T5 FP8") == {"sd3_text_encoder": True}
@@ -174,7 +171,7 @@ def test_what_fails_after_the_change_stands_with_its_setting(host, news):
         assert (now["encoder"], now["wanted"], now["busy"]) == ("T5 FP8", "T5 FP8", None)
         assert ids(news)[-2:] == ["encoder.afterwards", "encoder.ready-smaller"]
     finally:
-        host.run("from modules import devices; from sd3deploy.webui.host import adapter; adapter.devices = devices")
+        host.run("from sd3deploy.memory import heap; heap.trim = sd3probe.trim")
     assert len(host.txt2img()["images"]) == 1
 
 
