@@ -149,7 +149,7 @@ def test_it_goes_on_to_its_numbers_and_the_recommendation_goes_by_them(host, new
     assert fractions == sorted(fractions)
     said = {one["text"] for one in seen if one["fraction"] and one["state"] == "running"}
     assert said
-    assert all("of 6 prompts" in text for text in said)  # the other six were kept
+    assert all(" of 12 prompts" in text for text in said)
     means = [row["error"]["mean"] for row in found["rows"]]
     assert means == sorted(means)
     for row in found["rows"]:
