@@ -44,7 +44,7 @@ def ways(need: Need) -> tuple[str, ...]:
 
 
 def cases() -> list[dict[str, Any]]:
-    """[{"id", "changes": [{"name", "how"}]}]"""
+    """[{"id", "changes": [{"name", "how"}], "short"}]. A name that is another one looks like one that is gone: its life is a short one."""
     modules = sorted({need.place for need in TABLE if need.place not in PLACES})
     found = [_case((f"module {name}", how)) for name in modules for how in ("gone", "renamed")]
     found += [_case((need.name, how)) for need in TABLE for how in ways(need)]
@@ -53,4 +53,5 @@ def cases() -> list[dict[str, Any]]:
 
 
 def _case(*changes: tuple[str, str]) -> dict[str, Any]:
-    return {"id": " + ".join(f"{name} {how}" for name, how in changes), "changes": [{"name": name, "how": how} for name, how in changes]}
+    given = [{"name": name, "how": how} for name, how in changes]
+    return {"id": " + ".join(f"{name} {how}" for name, how in changes), "changes": given, "short": given[0]["how"] == "renamed"}

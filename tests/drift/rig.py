@@ -118,8 +118,10 @@ class Log(logging.Handler):
             self.lines.append((record.levelname, text))
 
 
-def live(broken: Any) -> dict[str, Any]:
-    """A short life of the host from the load of its scripts on. broken: a change (views.py), put in place before and while it starts."""
+def live(broken: Any, short: bool = False) -> dict[str, Any]:
+    """A short life of the host from the load of its scripts on. broken: a change (views.py), put in place before and while it starts.
+    short: without what comes up less often.
+    """
     log, seen = Log(), {}
     logging.getLogger("sd").addHandler(log)
     from modules import modeldata, script_callbacks, scripts_manager, shared
@@ -135,39 +137,26 @@ def live(broken: Any) -> dict[str, Any]:
         broken.before_callbacks(shared.demo, app)
         script_callbacks.app_started_callback(shared.demo, app)
         script_callbacks.after_ui_callback()
-        for runner in (scripts_manager.scripts_txt2img,):  # as the first request does
-            shared.api.generate.defaults[runner.name] = webui.modules.api.generate.script.init_default_script_args(runner)
+        runner = scripts_manager.scripts_txt2img  # as the first request does
+        shared.api.generate.defaults[runner.name] = webui.modules.api.generate.script.init_default_script_args(runner)
         step = "load"
         webui.load_model()
         seen["model"] = type(modeldata.model_data.sd_model).__name__
         seen["encoder after the load"] = encoder()
         step = "pictures"
-        for _ in range(2):
-            seen["picture"] = picture()
+        seen["picture"] = picture()
         step = "settings"
         seen["settings"] = settings(sd3_text_encoder=CHOSEN, samples_format="webp", sd3_memory="off")
         seen["encoder after the change"] = encoder()
         step = "pictures"
         seen["picture after the change"] = picture()
-        seen["refused"] = refused()
-        step = "memory"
-        seen["too little memory"] = exhausted()
         step = "other model"
         model = modeldata.model_data.sd_model
         kind, model.__class__ = type(model), type("AnotherPipeline", (type(model),), {})
         seen["picture of another model"] = picture()
         model.__class__ = kind
-        step = "API"
-        from starlette.testclient import TestClient
-
-        client = TestClient(app, raise_server_exceptions=False)
-        for path in ("status", "memory", "check?width=72", "report"):
-            seen[f"GET {path.partition('?')[0]}"] = client.get(f"/sdapi/v1/sd3/{path}").status_code
-        shared.opts.te_shared_te = True
-        seen["POST sources"] = client.post("/sdapi/v1/sd3/sources", json={"ask": False}).status_code
-        shared.opts.te_shared_te = False
-        step = "apply"
-        seen["apply"] = apply()
+        if not short:
+            rest(seen)
         step = "end"
         for entry in script_callbacks.callback_map["callbacks_script_unloaded"]:
             entry.callback()
@@ -180,6 +169,22 @@ def live(broken: Any) -> dict[str, Any]:
     seen["off"] = sorted(reach.state.off) if reach else []
     seen["moved"] = sorted(reach.state.unmet) if reach else []
     return seen
+
+
+def rest(seen: dict[str, Any]) -> None:
+    """What comes up less often: a refused picture, too little memory, the API, and the button beside a recommendation."""
+    from modules import shared
+    from starlette.testclient import TestClient
+
+    seen["refused"] = refused()
+    seen["too little memory"] = exhausted()
+    client = TestClient(shared.api.app, raise_server_exceptions=False)
+    for path in ("status", "memory", "check?width=72", "report"):
+        seen[f"GET {path.partition('?')[0]}"] = client.get(f"/sdapi/v1/sd3/{path}").status_code
+    shared.opts.te_shared_te = True
+    seen["POST sources"] = client.post("/sdapi/v1/sd3/sources", json={"ask": False}).status_code
+    shared.opts.te_shared_te = False
+    seen["apply"] = apply()
 
 
 def encoder() -> str:
@@ -334,7 +339,7 @@ def main() -> int:
         own_data(data)
         if case.get("without"):  # the host alone
             vars(shared.opts)["data"]["disabled_extensions"] = ["sd-extension-sd3"]
-        return live(views.of(case["changes"]))
+        return live(views.of(case["changes"]), case.get("short", False))
 
     for result in each(cases, work, jobs):
         print(json.dumps(result), file=out, flush=True)

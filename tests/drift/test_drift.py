@@ -59,7 +59,7 @@ def noticed(life: dict, *known: dict) -> Counter[str]:
 
 def reason(life: dict, usual: dict) -> str:
     """Why nothing is said although something has changed; "" where there is no reason."""
-    same = all(life.get(key) == value for key, value in usual.items() if key not in ("id", "changes", "met", "log", "moved"))
+    same = all(value == usual[key] for key, value in life.items() if key not in ("id", "changes", "short", "met", "log", "moved"))
     (change,) = life["changes"] if len(life["changes"]) == 1 else ({"name": "", "how": ""},)
     need = BY_NAME.get(change["name"])
     if not same:
@@ -140,5 +140,5 @@ def explained(id: str, verdict: str, life: dict, usual: dict, alone: dict) -> st
     lines += [f"  {text[:300]}" for _, text in life["log"] if SAID in text]
     lines += [f"  {count} × {text[:300]}" for text, count in noticed(life, usual, alone).items()]
     lines += [f"  {key}: {life.get(key)} instead of {value}" for key, value in usual.items()
-              if key not in ("id", "changes", "log", "met") and life.get(key) != value]  # fmt: skip
+              if key not in ("id", "changes", "log", "met") and key in life and life[key] != value]  # fmt: skip
     return "\n".join(lines)
