@@ -70,11 +70,9 @@ def reason(life: dict, usual: dict) -> str:
         return "all that is needed of it does without" if only and all(one.feature is None or one.instead for one in only) else ""
     if need.feature is None:
         return need.lost
-    if need.instead:
-        return f"it is there as {need.instead} too"
     if (need.kind == "patch" or ":Script." in need.name) and change["how"] in ("position", "keyword", "result"):
         return "what is given is handed on, and so is what comes back"
-    return ""
+    return f"it is there as {need.instead} too" if need.instead else ""
 
 
 def judged(life: dict, usual: dict, alone: dict) -> str:
@@ -84,7 +82,8 @@ def judged(life: dict, usual: dict, alone: dict) -> str:
     pictures = [life[key][0] for key in ("picture", "picture after the change", "picture of another model")]
     refused = [key for key, value in life.items() if key.startswith(("GET", "POST")) and value >= 500]
     saved = "samples_format=webp" in life["settings"] and all(line in usual["settings"] for line in life["settings"])
-    if pictures != [1, 1, 1] or refused or not saved or life["patched at the end"]:
+    remains = life["patched at the end"] and "unload" not in life["off"]  # what is said to be lost
+    if pictures != [1, 1, 1] or refused or not saved or remains:
         return "broken job"
     said = [text for _, text in life["log"] if SAID in text]
     if noticed(life, usual, alone) or len(said) > 1:

@@ -43,6 +43,7 @@ _DEFAULTS = {
     **{f"sd3_guard_{name}": guards.DEFAULT_MODE for name in guards.GUARDS},
 }
 
+_SHARED = "pipelines.generic_text_encoder:get_shared"
 _STEPS = 100  # of a job whose progress is told in bytes
 
 
@@ -134,6 +135,8 @@ class SdNext:
         import transformers
 
         shared = sdnext.generic_text_encoder.get_shared(transformers.T5EncoderModel, model, subfolder="text_encoder_3")
+        if shared is None and _SHARED in state.unmet:
+            return None
         if shared is None:  # before 2026-06
             config = self._root() / "configs" / "flux" / "text_encoder_2" / "config.json"
             return "Disty0/t5-xxl", {"config": transformers.T5Config.from_json_file(config)}
