@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from sd3deploy.webui.host.contract import PLACES, TABLE, Need
+from sd3deploy.webui.host.contract import BY_NAME, PLACES, TABLE, Need
 
 __all__ = ["MOST_USED", "cases", "ways"]
 
@@ -44,7 +44,7 @@ def ways(need: Need) -> tuple[str, ...]:
 
 
 def cases() -> list[dict[str, Any]]:
-    """[{"id", "changes": [{"name", "how"}], "short"}]. A name that is another one looks like one that is gone: its life is a short one."""
+    """[{"id", "changes": [{"name", "how"}], "short"}]"""
     modules = sorted({need.place for need in TABLE if need.place not in PLACES})
     found = [_case((f"module {name}", how)) for name in modules for how in ("gone", "renamed")]
     found += [_case((need.name, how)) for need in TABLE for how in ways(need)]
@@ -54,4 +54,11 @@ def cases() -> list[dict[str, Any]]:
 
 def _case(*changes: tuple[str, str]) -> dict[str, Any]:
     given = [{"name": name, "how": how} for name, how in changes]
-    return {"id": " + ".join(f"{name} {how}" for name, how in changes), "changes": given, "short": given[0]["how"] == "renamed"}
+    return {"id": " + ".join(f"{name} {how}" for name, how in changes), "changes": given, "short": _like_gone(*changes[0])}
+
+
+def _like_gone(name: str, how: str) -> bool:
+    """Whether the start finds it out as it does that something is gone: what comes of that is tried with the case that is gone."""
+    need = BY_NAME.get(name)
+    called = need is not None and need.kind == "function"
+    return how in ("renamed", "type") or (called and how in ("position", "keyword"))
