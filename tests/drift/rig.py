@@ -73,7 +73,6 @@ def warm() -> None:
 
     import sd3deploy.encoders.grouped
     import sd3deploy.encoders.load
-    import sd3deploy.redact
     import sd3deploy.report  # noqa: F401
     from sd3deploy.webui import api, notice  # noqa: F401
     from sd3deploy.webui.host import hooks
@@ -81,6 +80,11 @@ def warm() -> None:
     from sd3deploy.webui.services import installing, measuring, reporting, verifying  # noqa: F401
 
     assert hooks.reach.state.checked == 0
+    from sd3deploy.diagnosis import installed
+    from sd3deploy.redact import Redactor
+
+    installed.read_installed(ROOT / "demo" / "host")  # it keeps what it has read of the disk
+    Redactor.of_this_machine()
     import matplotlib.pyplot
 
     figure = matplotlib.pyplot.figure()
@@ -316,12 +320,12 @@ def each(cases: list[dict[str, Any]], work: Callable[[dict[str, Any]], dict[str,
 
 
 def own_data(data: Path) -> None:
-    """A child writes settings: into a file of its own."""
+    """A child writes settings: into files of its own."""
     from modules import shared
 
-    file = data / f"config-{os.getpid()}.json"
-    shutil.copyfile(data / "config.json", file)
-    vars(shared.opts)["filename"] = str(file)
+    for key, name in (("filename", "config"), ("secretsfn", "secrets")):
+        vars(shared.opts)[key] = str(data / f"{name}-{os.getpid()}.json")
+    shutil.copyfile(data / "config.json", shared.opts.filename)
 
 
 def main() -> int:
