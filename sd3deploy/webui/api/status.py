@@ -14,7 +14,7 @@ from sd3deploy.webui.api.models import Status
 from sd3deploy.webui.api.question import Nothing, Question
 from sd3deploy.webui.api.route import Conflict, Route
 from sd3deploy.webui.api.services import Services
-from sd3deploy.webui.host.reach import sdnext
+from sd3deploy.webui.host.reach import sdnext, state
 from sd3deploy.webui.page.panel import state_line
 
 __all__ = ["Encoder", "routes"]
@@ -63,6 +63,7 @@ def _choose(services: Services, choice: choices.Choice) -> None:
     to itself. Raises Conflict.
     """
     deployment = services.deployment
+    state.retry()
     before = deployment.host.option(_OPTION)
     setattr(sdnext.shared.opts, _OPTION, choice.name)
 

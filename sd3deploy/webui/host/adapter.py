@@ -212,6 +212,7 @@ class SdNext:
         """Make a change of the core's memory.verdict a setting. Whether it is one: sizes and batches are the job's. Called with neither
         lock held; `cancelled` ends the wait for the running job. Raises Sd3Error; then nothing has changed.
         """
+        state.retry()
         reach.require("apply")
         values = _settings(fields)
         if not values:

@@ -84,6 +84,7 @@ class Hooks:
             patch.undo()
 
     def _load_diffuser(self, original: Call, *args: Any, **kwargs: Any) -> Any:
+        reach.state.retry()
         with self._deployment.busy, self._watching.loading(self._host.selected()):
             result = original(*args, **kwargs)
             self._reconcile()  # whatever way the model came in, and whatever load_sd3 could not do

@@ -88,21 +88,33 @@ class State:
         self.job_seen = False
         self.listen: Callable[[dict[Need, str]], Event | None] | None = None
         self._told: dict[str, Event | None] = {}  # feature → what has told it
+        self._failed: set[str] = set()  # functions that were found out by a call: how they look says nothing
         self._lock = threading.Lock()
 
-    def report(self, found: Mapping[Need, str]) -> None:
-        """Take note of what is not as it should be; tell what was not told yet. Raises nothing."""
+    def report(self, found: Mapping[Need, str], called: bool = False) -> None:
+        """Take note of what is not as it should be; tell what was not told yet. called: whether a call has shown it. Raises nothing."""
         with self._lock:
             for need, what in found.items():
                 self.unmet.setdefault(need.name, what)
+            self._failed |= {need.name for need in found} if called else set()
             self._switch()
         self.announce()
 
-    def back(self, need: Need) -> bool:
-        """Whether what was not as it should be is so again: what failed once, or was taken away for a moment by another extension, costs no
-        feature for good. What is wrapped or registered is so only at the start.
+    def retry(self) -> None:
+        """A model is about to be loaded, or a user asks for a change: what has failed in a call before is called again. Until then it is
+        not, or every step of the same load would fail in its own way.
         """
-        if need.place in PLACES or need.kind in ("patch", "callback") or _examined(need):
+        with self._lock:
+            for name in self._failed:
+                self.unmet.pop(name, None)
+            self._failed.clear()
+            self._switch()
+
+    def back(self, need: Need) -> bool:
+        """Whether what was not as it should be is so again: what was taken away for a moment by another extension costs no feature for good.
+        What is wrapped or registered is so only at the start; what has failed in a call waits for `retry`.
+        """
+        if need.place in PLACES or need.kind in ("patch", "callback") or need.name in self._failed or _examined(need):
             return False
         with self._lock:
             self.unmet.pop(need.name, None)
@@ -239,12 +251,12 @@ def _call(need: Need, function: Callable[..., Any], *args: Any, **kwargs: Any) -
     except Exception as error:
         if need.raises or isinstance(error, Sd3Error) or exhausted.read_exhausted(error):
             raise
-        state.report({need: _said(error)})
+        state.report({need: _said(error)}, called=True)
         if need.required:
             raise HostChanged(need, _said(error)) from error
         return need.default
     if what := _unlike(need, result):
-        state.report({need: what})
+        state.report({need: what}, called=True)
         return _stand_in(need) if need.required else need.default
     return result
 

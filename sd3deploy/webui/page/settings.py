@@ -43,6 +43,7 @@ def register(deployment: Deployment, forecast: Forecast, features: Features) -> 
         options[key] = sdnext.shared.OptionInfo(default, label, component, arguments, onchange=onchange, section=SECTION)
 
     def change() -> None:
+        state.retry()
         if features.ended or state.lacks("swap"):  # then it comes with the next load of a model: that was told
             return
         asked = sdnext.shared.opts.data.get("sd3_text_encoder")
