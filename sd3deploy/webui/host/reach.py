@@ -111,7 +111,7 @@ class State:
             self._switch()
 
     def back(self, need: Need) -> bool:
-        """Whether what was not as it should be is so again: what was taken away for a moment by another extension costs no feature for good.
+        """Whether what was not as it should be is so again: what another extension has taken away for a moment costs no feature for good.
         What is wrapped or registered is so only at the start; what has failed in a call waits for `retry`.
         """
         if need.place in PLACES or need.kind in ("patch", "callback") or need.name in self._failed or _examined(need):
