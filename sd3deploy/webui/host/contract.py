@@ -264,6 +264,7 @@ TABLE: tuple[Need, ...] = (
     # The browser's window, looked at by javascript/ itself
     *(Need(f"browser:{name}", "browser", use, None, lost, default=None, since=since) for name, use, lost, since in (
         ("api", "the address of the API", "/sdapi/v1 is taken", "2025-02"),
+        ("opts", "settings as the page has them", "a dash stands for each", "2024-06"),
         ("authFetch", "the login of the page", "fetch with the cookie is taken", "2025-11"),
         ("onUiLoaded", "when the page is there", "the browser's own event is taken", "2024-06"),
         ("onAfterUiUpdate", "when the page has changed", "the hints come with the next key", "2024-06"),
