@@ -686,7 +686,7 @@ def test_there_and_back_again_reads_no_weights_a_second_time(cached, deployment,
     outputs = {}
     for name in ("T5 FP4", "T5 NF4", "T5 FP8"):
         choose(deployment, name)
-        assert "Loaded from “" in deployment.events.since(0)[-1].message
+        assert "Loaded in " in deployment.events.since(0)[-1].message
         outputs[name] = embeds(cached)
         stored()
     assert told(deployment, "info").count("cache.written") == 3
@@ -786,7 +786,7 @@ def test_another_file_is_never_answered_from_the_cache(cached, deployment):
     file = weights(cached.folder)
     os.utime(file, ns=(0, file.stat().st_mtime_ns + 1))
     choose(deployment, "T5 FP4")
-    assert "Loaded from “" in deployment.events.since(0)[-1].message
+    assert "Loaded in " in deployment.events.since(0)[-1].message
 
 
 def test_the_old_encoder_makes_pictures_while_the_next_one_is_read(cached, deployment):

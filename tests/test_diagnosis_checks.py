@@ -449,6 +449,7 @@ def test_a_package_that_takes_the_process_down(tmp_path):
     (site_of(tmp_path / "venv") / "peft" / "__init__.py").write_text("import os; os.abort()")
     (site_of(tmp_path / "venv") / "peft-9.dist-info").mkdir()
     (site_of(tmp_path / "venv") / "peft-9.dist-info" / "METADATA").write_text("Name: peft\nVersion: 9\n")
+    (site_of(tmp_path / "venv") / "peft-9.dist-info" / "RECORD").write_text("peft/__init__.py,,\npeft-9.dist-info/METADATA,,\n")
     _, found = run_in(python)
     assert found["imports"]["state"] == "failed"
     assert [one["rule"] for one in found["imports"]["findings"]] == ["import-crash"]

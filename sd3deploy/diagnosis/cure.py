@@ -63,15 +63,22 @@ def change(package: str, versions: str, seen: Seen, words: Mapping[str, str], ca
     if pin and compare(pin, versions) == 0:
         return say(package, cause, "install", put_back(package), {**words, "pin": pin, "target": f"{package}=={pin}"})
     asker = words.get("asker", "")
-    moved, wanted = (installed.version(asker), installed.pin(asker)) if installed and canonicalize_name(asker) in STACK else (None, None)
-    if moved and wanted and version(moved) != version(wanted):  # the package is right: somebody has moved the one that asks
-        back = {**words, "installed": moved, "pin": wanted, "target": f"{asker}=={wanted}"}
-        return say(asker, "foreign-downgrade", "install", put_back(asker), back)
+    for name in (asker, *_asking(package, installed)):
+        moved, wanted = (installed.version(name), installed.pin(name)) if installed and canonicalize_name(name) in STACK else (None, None)
+        if moved and wanted and version(moved) != version(wanted):  # the package is right: somebody has moved the one that asks
+            back = {**words, "asker": name, "installed": moved, "pin": wanted, "target": f"{name}=={wanted}"}
+            return say(name, "foreign-downgrade", "install", put_back(name), back)
     if canonicalize_name(package) in _TORCH and installed:
         return say(package, cause, "restart", "advice.torch-other", words)
     if pin or (installed and installed.belongs_to_host(package) and not installed.belongs_to_host(asker)):
         return say(package, cause, "none", "advice.host-behind", {**words, "pin": pin or there})
     return say(package, cause, "install", of_host(package, sentence, seen), words)
+
+
+def _asking(package: str, installed: Installed | None) -> list[str]:
+    """Who needs another version of it than is there: a traceback may name only who has called them."""
+    clashes = installed.clashes() if installed else ()
+    return [need.by for need, _ in clashes if canonicalize_name(need.name) == canonicalize_name(package)]
 
 
 def by_name(owner: str, asker: str, versions: str, words: Mapping[str, str], seen: Seen) -> Advice:

@@ -59,6 +59,7 @@ class Screen:
     def choose(self, name: str) -> None:
         """Take a text encoder for the jobs of the page: the stored name of an entry of the drop-down."""
         field = self.part("encoder", "input")
+        assert until(lambda: not self.page.locator(f"{self.panel}encoder li[data-value]").count())  # gradio's list fades, and takes clicks
         field.click()
         self.page.locator(f'{self.panel}encoder li[data-value="{name}"]').click()
         field.blur()

@@ -189,7 +189,7 @@ def test_another_folder_deletes_nothing_and_where_none_is_wanted_nothing_is_writ
     before = sorted((host.data / "models" / "SD3 Deploy").rglob("*"))
     host.set(sd3_cache_folder=str(tmp_path / "there"))
     host.set(sd3_text_encoder="T5 FP4")
-    assert "Loaded from “" in last(host, "success")["message"]
+    assert "Loaded in " in last(host, "success")["message"]
     assert stored(host, tmp_path / "there") == {"fp4"}
     assert str(tmp_path / "there") in last(host, "info")["message"]
     host.set(sd3_cache=False)

@@ -124,7 +124,9 @@ def test_it_fits_into_the_window(host, size):
     host.open()
     host.page.set_viewport_size({"width": size[0], "height": size[1]})
     host.tell("error", "unexpected", "A long word: " + "x" * 200, "C:\\" + "folder\\" * 40)
-    toast = host.toast("A long word").bounding_box()
+    toast = host.toast("A long word")
+    assert until(toast.is_visible)  # its place in the list is taken before it is shown
+    toast = toast.bounding_box()
     assert toast["x"] >= 0
     assert toast["x"] + toast["width"] <= size[0]
     assert toast["y"] >= 0

@@ -16,7 +16,7 @@ from sd3deploy.diagnosis.checks.child import Child
 from sd3deploy.diagnosis.checks.context import Context
 from sd3deploy.diagnosis.checks.result import Outcome, Say, conclude
 from sd3deploy.diagnosis.checks.rules import seen
-from sd3deploy.diagnosis.checks.runner import known
+from sd3deploy.diagnosis.checks.runner import known, last_words
 from sd3deploy.diagnosis.finding import Finding
 from sd3deploy.diagnosis.rule import Advice
 from sd3deploy.encoders import choices
@@ -104,7 +104,7 @@ def judge(facts: Facts, context: Context) -> tuple[list[Finding], list[Finding]]
     idle = list(_torch(facts, context))
     failed = idle if facts.driver else []
     if facts.crash is not None and not failed:
-        failed += known(facts.said, context) or [_crashed(facts)]
+        failed.append(last_words(facts.said, context) or _crashed(facts))
     if facts.plain and not failed:
         failed += known(facts.plain, context) or [_broken("device-broken", facts, facts.plain)]
     elif facts.four_bit:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from sd3deploy import messages
@@ -11,8 +11,10 @@ from sd3deploy.diagnosis.checks.child import Child
 from sd3deploy.diagnosis.checks.context import Context
 from sd3deploy.diagnosis.checks.result import Outcome, Say, conclude
 from sd3deploy.diagnosis.checks.rules import seen
-from sd3deploy.diagnosis.checks.runner import explain, known
+from sd3deploy.diagnosis.checks.runner import explain, known, last_words
+from sd3deploy.diagnosis.failure import failure_of
 from sd3deploy.diagnosis.finding import Finding
+from sd3deploy.diagnosis.rule import Advice
 from sd3deploy.vendored import canonicalize_name
 
 __all__ = ["IMPORTS", "check"]
@@ -55,14 +57,15 @@ def check(context: Context, say: Say) -> Outcome:
                 if value["error"]:
                     errors[at] = value["error"]
         code, said = child.code, child.said
-    findings = _read(errors, context)
-    if len(seconds) < len(names):
-        findings += _crash(at, code, said, context)
     wrong = context.held.get("wrong", ())
-    if findings and wrong and all(canonicalize_name(one.package) in wrong for one in findings):
-        names = ", ".join(sorted(errors) or [at])
+    own = {name: text for name, text in errors.items() if not _follows(text, wrong)}
+    findings = [one for one in _read(own, context) if canonicalize_name(one.package) not in wrong]
+    crashed = len(seconds) < len(names)
+    if crashed and canonicalize_name(at) not in wrong:
+        findings.append(_crash(at, code, said, context))
+    if not findings and (errors or crashed):
+        names = ", ".join([*sorted(errors), *([at] if crashed else [])])
         return Outcome("failed", messages.text("checks.imports.follows", names=names), messages.text("checks.imports.follows.remedy"))
-    findings = [one for one in findings if canonicalize_name(one.package) not in wrong]
     facts = {"seconds": seconds, "errors": {name: text.strip().splitlines()[-1] for name, text in errors.items()}}
     return conclude(messages.text("checks.imports.ok", count=len(names)), findings, facts=facts)
 
@@ -82,7 +85,13 @@ def _read(errors: Mapping[str, str], context: Context) -> list[Finding]:
     return list(unknown.values())
 
 
-def _crash(at: str, code: int | None, said: str, context: Context) -> list[Finding]:
+def _follows(error: str, wrong: Collection[str]) -> bool:
+    """Whether it was raised in a package that the step before has found wrong: no advice on another one would help."""
+    tops = failure_of(error.splitlines()).tops
+    return bool(tops) and canonicalize_name(tops[-1]) in wrong
+
+
+def _crash(at: str, code: int | None, said: str, context: Context) -> Finding:
     lines = tuple(line for line in said.splitlines() if line.strip())[-12:]
     values: dict[str, Any] = {"package": at, "code": code, "executable": context.installed.executable}
-    return known(said, context) or [seen("import-crash", values, evidence=lines)]
+    return last_words(said, context) or seen("import-crash", values, Advice(package=at), lines)

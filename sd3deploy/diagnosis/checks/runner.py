@@ -15,7 +15,7 @@ from sd3deploy.diagnosis.finding import Finding, finding
 from sd3deploy.diagnosis.unknown import UNKNOWN
 from sd3deploy.errors import Sd3Error
 
-__all__ = ["Step", "blocked", "explain", "known", "run", "title", "unmade"]
+__all__ = ["Step", "blocked", "explain", "known", "last_words", "run", "title", "unmade"]
 
 _ENOUGH: tuple[State, ...] = ("ok", "warning")
 
@@ -96,6 +96,11 @@ def known(error: BaseException | str, context: Context) -> list[Finding]:
         return matcher.diagnose(error, lambda: context.installed)
     except Exception:
         return []
+
+
+def last_words(said: str, context: Context) -> Finding | None:
+    """What a process that has died tells beyond that: whoever started it knows what it was doing."""
+    return next((one for one in known(said, context) if one.rule != "process-crashed"), None)
 
 
 def _one(step: Step, context: Context, say: Say) -> Result:

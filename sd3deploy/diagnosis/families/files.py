@@ -83,14 +83,14 @@ def judge(failure: Failure, seen: Seen) -> Verdict | None:
     said = failure.said
     if not failure.failed and not _NEEDED.search(said):
         return None
-    if codec := _CODEC.search(said):
-        return Verdict(KINDS["encoding"], {"codec": codec["codec"]})
     if lacks := _LACKS.search(said):
         return _lacking(lacks["file"] or lacks["file2"], lacks["folder"] or lacks["folder2"] or "of the model")
     if _NO_WEIGHTS.search(said):
         return Verdict(KINDS["file-not-weights"])
     if _CUT.search(said):
         return Verdict(KINDS["file-truncated"])
+    if codec := _CODEC.search(said):  # not before: who can't read weights looks whether they are text
+        return Verdict(KINDS["encoding"], {"codec": codec["codec"]})
     kind = (_WINDOWS if failure.windows else _POSIX).get(failure.errno, "") or next((kind for kind, one in _SAID if one.search(said)), "")
     if failure.errno and "os error" in said:  # of Rust, which says neither whose it is
         kind = {**_WINDOWS, **_POSIX}.get(failure.errno, "") if failure.errno < 32 else _WINDOWS.get(failure.errno, kind)
