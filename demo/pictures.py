@@ -138,7 +138,7 @@ def panel(host: server.Host, page: Any) -> Iterator[tuple[str, bytes]]:
     fill(page, **SIZE)
     page.locator(f"{PANEL}panel > .label-wrap").click()
     page.locator(f"{PANEL}job .sd3-will").first.wait_for()
-    page.locator(f"{PANEL}memory table").wait_for()
+    page.locator(f"{PANEL}memory .sd3-bar").first.wait_for()
     still(page)
     yield "panel", page.screenshot(clip=around(page.locator(f"{PANEL}panel").bounding_box(), 8))
     fill(page, **LARGE)

@@ -6,6 +6,7 @@
   const AS_SET = 'As in Settings';
   const LOOK_MS = 120; // the mouse passes over entries on its way to another one
   const MARKS = { fits: '✓', tight: '!', no: '✗', unknown: '?' };
+  const ENTRIES_PX = 160; // of a list: four entries, the rest is scrolled to
   const ROOM = 1.12; // of the width, relative to the line: what is over it has to be seen, too
 
   const part = (tab, name) => document.querySelector(`#script_${tab}_sd3_deploy_${name}`);
@@ -134,6 +135,14 @@
     }, LOOK_MS);
   };
 
+  // gradio opens its list where there is more room: above, over the bars that follow it.
+  const openDownwards = (el, list) => {
+    const { bottom } = el.querySelector('input').getBoundingClientRect();
+    const room = innerHeight - bottom;
+    if (room < ENTRIES_PX || list.getBoundingClientRect().top >= bottom) return;
+    Object.assign(list.style, { top: `${bottom}px`, bottom: 'auto', maxHeight: `${room}px` });
+  };
+
   const watch = (tab) => {
     const el = part(tab, 'encoder');
     if (!el || el.dataset.sd3Watched) return;
@@ -145,7 +154,10 @@
       if (!list) {
         look(tab, null);
         sd3.follow();
-      } else if (active) look(tab, active.dataset.value);
+      } else {
+        openDownwards(el, list.parentElement);
+        if (active) look(tab, active.dataset.value);
+      }
     }).observe(el, { subtree: true, childList: true, attributes: true, attributeFilter: ['class', 'data-value'] });
     el.addEventListener('mouseover', (e) => {
       const entry = e.target.closest('li[data-value]');

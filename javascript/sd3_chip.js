@@ -7,6 +7,7 @@
   const GAP_PX = 4; // to whatever is beside it
   const CELL_PX = 4; // of the raster in which a place is looked for
   const REST_MS = 150; // nothing has moved for so long
+  const LOOK_MS = 1000; // between two looks whether something has moved of itself
   // What a person reads or presses. An area that holds others of these is not one of them, nor is an empty one.
   const TAKEN = 'button, input, textarea, select, label, a, img, video, canvas, progress, summary, span, p, h1, h2, h3, h4, li, td, th, [role=button], '
     + '[role=tab], .label-wrap, #sd3-toasts > *';
@@ -178,6 +179,28 @@
     clearTimeout(resting);
     resting = setTimeout(() => { sd3.placeChips(); sd3.placeToasts(); }, REST_MS);
   };
+
+  // Whether the chip is not where it should be any more: a panel that slides and a picture that comes tell nobody.
+  const misplaced = (el, near) => {
+    if (el.hidden !== (!sd3.visible(near) || covered(near))) return true;
+    if (el.hidden || el.matches('.sd3-nowhere')) return false;
+    const box = el.firstChild.getBoundingClientRect();
+    if (box.right > innerWidth || box.bottom > innerHeight) return true;
+    const [xs, ys] = [[box.left, box.left + box.width / 2, box.right - 1], [box.top, box.bottom - 1]];
+    return xs.some((x) => ys.some((y) => {
+      const [under] = document.elementsFromPoint(x, y).filter((one) => !one.closest('[id^="sd3-"]'));
+      return Boolean(under && under.closest(TAKEN));
+    }));
+  };
+
+  setInterval(() => {
+    if (document.hidden) return;
+    const wrong = Object.keys(shown).some((tab) => {
+      const [el, near] = [document.getElementById(`sd3-chip-${tab}`), document.getElementById(`${tab}_generate`)];
+      return el && near && misplaced(el, near);
+    });
+    if (wrong) sd3.placeChips();
+  }, LOOK_MS);
 
   window.addEventListener('resize', sd3.placeLater);
   document.addEventListener('scroll', sd3.placeLater, { capture: true, passive: true });

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from sd3deploy import messages
+from sd3deploy.webui.host import reach
 from sd3deploy.webui.host.contract import BY_NAME, FEATURES, PLACES, TABLE
 
 ROOT = Path(__file__).parent.parent
@@ -149,3 +152,20 @@ def test_every_row_says_what_it_is_for_and_what_is_lost():
         assert need.use
         assert need.lost
         assert re.fullmatch(r"20\d\d-(0[1-9]|1[0-2])", need.since)
+
+
+def test_a_setting_that_a_newer_host_has_stored_makes_this_one_no_newer(monkeypatch):
+    modules, shared = ModuleType("modules"), ModuleType("modules.shared")
+    shared.opts = SimpleNamespace(data_labels={"te_shared_t5": None}, te_shared_t5=False, te_shared_te=True)
+    monkeypatch.setitem(sys.modules, "modules", modules)
+    monkeypatch.setitem(sys.modules, "modules.shared", shared)
+    reach._age.cache_clear()
+    try:
+        assert reach._age() == "2025-09"
+        assert reach._resolve(BY_NAME["modules.shared:opts.te_shared_te"]) is False
+        shared.opts.data_labels["te_shared_te"] = None
+        reach._age.cache_clear()
+        assert reach._age() == "2026-06"
+        assert reach._resolve(BY_NAME["modules.shared:opts.te_shared_te"]) is True
+    finally:
+        reach._age.cache_clear()

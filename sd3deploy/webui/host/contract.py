@@ -195,7 +195,7 @@ TABLE: tuple[Need, ...] = (
     Need(f"{_SHARED}:opts.schedulers_prediction_type", "option", "what a sampler is made of", "samplers", "taken for default", gives=str,
          default="default"),
     Need(f"{_SHARED}:opts.schedulers_fallback", "option", "the host takes one that suits", "samplers",
-         "taken for on: nothing is mended that works", gives=bool, default=True),
+         "taken for on: nothing is mended that works", gives=bool, default=True, since="2026-06"),
     Need("modules.sd_samplers:find_sampler_config", "function", "whether a sampler suits", "samplers", "all are taken to suit", "(name)",
          gives=("constructor",), default=None),
     Need("modules.extra_networks:parse_prompt", "function", "words without networks", "prompts", "counted as they stand", "(prompt)",
@@ -259,7 +259,8 @@ TABLE: tuple[Need, ...] = (
          default=None),
     Need("page:setting_sd3_text_encoder", "element", "sources as they are typed", "page", "not shown", default=None),
     Need("page:script_{tab}_sd3_deploy_panel", "element", "the panel that is filled in", "page", "it stays empty", default=None),
-    Need("route:/sdapi/v1/restart", "route", "the button behind a message", "page", "the button fails", default=None),
+    Need("route:/sdapi/v1/restart", "route", "the button behind a message", "page", "the host's own button is pressed", default=None,
+         since="2026-08"),  # from the second of July's two versions on
     Need("route:/sdapi/v1/reload-checkpoint", "route", "the button behind a message", "page", "the button fails", default=None),
     # The browser's window, looked at by javascript/ itself
     *(Need(f"browser:{name}", "browser", use, None, lost, default=None, since=since) for name, use, lost, since in (

@@ -203,12 +203,22 @@ def _follow(name: str) -> Any:
 
 
 def _resolve(need: Need) -> Any:
+    if need.kind == "option" and need.instead and not _registered(need.name) and _registered(need.instead):
+        return _follow(need.instead)
     try:
         return _follow(need.name)
     except Exception:
         if need.instead and _there(need.instead):
             return _follow(need.instead)
         raise
+
+
+def _registered(option: str) -> bool:
+    """Whether the host has that setting: a value of another version may still be stored under its name."""
+    try:
+        return option.rpartition(".")[2] in _follow("modules.shared:opts.data_labels")
+    except Exception:
+        return False
 
 
 def _value(need: Need) -> Any:
@@ -385,7 +395,10 @@ def check_page(demo: Any, app: Any, panel: bool = True) -> None:
             gone = [tab for tab in tabs if not {one.format(tab=tab) for one in name.split("|")} & ids]
             found |= {need: f"is gone in {', '.join(gone)}"} if gone else {}
         elif need.kind == "route" and routes and not any(path.endswith(name) for path in routes):
-            found[need] = "is gone"
+            if need.since > _age():
+                state.absent.add(need.name)
+            else:
+                found[need] = "is gone"
     state.checked += sum(need.kind in ("element", "route") for need in TABLE)
     state.report(found)
     _check(need for need in TABLE if _is_late(need))
@@ -441,7 +454,7 @@ def _examined(need: Need) -> str:
     """What is not as the row says; "" where all is."""
     try:
         value = _resolve(need)
-        if need.kind == "option" and need.path[-1] not in _follow("modules.shared:opts.data_labels") and not need.instead:
+        if need.kind == "option" and not need.instead and not _registered(need.name):
             return "is gone; a value of it is still stored"
     except Exception as error:
         return _said(error)
@@ -475,5 +488,6 @@ def _uncallable(need: Need, function: Any) -> str:
 def _age() -> str:
     """How new the host is, at least: the latest month of which something of the table is there."""
     dated = [need for need in TABLE if need.place not in PLACES and need.since > "2025-09"]
-    there = [need.since for need in dated if (not need.lazy or need.place in sys.modules) and _there(need.name)]
+    dated = [need for need in dated if (not need.lazy or need.place in sys.modules) and (need.kind != "option" or _registered(need.name))]
+    there = [need.since for need in dated if _there(need.name)]
     return max(there, default="2025-09")
