@@ -115,6 +115,7 @@ def forget(distributions: Iterable[str]) -> None:
     if found:
         finders.invalidate()
         caches.correct_map(found)
+        caches.correct_flags([package for package in found if package.version], LIBRARIES)
         caches.forget(found, LIBRARIES)
 
 

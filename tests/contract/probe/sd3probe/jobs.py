@@ -9,7 +9,6 @@ import torch
 from modules import call_queue, img2img, modeldata, processing, progress, scripts_manager, shared
 from modules.api import script
 from modules.control import run
-from modules.detailer import DetailerResult
 from PIL import Image
 
 import sd3probe
@@ -95,6 +94,11 @@ class Bare:
 @contextlib.contextmanager
 def detailing():
     """The host's detailer finds the middle of each picture."""
+
+    try:
+        from modules.detailer import DetailerResult
+    except ImportError:  # before 2026
+        from modules.postprocess.yolo import YoloResult as DetailerResult
 
     def predict(name, model, image, **words):
         width, height = image.size
