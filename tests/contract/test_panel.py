@@ -108,6 +108,7 @@ def test_each_phase_has_a_bar_of_its_parts(host):
 
 @pytest.mark.usefixtures("published")
 def test_the_bars_are_those_of_the_entry_that_is_looked_at_before_it_is_chosen(host):
+    host.size(1024, 1024)
     host.open()
     before = bars(host)[2]["segments"]
     field = host.part("encoder", "input")
@@ -119,7 +120,6 @@ def test_the_bars_are_those_of_the_entry_that_is_looked_at_before_it_is_chosen(h
         """What the entries say; None while the page has another answer than we: what is free changes with whatever else runs."""
         said = {one.get_attribute("data-value"): one.get_attribute("data-sd3") for one in entries.all()}
         found = [name for name, text in said.items() if "recommended" in text]
-        host.page.evaluate("window.sd3deploy.follow(true)")
         return said if found == [name for name in [asked(host)["recommendation"]] if name] else None
 
     said = until(as_recommended)
