@@ -59,7 +59,7 @@ def shapes(config: Mapping[str, Any]) -> tuple[dict[str, tuple[int, ...]], torch
     import transformers
 
     with _empty():
-        encoder = transformers.T5EncoderModel(_t5_config(config))
+        encoder = _built(transformers.T5EncoderModel, config)
     found = {name: tuple(parameter.shape) for name, parameter in encoder.named_parameters()}
     found.pop("encoder.embed_tokens.weight", None)
     return found, encoder
@@ -91,7 +91,7 @@ def _skeleton(recipe: Recipe, config: Mapping[str, Any]) -> Any:
     stock = recipe.stored_wo == "wide" and recipe.compute != "float16" and cpu_has_bfloat16()
     cls = transformers.T5EncoderModel if stock else t5_encoder_class()
     with _empty():
-        encoder = cls(_t5_config(config))
+        encoder = _built(cls, config)
         for name, way in layers(encoder, recipe).items():
             linear: Any = encoder.get_submodule(name)
             layer: Any = STORAGES[way].layer(linear, recipe.compute, way)
@@ -138,7 +138,14 @@ def _empty() -> Iterator[None]:
         yield
 
 
-def _t5_config(config: Mapping[str, Any]) -> transformers.T5Config:
+def _built(cls: type[transformers.T5EncoderModel], config: Mapping[str, Any]) -> transformers.T5EncoderModel:
+    """transformers 4 refuses a T5 without blocks, in which it misses the layers that it keeps in float32: one is made, and goes again."""
     import transformers
 
-    return transformers.T5Config(**{key: value for key, value in config.items() if key != "quantization_config"})
+    made = transformers.T5Config(**{key: value for key, value in config.items() if key != "quantization_config"})
+    blocks = made.num_layers
+    made.num_layers = max(1, blocks)
+    encoder: Any = cls(made)
+    del encoder.encoder.block[blocks:]
+    encoder.config.num_layers = encoder.encoder.config.num_layers = blocks
+    return encoder
