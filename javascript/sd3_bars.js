@@ -155,7 +155,7 @@
         look(tab, null);
         sd3.follow();
       } else {
-        openDownwards(el, list.parentElement);
+        requestAnimationFrame(() => openDownwards(el, list.parentElement)); // gradio has placed it by then
         if (active) look(tab, active.dataset.value);
       }
     }).observe(el, { subtree: true, childList: true, attributes: true, attributeFilter: ['class', 'data-value'] });

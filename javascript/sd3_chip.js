@@ -101,8 +101,12 @@
       const more = el.lastChild;
       const room = Math.min(384, innerWidth - 2 * GAP_PX);
       more.style.width = `${room}px`;
-      more.style.left = `${Math.min(0, innerWidth - GAP_PX - room - left)}px`;
-      el.classList.toggle('sd3-upwards', top > innerHeight / 2);
+      const beside = near.getBoundingClientRect();
+      const over = top < beside.top && left + width > beside.left && left < beside.right; // below the chip is what is to be pressed next
+      const sideways = over && left > room;
+      more.style.left = `${sideways ? -room : Math.min(0, innerWidth - GAP_PX - room - left)}px`;
+      el.classList.toggle('sd3-sideways', sideways);
+      el.classList.toggle('sd3-upwards', !sideways && top > innerHeight / 2);
       return;
     }
   };
@@ -147,7 +151,7 @@
       document.body.append(el);
     } else if (same) return;
     const [worst, ...others] = worth;
-    const state = [...el.classList].filter((name) => ['sd3-small', 'sd3-upwards', 'sd3-closed', 'sd3-nowhere'].includes(name));
+    const state = [...el.classList].filter((name) => ['sd3-small', 'sd3-upwards', 'sd3-sideways', 'sd3-closed', 'sd3-nowhere'].includes(name));
     el.className = ['sd3-chip', `sd3-${worst.severity}`, ...state].join(' ');
     const sign = sd3.element('b', '', SIGNS[worst.severity]);
     sign.setAttribute('aria-hidden', 'true');

@@ -26,9 +26,9 @@
       el = sd3.element('span', 'sd3-headline');
       head.firstElementChild.after(el);
     }
-    const verdict = sd3.estimate(tab).verdict || {};
+    const { verdict = {}, encoder } = sd3.estimate(tab); // of the next job of this page
     const found = status.findings.length > 0 ? sd3.text('page.findings', { count: status.findings.length }) : '';
-    const model = status.model ? [status.model.split('/').pop(), sd3.shown(status.encoder), verdict.short] : [sd3.text('page.headline.none')];
+    const model = status.model ? [status.model.split('/').pop(), sd3.shown(encoder || status.encoder), verdict.short] : [sd3.text('page.headline.none')];
     const parts = status.busy ? [status.busy] : [...model, found];
     el.textContent = parts.filter(Boolean).join(' · ');
     el.className = `sd3-headline sd3-${status.last_error || found ? 'failed' : verdict.answer || 'unknown'}`;
@@ -109,7 +109,7 @@
     verify: rows('verify', (job) => {
       const list = sd3.element('ol');
       list.append(...job.results.map(check));
-      return [list];
+      return job.state === 'done' ? [list, sd3.element('p', 'sd3-outcome', job.text)] : [list];
     }),
     install: rows('install', (job) => {
       if (job.state === 'none' || job.state === 'running') return [];

@@ -35,11 +35,14 @@
     return [1, 2, 5, 10].map((n) => n * ten).find((n) => n >= rough);
   };
 
+  const highestOf = (run) => Math.max(1e6, ...series(run).flatMap((one) => one.values), ...Object.values(run.expected || {}));
+  const isNear = (run) => run.usable && run.usable < 1.6 * highestOf(run); // a limit that is far away would press everything down
+
   const picture = (run, width, read) => {
     const lines = series(run);
     const expected = run.expected || {};
-    const highest = Math.max(1e6, ...lines.flatMap((one) => one.values), ...Object.values(expected));
-    const near = run.usable && run.usable < 1.6 * highest; // a limit that is far away would press everything down
+    const highest = highestOf(run);
+    const near = isNear(run);
     const top = 1.08 * (near ? Math.max(highest, run.usable) : highest);
     const seconds = Math.max(run.seconds, 0.1);
     const x = (at) => SPACE.left + (width - SPACE.left - SPACE.right) * Math.min(1, at / seconds);
@@ -94,12 +97,15 @@
     const list = sd3.element('ul', 'sd3-legend sd3-list');
     const names = series(run).map((one) => [`sd3-line-${one.name}`, sd3.text(`page.run.${one.name}`)]);
     if (run.expected) names.push(['sd3-expected', sd3.text('page.run.expected')]);
-    if (run.usable) names.push(['sd3-usable', `${sd3.text('page.run.usable')}: ${sd3.gigabytes(run.usable)}`]);
+    if (run.usable) names.push([isNear(run) ? 'sd3-usable' : '', `${sd3.text('page.run.usable')}: ${sd3.gigabytes(run.usable)}`]);
     for (const [name, text] of names) {
       const row = sd3.element('li');
-      const sample = svg('svg', { width: 18, height: 8, 'aria-hidden': 'true' });
-      sample.append(svg('line', { x1: 0, x2: 18, y1: 4, y2: 4, class: `sd3-line ${name}` }));
-      row.append(sample, text);
+      if (name) { // what is drawn
+        const sample = svg('svg', { width: 18, height: 8, 'aria-hidden': 'true' });
+        sample.append(svg('line', { x1: 0, x2: 18, y1: 4, y2: 4, class: `sd3-line ${name}` }));
+        row.append(sample);
+      }
+      row.append(text);
       list.append(row);
     }
     return list;

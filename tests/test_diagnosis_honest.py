@@ -309,3 +309,48 @@ The installed version of bitsandbytes was compiled for CUDA 12.4; the driver off
 @pytest.mark.parametrize("program", HEALTHY_PROGRAMS)
 def test_a_healthy_program_has_no_finding(program):
     assert [found.message for found in matcher.read([HEALTHY_PROGRAMS[program]])] == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "ERROR: Could not install packages due to an OSError: [Errno 2] No such file or directory: '/opt/venv/lib/x/models/y.json'",
+        "ERROR: Could not install packages due to an OSError: [Errno 30] Read-only file system: '/opt/venv/x'",
+        "ERROR: Could not install packages due to an OSError: [WinError 3] The system cannot find the path: 'C:\\\\venv\\\\models\\\\x'",
+        "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device",
+    ],
+)
+def test_what_pip_could_not_write_is_told_in_a_sentence(line):
+    (found,) = matcher.read([f"{line}\n"])
+    assert found.rule != "unknown"
+    assert "{" not in found.message + found.remedy
+
+
+def test_a_rule_that_fails_itself_hides_no_failure(monkeypatch):
+    def broken(failure, seen):
+        raise KeyError("path")
+
+    monkeypatch.setattr(matcher, "JUDGES", (broken,))
+    (found,) = matcher.read([plain("Odd", "it")])
+    assert found.rule == "unknown"
+
+
+def test_the_library_that_is_missing_is_named_as_it_is():
+    (found,) = matcher.diagnose("ImportError: libGL.so.1: cannot open shared object file: No such file or directory")
+    assert "libGL.so.1" in found.message
+    assert "r: " not in found.message + found.remedy
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        "Exception ignored in: <function tqdm.__del__ at 0x7f>\n" + plain("AttributeError", "'tqdm' object has no attribute 'pos'"),
+        "Exception in callback _ProactorBasePipeTransport._call_connection_lost(None)\n"
+        "handle: <Handle _ProactorBasePipeTransport._call_connection_lost(None)>\n"
+        + plain("ConnectionResetError", "[WinError 10054] An existing connection was forcibly closed by the remote host"),
+        "^C" + plain("KeyboardInterrupt", ""),
+        "sdnext exited with code 143\n",
+    ],
+)
+def test_an_end_that_was_asked_for_and_a_browser_that_has_gone_are_no_failure(log):
+    assert matcher.read([log]) == []

@@ -63,7 +63,7 @@ def change(package: str, versions: str, seen: Seen, words: Mapping[str, str], ca
     if pin and compare(pin, versions) == 0:
         return say(package, cause, "install", put_back(package), {**words, "pin": pin, "target": f"{package}=={pin}"})
     asker = words.get("asker", "")
-    for name in (asker, *_asking(package, installed)):
+    for name in (asker, *_asking(package, versions, installed)):
         moved, wanted = (installed.version(name), installed.pin(name)) if installed and canonicalize_name(name) in STACK else (None, None)
         if moved and wanted and version(moved) != version(wanted):  # the package is right: somebody has moved the one that asks
             back = {**words, "asker": name, "installed": moved, "pin": wanted, "target": f"{name}=={wanted}"}
@@ -75,10 +75,12 @@ def change(package: str, versions: str, seen: Seen, words: Mapping[str, str], ca
     return say(package, cause, "install", of_host(package, sentence, seen), words)
 
 
-def _asking(package: str, installed: Installed | None) -> list[str]:
-    """Who needs another version of it than is there: a traceback may name only who has called them."""
+def _asking(package: str, versions: str, installed: Installed | None) -> list[str]:
+    """Who needs it in that range, which it is not: a traceback may name only who has called them."""
+    wanted = set(versions.split(","))
     clashes = installed.clashes() if installed else ()
-    return [need.by for need, _ in clashes if canonicalize_name(need.name) == canonicalize_name(package)]
+    needs = [need for need, _ in clashes if canonicalize_name(need.name) == canonicalize_name(package)]
+    return [need.by for need in needs if set(need.specifier.split(",")) == wanted]
 
 
 def by_name(owner: str, asker: str, versions: str, words: Mapping[str, str], seen: Seen) -> Advice:

@@ -18,7 +18,7 @@ CLASS = r"(?:[A-Za-z_]\w*\.)*_?[A-Z]\w*(?:Error|Exception|Timeout|Exhausted|Fail
 _RAISED = re.compile(rf"(?<![\w.'\"/\\<(\[])(?P<name>{CLASS})(?=: | ?$)")
 _NAMED = re.compile(rf"(?<![\w.])({CLASS})\b")
 _LAST = re.compile(r"(?P<name>(?:\w+\.)*\w+)(?:: (?P<text>.*))?$")  # what ends a traceback, whatever it is called
-_TRACEBACK = re.compile(r"(?:[╭┌+|]\s?[─-]* ?(?:Exception Group )?)?Traceback \(most recent call last\)")
+_TRACEBACK = re.compile(r"(?:\^C)?(?:[╭┌+|]\s?[─-]* ?(?:Exception Group )?)?Traceback \(most recent call last\)")
 _CHAINED = re.compile(r"The above exception was the direct cause|During handling of the above exception|Traceback \(most recent")
 _DRAWN = re.compile("[│┃╭╮╰╯┌┐└┘─━❱├]+")
 _WALLS = "│┃╭╮╰╯┌┐└┘├❱|"
@@ -53,23 +53,27 @@ _CLASSES = (
     ("torch", re.compile(r"Tensor$|Parameter$|(?:LayerNorm|Linear|Conv2d|Embedding|ModuleList|Sequential)$")),
 )
 # How a process ends that could not say anything itself: by the C++ runtime, the GPU's driver, Python's faulthandler, a shell, the kernel,
-# a supervisor. Exit codes: 128 and the signal (132 to 139, 143), the signal below 0, Windows' NTSTATUS from 0xC0000000 on.
+# a supervisor. Exit codes: 128 and the signal (132 to 139; 143 was asked for), the signal below 0, Windows' NTSTATUS from 0xC0000000 on.
 NATIVE = re.compile(
-    r"Segmentation fault|Memory access fault by GPU|terminate called|terminating due to uncaught|\(core dumped\)|Illegal instruction"
+    r"NVRM: Xid \(|Segmentation fault|Memory access fault by GPU|terminate called|terminating due to uncaught|\(core dumped\)"
+    r"|Illegal instruction"
     r"|Bus error\b|Fatal Python error|Windows fatal exception|double free or corruption|free\(\): invalid|corrupted size vs"
     r"|stack smashing detected"
+    r"|(?:^|: |\d )(?:Getötet|Speicherzugriffsfehler|已杀死|段错误)\b"
     r"|\bKilled$|: line \d+: +\d+ (?:Killed|Aborted)|^(?:zsh: |\[\d+\] [+-]? ?\d* *)(?:killed|abort|segmentation)\b"
     r"|Killed process \d+ \(python|oom[-_]kill|by signal SIG(?:KILL|SEGV|ABRT|BUS|ILL)|<Signals\.SIG"
     r"|exception (?:code )?0xc0000\w{3}"
     r"|(?:exit(?:s|ed)?|return(?:ed|s)?|finished)(?: with)?(?: non-zero)?(?: exit| return)? (?:code|status)\W{0,3}"
-    r"(?:1(?:3[2-9]|43)\b|-(?:[4-9]|11)\b|32212\d{5}|-10737\d{5}|0xc0000\w{3})",
+    r"(?:13[2-9]\b|-(?:[4-9]|11)\b|32212\d{5}|-10737\d{5}|0xc0000\w{3})",
     re.IGNORECASE,
 )
 # A line that says itself that it is an error: pip's, A1111's, ComfyUI's, a server's, the end of a traceback of which the rest was cut off.
 _SAYS = re.compile(
     r"\W{0,4}(?:stderr: )?(?:\w+ ){0,2}(?:error|exception)"
-    r"(?= ?:| (?:during|completing|loading|verifying|in |occurred|while|code|no |named))"
-    r"|× (?:Failed|Preparing|Getting|Building)|[\s*!]*Failed to import \S+ because|Cannot import \S+ module for custom nodes"
+    r"(?= ?:| (?:during|completing|loading|verifying|in |occurred|while|code|no |named|response from)|\(s\) in)"
+    r"|× (?:Failed|Preparing|Getting|Building|No solution)|docker: |failed to register layer"
+    r"|Python was not found|No Python at|\S+: \S+: bad interpreter|Failed to validate prompt|Stable diffusion model failed to load"
+    r"|[\s*!]*Failed to import \S+ because|Cannot import \S+ module for custom nodes"
     r"|Unhandled |Uncaught |fatal: ",
     re.IGNORECASE,
 )

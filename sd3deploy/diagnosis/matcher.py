@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import traceback
 from collections import OrderedDict
@@ -21,6 +22,7 @@ from sd3deploy.vendored import canonicalize_name
 
 __all__ = ["diagnose", "read"]
 
+log = logging.getLogger(__name__)
 _EVIDENCE = 12  # lines that are shown of an entry
 _REMEMBERED = 256  # kinds of entries, before the oldest is judged for good
 _UNKNOWN = 3  # errors that no rule knows are mentioned so many times
@@ -123,7 +125,11 @@ class _Matcher:
         parsed = [failure_of(entry.lines, entry.level, last=entry.last)]
         if entry.rejoined:
             parsed.append(failure_of((entry.rejoined,), entry.level, entry.rejoined, last=entry.last))
-        found, weak = self._apply(parsed, case)
+        try:
+            found, weak = self._apply(parsed, case)
+        except Exception:  # a rule of ours that fails hides no failure
+            log.warning("a rule of the doctor has failed", exc_info=True)
+            found, weak = unknown(parsed[0], self._look), False
         if found is None:
             return
         found = replace(found, evidence=_evidence(entry.lines, found.evidence), line=entry.line, count=case.count)

@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from sd3deploy.diagnosis.collected import bare
+
 __all__ = ["PASTED", "QUIET", "Record", "bounded", "from_text", "records"]
 
 _KEPT = 60  # lines at each end of an entry: a traceback tells at its beginning where, and at its end what
@@ -28,7 +30,8 @@ _TELLING = (
     "incompatible", "nstall", "starting", "packages:", "abort", "refused", "timed out", "unauthorized", "forbidden", "gated", "corrupt",
     "overflow", "conflict", "not have", "not implemented", "deprecated", "allocat", "divisible", "disabled", "skipping", "ignoring",
     "lacks", " fault", "violation", "core dump", "terminate called", "illegal instruction", "exit code", "exit status", "return code",
-    "exited with", "not compatible", "cuda capability", "python version", "python 3.", "pytorch version", "hf_endpoint", "hf-mirror",
+    "exited with", "no solution", "no python", "bad interpreter", "nvrm: xid", "getötet", "speicherzugriff", "已杀死", "段错误",
+    "not compatible", "cuda capability", "python version", "python 3.", "pytorch version", "hf_endpoint", "hf-mirror",
 )  # fmt: skip
 
 _SHORTEST = min(map(len, _TELLING))
@@ -44,8 +47,11 @@ _LEVEL = re.compile(rf"(?:^|[\s|\[(:-])({_LEVELS})(?=[\s|\])\]:-]|$)")
 _NEAR = 100  # characters: a time, a machine, a logger
 _HEADS = frozenset("0123456789[DTIWECF")  # with which a head can begin
 QUIET = ("DEBUG", "TRACE", "INFO")  # levels at which nobody complains
-_TRACEBACK = re.compile(r"\s*(?:[╭┌+][─-]+ )?Traceback \(most recent call last\)|(?P<indent>\s+)File \"[^\"]+\", line \d+")  # or cut off
-_MARK = re.compile(r"(?:!!!|\*\*\*) ")  # with which ComfyUI and A1111 announce a traceback
+_TRACEBACK = re.compile(  # or cut off
+    r"\s*(?:\^C)?(?:[╭┌+][─-]+ )?Traceback \(most recent call last\)|(?P<indent>\s+)File \"[^\"]+\", line \d+"
+)
+# With which ComfyUI, A1111, Python's own clean-up and asyncio announce a traceback.
+_MARK = re.compile(r"(?:!!!|\*\*\*) |Exception ignored (?:in|while)|Exception in callback |handle: <Handle ")
 # What pip and uv say of a build is indented below, what faulthandler says of a crash goes on with its threads.
 _GOES_ON = ("error: subprocess-exited", "× Failed to build", "× Failed to download", "Fatal Python error", "Windows fatal exception")
 _THREADS = ("Thread 0x", "Current thread 0x", "Extension modules:")
@@ -106,6 +112,7 @@ def records(blocks: Iterable[str]) -> Iterator[Record]:
     for block in blocks:
         if "\x1b" in block:
             block = _ESCAPE.sub("", block)
+        block = bare(block)
         for line in block.split("\n")[:-1] if block.endswith("\n") else block.split("\n"):
             number += 1
             if "\r" in line:  # a progress bar writes over itself

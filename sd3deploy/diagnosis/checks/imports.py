@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from sd3deploy import messages
@@ -12,7 +12,6 @@ from sd3deploy.diagnosis.checks.context import Context
 from sd3deploy.diagnosis.checks.result import Outcome, Say, conclude
 from sd3deploy.diagnosis.checks.rules import seen
 from sd3deploy.diagnosis.checks.runner import explain, known, last_words
-from sd3deploy.diagnosis.failure import failure_of
 from sd3deploy.diagnosis.finding import Finding
 from sd3deploy.diagnosis.rule import Advice
 from sd3deploy.vendored import canonicalize_name
@@ -58,8 +57,7 @@ def check(context: Context, say: Say) -> Outcome:
                     errors[at] = value["error"]
         code, said = child.code, child.said
     wrong = context.held.get("wrong", ())
-    own = {name: text for name, text in errors.items() if not _follows(text, wrong)}
-    findings = [one for one in _read(own, context) if canonicalize_name(one.package) not in wrong]
+    findings = [one for one in _read(errors, context) if canonicalize_name(one.package) not in wrong]
     crashed = len(seconds) < len(names)
     if crashed and canonicalize_name(at) not in wrong:
         findings.append(_crash(at, code, said, context))
@@ -83,12 +81,6 @@ def _read(errors: Mapping[str, str], context: Context) -> list[Finding]:
         for one in explain(text, context):
             unknown.setdefault(one.message, one)
     return list(unknown.values())
-
-
-def _follows(error: str, wrong: Collection[str]) -> bool:
-    """Whether it was raised in a package that the step before has found wrong: no advice on another one would help."""
-    tops = failure_of(error.splitlines()).tops
-    return bool(tops) and canonicalize_name(tops[-1]) in wrong
 
 
 def _crash(at: str, code: int | None, said: str, context: Context) -> Finding:

@@ -67,6 +67,7 @@ _WEIGHTS = frozenset(("SafetensorError", "UnpicklingError", "BadZipFile", "EOFEr
 _OS_ERRORS = frozenset(
     ("OSError", "EnvironmentError", "IOError", "FileNotFoundError", "NotADirectoryError", "IsADirectoryError", "FileExistsError")
 )
+_UNNAMED = {"read-only": "that folder"}
 _LOADERS = ("diffusers", "transformers", "huggingface_hub", "safetensors", "accelerate", "peft", "tokenizers")
 _PYTHON_CODE = re.compile(r"\.pyd['\"]|\.dll['\"]|attempting to bind", re.IGNORECASE)
 _LACKS = re.compile(
@@ -75,6 +76,7 @@ _LACKS = re.compile(
     r"|(?<![\w./\\:-])(?P<folder2>[\w./\\:-]{1,300}) does not appear to have a file named (?P<file2>[\w./-]*\w)",
     re.IGNORECASE,
 )
+_WEIGHTS_FILE = re.compile(r"SafetensorError|checkpoint file|\.(?:safetensors|sft|gguf|ckpt|pth?|bin)\b", re.IGNORECASE)
 _CODEC = re.compile(r"['\"](?P<codec>[\w-]+)['\"] codec can't (?:de|en)code")
 
 
@@ -85,18 +87,23 @@ def judge(failure: Failure, seen: Seen) -> Verdict | None:
         return None
     if lacks := _LACKS.search(said):
         return _lacking(lacks["file"] or lacks["file2"], lacks["folder"] or lacks["folder2"] or "of the model")
-    if _NO_WEIGHTS.search(said):
-        return Verdict(KINDS["file-not-weights"])
-    if _CUT.search(said):
-        return Verdict(KINDS["file-truncated"])
-    if codec := _CODEC.search(said):  # not before: who can't read weights looks whether they are text
+    codec = _CODEC.search(said)
+    if not codec or _WEIGHTS_FILE.search(said):  # who can not read weights looks whether they are text
+        if _NO_WEIGHTS.search(said):
+            return Verdict(KINDS["file-not-weights"])
+        if _CUT.search(said):
+            return Verdict(KINDS["file-truncated"])
+    ours = failure.tops[-1:] and failure.tops[-1] in _LOADERS
+    if codec and codec["codec"].lower() in ("utf-8", "utf8") and ours and failure.last:  # was read as it should be: it is damaged
+        return Verdict(KINDS["file-unreadable"], {"error": failure.last.text[:300]})
+    if codec:
         return Verdict(KINDS["encoding"], {"codec": codec["codec"]})
     kind = (_WINDOWS if failure.windows else _POSIX).get(failure.errno, "") or next((kind for kind, one in _SAID if one.search(said)), "")
     if failure.errno and "os error" in said:  # of Rust, which says neither whose it is
         kind = {**_WINDOWS, **_POSIX}.get(failure.errno, "") if failure.errno < 32 else _WINDOWS.get(failure.errno, kind)
+        kind = "" if failure.errno == 19 and not failure.windows else kind  # a disk that can not be mapped, elsewhere
     if kind:
         return _placed(kind, failure, seen)
-    ours = failure.tops[-1:] and failure.tops[-1] in _LOADERS
     if failure.types & _OS_ERRORS and failure.last and (ours or any(map(_OURS.search, failure.paths))):
         return Verdict(KINDS["file-unreadable"], {"error": failure.last.text[:300]})
     return None
@@ -111,18 +118,18 @@ def _lacking(file: str, folder: str) -> Verdict:
 
 def _placed(kind: str, failure: Failure, seen: Seen) -> Verdict | None:
     """The path decides whether it is any of ours: what was being installed, a model, a cache; another program's is not."""
-    path = next(iter(failure.paths), "")
+    path = next((one for one in failure.paths if _OURS.search(one)), next(iter(failure.paths), ""))
+    values = {"path": path or _UNNAMED.get(kind, "a file of the model"), "file": path, "needed": ""}
     held = "site-packages" in path and failure.windows and kind in ("permission", "file-in-use")
     if held or "Could not install packages" in failure.said:
         if held:
             locked = advice.locked({"file": path}, seen)
             return Verdict(KINDS["pip-locked"], {}, locked) if locked else None
-        return Verdict(KINDS["pip-not-allowed"], {"file": path}) if kind == "permission" else Verdict(KINDS[kind])
+        return Verdict(KINDS["pip-not-allowed" if kind == "permission" else kind], values)
     if kind == "file-missing":
-        return Verdict(KINDS[kind], {"path": path}) if _OF_MODEL.search(path) else None
+        return Verdict(KINDS[kind], values) if _OF_MODEL.search(path) else None
     if (path and not _OURS.search(path)) or (kind in ("permission", "file-in-use") and _PYTHON_CODE.search(failure.said)):
         return None
     needed = _NEEDED.search(failure.said)
     sentence = Advice(sentence="rule.disk-full.needed") if kind == "disk-full" and needed else Advice()
-    unnamed = "that folder" if kind == "read-only" else "a file of the model"
-    return Verdict(KINDS[kind], {"path": path or unnamed, "needed": needed["needed"] if needed else ""}, sentence)
+    return Verdict(KINDS[kind], {**values, "needed": needed["needed"] if needed else ""}, sentence)

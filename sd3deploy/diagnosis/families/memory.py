@@ -57,7 +57,7 @@ def judge(failure: Failure, seen: Seen) -> Verdict | None:
         return Verdict(KINDS["memory-dispatched"])
     if block := _BLOCK.search(said):
         return Verdict(KINDS["memory-block"], {"limit": block[1] or "4 GB"})
-    exhausted = read_exhausted(said)
+    exhausted = None if "in static TLS block" in said else read_exhausted(said)  # a table of the loader's, which is no memory
     if exhausted and not _ADVICE.search(said) and failure.level != "WARNING":
         return _exhausted(exhausted, said)
     return Verdict(KINDS["memory-library"]) if _LIBRARY.search(said) else None

@@ -6,7 +6,9 @@ import re
 
 from sd3deploy.diagnosis import advice, cure
 from sd3deploy.diagnosis.failure import NATIVE, Failure
+from sd3deploy.diagnosis.installed import STACK
 from sd3deploy.diagnosis.rule import Advice, Kind, Seen, Verdict, kinds
+from sd3deploy.vendored import canonicalize_name
 
 __all__ = ["KINDS", "judge"]
 
@@ -24,12 +26,13 @@ KINDS = kinds(
 )
 
 _GPU = re.compile(
-    r"by GPU node|\bamdgpu|\bROCm|\bHSA|\bhip\w*\.|nvcuda|libcuda|\bnvlddmkm|\bDXGI|device (?:lost|removed|hung)",
+    r"by GPU node|\bXid \(PCI|\bamdgpu|\bROCm|\bHSA|\bhip\w*\.|nvcuda|libcuda|\bnvlddmkm|\bDXGI|device (?:lost|removed|hung)",
     re.IGNORECASE,
 )
 # A library that a loader has named: its file, or the module that it is.
 _LIBRARY = re.compile(
-    r"(?P<file>(?:[A-Za-z]:)?[\w./\\~+\- ]*?[\w+.\-]+\.(?:so[\d.]*|dll|dylib|pyd))['\")]*(?:: (?:undefined symbol: (?P<symbol>\w+)"
+    r"(?P<file>(?:\b[A-Za-z]:(?=[\\/]))?[\w./\\~+\- ]*?[\w+.\-]+\.(?:so[\d.]*|dll|dylib|pyd))['\")]*"
+    r"(?:: (?:undefined symbol: (?P<symbol>\w+)"
     r"|symbol \w+, version|cannot open shared"
     r"|version `|invalid ELF|wrong ELF|file too short|failed to map| ?\(no such file)| ?\(or one of its dependencies\))"
     r"|DLL load failed while importing (?P<module>\w+)"
@@ -93,4 +96,5 @@ def _library(found: re.Match[str], failure: Failure, seen: Seen) -> Verdict | No
     if said is not None and (found["symbol"] or found["module"]):
         return Verdict(KINDS["binary-symbol" if found["symbol"] else "binary-not-loaded"], values, said)
     owner = next(iter(re.findall(r"(?:site|dist)-packages[\\/](\w+)", file)), "") or (failure.tops[-1] if failure.tops else "")
-    return Verdict(KINDS["library-not-loaded"], {"library": name, "owner": owner or top})
+    package = owner if canonicalize_name(owner) in STACK else ""
+    return Verdict(KINDS["library-not-loaded"], {"library": name, "owner": owner or top}, Advice(package=package))

@@ -14,6 +14,8 @@ REMARKS = tuple(
         r"Upscaler: <class '[\w.]+'> No module named",
         r"fatal: not a git repository",  # of a program that was unpacked and not cloned: https://git-scm.com/docs/git-rev-parse
         # Who stops a program gets a traceback: https://docs.python.org/3/library/exceptions.html#KeyboardInterrupt
+        r"^Exception ignored in[: ]",  # https://docs.python.org/3/library/sys.html#sys.unraisablehook
+        r"_ProactorBasePipeTransport\._call_connection_lost",  # a browser that has gone: https://github.com/python/cpython/issues/83413
         r"(?:^|\s)(?:KeyboardInterrupt|asyncio\.exceptions\.CancelledError|SystemExit: 0)\s*$",
     )
 )

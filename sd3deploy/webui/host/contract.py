@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Number
 from typing import Any, Literal
 
 __all__ = ["BY_NAME", "FEATURES", "PLACES", "REQUIRED", "TABLE", "Kind", "Need"]
@@ -86,7 +87,7 @@ FEATURES: dict[str, tuple[str, ...]] = {
 _GENERIC, _SD3, _SHARED = "pipelines.generic", "pipelines.model_sd3", "modules.shared"
 _MODELS, _OFFLOAD, _SCRIPTS = "modules.sd_models", "modules.sd_offload", "modules.scripts_manager"
 _HOOKS = "modules.script_callbacks"
-_PLAIN = (str, int, float, list, tuple, dict, type(None))  # what pages and requests put into a job
+_PLAIN = (str, Number, list, tuple, dict, type(None))  # what pages, requests and scripts put into a job, such as numbers of NumPy
 
 TABLE: tuple[Need, ...] = (
     # Without these there is no extension

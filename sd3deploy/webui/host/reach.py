@@ -116,10 +116,15 @@ class State:
         """
         if need.place in PLACES or need.kind in ("patch", "callback") or need.name in self._failed or _examined(need):
             return False
-        with self._lock:
-            self.unmet.pop(need.name, None)
-            self._switch()
+        self.mend([need])
         return True
+
+    def mend(self, needs: Iterable[Need]) -> None:
+        """These are as they should be."""
+        with self._lock:
+            for need in needs:
+                self.unmet.pop(need.name, None)
+            self._switch()
 
     def _switch(self) -> None:
         """Called with the lock held."""
@@ -214,11 +219,11 @@ def _resolve(need: Need) -> Any:
 
 
 def _registered(option: str) -> bool:
-    """Whether the host has that setting: a value of another version may still be stored under its name."""
+    """Whether the host has that setting: one of another version may still be stored. Where nothing tells, it has it."""
     try:
         return option.rpartition(".")[2] in _follow("modules.shared:opts.data_labels")
     except Exception:
-        return False
+        return True
 
 
 def _value(need: Need) -> Any:
@@ -309,7 +314,7 @@ class _At:
         need = BY_NAME.get(name)
         if need is None and not part.startswith(_OURS):
             raise LookupError(f"{name} is not in the contract with the host")
-        if need is not None and (name in state.unmet or name in state.absent):
+        if need is not None and (name in state.absent or (name in state.unmet and not state.back(need))):
             _stand_in(need)  # raises where nothing stands in for it
             return
         try:
@@ -405,13 +410,15 @@ def check_page(demo: Any, app: Any, panel: bool = True) -> None:
 
 
 def check_job(p: Any) -> None:
-    """Look at the object that describes a job, when the first one comes. Raises nothing."""
-    if state.job_seen:
-        return
-    state.job_seen = True
-    needs = [need for need in TABLE if need.kind == "field"]
-    state.checked += len(needs)
+    """Look at the object that describes a job, when the first one comes, and at what was odd in one before: another extension may have made
+    that. Raises nothing.
+    """
+    needs = [need for need in TABLE if need.kind == "field" and (not state.job_seen or need.name in state.unmet)]
+    if not state.job_seen:
+        state.job_seen = True
+        state.checked += len(needs)
     found = {need: _examined_field(p, need) for need in needs if need.since <= _age()}
+    state.mend(need for need, what in found.items() if not what)
     state.report({need: what for need, what in found.items() if what})
 
 

@@ -82,8 +82,10 @@ class Verifying(Background[Verification]):
                 for result in checks.rehearse_in_child(context, progress, self._cancelled.is_set, before=tuple(job.results)):
                     job.results.append(result)
         finally:
-            job.fraction, job.text = 1.0, ""
-            job.state = "cancelled" if self._cancelled.is_set() else "done"
+            over = "verify.healthy" if all(result.healthy for result in job.results) else "verify.unhealthy"
+            stopped = self._cancelled.is_set()
+            job.fraction, job.text = 1.0, "" if stopped else messages.text(over)
+            job.state = "cancelled" if stopped else "done"
 
     def _context(self, model: str, encoder: str) -> checks.Context:
         from sd3deploy.diagnosis import checks
