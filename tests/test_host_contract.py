@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 
 from sd3deploy import messages
@@ -169,3 +170,27 @@ def test_a_setting_that_a_newer_host_has_stored_makes_this_one_no_newer(monkeypa
         assert reach._resolve(BY_NAME["modules.shared:opts.te_shared_te"]) is True
     finally:
         reach._age.cache_clear()
+
+
+def test_what_another_extension_does_to_one_job_costs_the_next_one_nothing(monkeypatch):
+    monkeypatch.setattr(reach, "state", reach.State())
+    fields = {need.path[0]: 1 for need in TABLE if need.kind == "field"}
+    odd = SimpleNamespace(**{**fields, "width": object(), "steps": np.int64(20), "cfg_scale": np.float32(7)})
+    reach.check_job(odd)
+    assert list(reach.state.unmet) == ["job:width"]
+    assert reach.state.lacks("guard")
+    reach.check_job(SimpleNamespace(**fields))
+    assert reach.state.unmet == {}
+    assert not reach.state.lacks("guard")
+
+
+def test_a_value_that_is_right_again_is_written(monkeypatch):
+    shared = ModuleType("modules.shared")
+    shared.state = SimpleNamespace(interrupted="odd")
+    monkeypatch.setattr(reach, "state", reach.State())
+    monkeypatch.setitem(sys.modules, "modules", ModuleType("modules"))
+    monkeypatch.setitem(sys.modules, "modules.shared", shared)
+    assert reach.sdnext.shared.state.interrupted is False
+    shared.state.interrupted = False
+    reach.sdnext.shared.state.interrupted = True
+    assert shared.state.interrupted is True
