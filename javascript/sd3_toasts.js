@@ -55,7 +55,7 @@
 
   // In the first corner where they cover nothing that is to be pressed because of them.
   const CORNERS = ['bottom right', 'bottom left', 'top right', 'top left'];
-  const PRESSED = '[id$="_generate"], #settings_submit, #settings_restart, .sd3-chip-head';
+  const PRESSED = '[id$="_generate"], #settings_submit, #settings_restart, #settings .tab-nav > button, .sd3-chip-head';
   sd3.placeToasts = () => {
     const all = document.getElementById('sd3-toasts');
     if (!all || !all.querySelector('.sd3-toast')) return;

@@ -156,6 +156,21 @@ def test_keys_alone_look_at_an_entry_and_choose_it(host):
     assert until(lambda: "Host default" in caption_of(host)), caption_of(host)
 
 
+def test_the_recommendation_counts_for_the_page_that_has_taken_it(host):
+    host.open()
+    host.choose("T5 Q8")
+    assert until(lambda: "T5 Q8" in caption_of(host)), caption_of(host)
+    wanted = asked(host)["recommendation"]
+    try:
+        host.part("apply").click()
+        assert until(lambda: host.part("encoder", "input").input_value() == "As in Settings")
+        assert until(lambda: host.host.get("/sdapi/v1/sd3/status")["wanted"] == host.host.get("/sdapi/v1/sd3/status")["encoder"])
+        assert until(lambda: host.host.get("/sdapi/v1/sd3/status")["wanted"] in caption_of(host)), (wanted, caption_of(host))
+    finally:
+        host.choose("As in Settings")
+        host.host.set(sd3_text_encoder="Host default")
+
+
 def test_the_recommendation_says_in_a_sentence_why_it_is_this_one(host):
     host.open()
     assert until(lambda: "the closest to the original" in host.text(f"{host.panel}memory .sd3-why")), host.text(f"{host.panel}memory")

@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from sd3deploy import messages
+from sd3deploy.webui.jobs.override import AS_SET
 from sd3deploy.webui.jobs.watching import Watching
 from sd3deploy.webui.page.language import spoken
 from sd3deploy.webui.page.outcome import outcome_html
@@ -23,11 +24,19 @@ def job(script: Any) -> None:
     gr.HTML('<div class="sd3-memory"></div>', elem_id=script.elem_id("memory"))
 
 
-def recommendation(script: Any, watching: Watching) -> None:
-    """The button that takes the recommended text encoder, and what it has done."""
+def recommendation(script: Any, watching: Watching, encoder: Any) -> None:
+    """The button that takes the recommended text encoder into the settings, which then count for this page too, and what it has done.
+    encoder: the drop-down of this page.
+    """
+
+    def take() -> tuple[str, Any]:
+        done: list[str] = []
+        said = outcome_html(lambda: done.append(watching.forecast.apply()) or done[0])
+        return said, gr.update(value=AS_SET) if done else gr.update()
+
     apply = gr.Button(messages.text("panel.memory.apply"), size="sm", elem_id=script.elem_id("apply"))
     done = gr.HTML(elem_id=script.elem_id("done"))
-    apply.click(fn=spoken(lambda: outcome_html(watching.forecast.apply)), inputs=[], outputs=[done])
+    apply.click(fn=spoken(take), inputs=[], outputs=[done, encoder])
 
 
 def last(script: Any, watching: Watching, measuring: Measuring) -> None:

@@ -88,7 +88,7 @@ def script_class(
                 gr.HTML(lambda: notice_html(features.notice) if features.notice else "", elem_id=self.elem_id("notice"))
                 memory_panel.job(self)
                 encoder = override.encoder(self, deployment.host.device())
-                memory_panel.recommendation(self, watching)
+                memory_panel.recommendation(self, watching, encoder)
                 diagnosis = diagnosis_panel.buttons(self, verifying)
                 with gr.Accordion(messages.text("panel.page"), open=False, elem_id=self.elem_id("page")):
                     gr.HTML('<p class="sd3-defaults"></p>', elem_id=self.elem_id("defaults"))  # filled in by the page
