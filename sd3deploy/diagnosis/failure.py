@@ -73,6 +73,7 @@ _SAYS = re.compile(
     r"(?= ?:| (?:during|completing|loading|verifying|in |occurred|while|code|no |named|response from)|\(s\) in)"
     r"|× (?:Failed|Preparing|Getting|Building|No solution)|docker: |failed to register layer"
     r"|Python was not found|No Python at|\S+: \S+: bad interpreter|Failed to validate prompt|Stable diffusion model failed to load"
+    r"|Unable to determine the device handle|NVIDIA-SMI (?:has failed|couldn't)"
     r"|[\s*!]*Failed to import \S+ because|Cannot import \S+ module for custom nodes"
     r"|Unhandled |Uncaught |fatal: ",
     re.IGNORECASE,
