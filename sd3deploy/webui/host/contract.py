@@ -260,7 +260,7 @@ TABLE: tuple[Need, ...] = (
          default=None),
     Need("page:setting_sd3_text_encoder", "element", "sources as they are typed", "page", "not shown", default=None),
     Need("page:script_{tab}_sd3_deploy_panel", "element", "the panel that is filled in", "page", "it stays empty", default=None),
-    Need("route:/sdapi/v1/restart", "route", "the button behind a message", "page", "the host's own button is pressed", default=None,
+    Need("route:/sdapi/v1/restart", "route", "the button behind a message", None, "the host's own button is pressed", default=None,
          since="2026-08"),  # from the second of July's two versions on
     Need("route:/sdapi/v1/reload-checkpoint", "route", "the button behind a message", "page", "the button fails", default=None),
     # The browser's window, looked at by javascript/ itself
