@@ -141,6 +141,8 @@
     const room = innerHeight - bottom;
     if (room < ENTRIES_PX || list.getBoundingClientRect().top >= bottom) return;
     Object.assign(list.style, { top: `${bottom}px`, bottom: 'auto', maxHeight: `${room}px` });
+    const away = list.getBoundingClientRect().top - bottom; // where it is placed within something: in ModernUI
+    if (away) list.style.top = `${bottom - away}px`;
   };
 
   const watch = (tab) => {

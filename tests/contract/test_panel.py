@@ -135,6 +135,9 @@ def test_the_bars_are_those_of_the_entry_that_is_looked_at_before_it_is_chosen(h
     assert until(lambda: bars(host)[2]["segments"] == expected), (bars(host)[2], expected)
     assert "T5 Q4" in caption_of(host)
     assert host.host.get("/sdapi/v1/sd3/status")["encoder"] == "Host default"
+    opened = host.page.evaluate("(list) => list.parentElement.getBoundingClientRect().top", entries.first.element_handle())
+    assert opened >= host.part("memory", ".sd3-bars").bounding_box()["y"] + host.part("memory", ".sd3-bars").bounding_box()["height"]
+    assert entry.is_visible()
     host.shot("looking")
     host.page.keyboard.press("Escape")
     field.blur()
