@@ -140,7 +140,8 @@
     const { bottom } = el.querySelector('input').getBoundingClientRect();
     const room = innerHeight - bottom;
     if (room < ENTRIES_PX || list.getBoundingClientRect().top >= bottom) return;
-    Object.assign(list.style, { top: `${bottom}px`, bottom: 'auto', maxHeight: `${room}px` });
+    Object.assign(list.style, { top: `${bottom}px`, bottom: 'auto' });
+    list.style.setProperty('max-height', `${room}px`, 'important'); // ModernUI has a height of its own
     const away = list.getBoundingClientRect().top - bottom; // where it is placed within something: in ModernUI
     if (away) list.style.top = `${bottom - away}px`;
   };

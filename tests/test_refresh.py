@@ -19,7 +19,7 @@ from packaging.version import Version
 
 from sd3deploy import loaded
 from sd3deploy.errors import DependencyError, RestartRequired
-from sd3deploy.refresh import Verdict, caches, forget, imports, private, refresh
+from sd3deploy.refresh import Verdict, caches, imports, private, refresh
 from sd3deploy.refresh.package import Package, read_package
 from sd3deploy.vendored import same_version
 from tests import stacks
@@ -171,19 +171,6 @@ def test_a_new_package_is_imported(site):
     verdict.require()
     assert verdict.ok
     assert sys.modules["fake_new"].__version__ == "1.0"
-
-
-def test_what_a_library_has_computed_once_is_true_after_it_was_told_to_look_anew(site, monkeypatch):
-    """transformers 4 asks at its import whether a package is there, and keeps the answer; nothing of the package is imported for it."""
-    library = types.ModuleType("transformers.fake_checks")
-    library._fake_late_available = False
-    monkeypatch.setitem(sys.modules, library.__name__, library)
-    forget(["fake-late"])
-    assert library._fake_late_available is False
-    site.install("fake-late", "1.0", {"fake_late/__init__.py": ""})
-    forget(["fake-late"])
-    assert library._fake_late_available is True
-    assert "fake_late" not in sys.modules
 
 
 def test_an_install_within_the_tick_of_the_file_system_is_seen(site):

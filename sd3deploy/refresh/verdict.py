@@ -115,7 +115,6 @@ def forget(distributions: Iterable[str]) -> None:
     if found:
         finders.invalidate()
         caches.correct_map(found)
-        caches.correct_flags([package for package in found if package.version], LIBRARIES)
         caches.forget(found, LIBRARIES)
 
 
