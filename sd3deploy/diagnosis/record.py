@@ -6,8 +6,7 @@ Entries that can not tell of a failure are passed over as cheaply as possible: a
 from __future__ import annotations
 
 import re
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from sd3deploy.diagnosis.collected import bare
@@ -117,8 +116,10 @@ def records(blocks: Iterable[str]) -> Iterator[Record]:
             number += 1
             if "\r" in line:  # a progress bar writes over itself
                 line = line.rstrip("\r").rpartition("\r")[2]
-            yield from entry.add(number, line)
-    yield from entry.close(last=True)
+            if done := entry.add(number, line):
+                yield done
+    if done := entry.close(last=True):
+        yield done
 
 
 class _Entry:
@@ -135,94 +136,95 @@ class _Entry:
         self._clear()
 
     def _clear(self) -> None:
-        self.open = self._headed = False
-        self._line, self._level, self._count = 0, "", 0
-        self._first: list[str] = []
-        self._last: deque[str] = deque()
-        self._sizes = [0, 0]  # characters in both
-        self._indent = -1  # of the traceback whose error is to come; -1: there is none
+        self._lines: list[str] = []
+        self._line, self._level = 0, ""  # a head with a level takes more of what follows than one without
+        self._timed = self._goes_on = False
+        self._traceback = self._indent = -1  # the line that began the last traceback; its indent while its error is to come
         self._raised = False  # the error of a traceback has come
-        self._goes_on = self._timed = self._colon = False
-        self._loose = False  # a line that need not belong to the head: a traceback after it does not either
-        self._gap = self._chained = self._marked = False  # an empty line, a word of chaining, a "***" was last
 
-    def add(self, number: int, line: str) -> Iterator[Record]:
-        if not line and (self._gap or not self.open):  # a second empty line ends no more than the first; a log can have millions
-            return
+    def add(self, number: int, line: str) -> Record | None:
+        """The entry that ends with the line before."""
+        if not line and (not self._lines or not self._lines[-1]):  # a second empty line ends no more than the first; there can be millions
+            return None
         head = _HEAD.match(line) if line[:1] in _HEADS else None
         if head:
-            yield from self.close()
+            done = self.close()
             level = head["level"] or _level(line)
             self._quiet = level in QUIET and not _explains(line)
             if not self._quiet and (level or _tells(line)):
-                self._begin(number, level, line, headed=bool(level))
-            return
-        cut = not self.open and not self._quiet and 'File "' in line  # a frame of one whose beginning was cut off
+                self._begin(number, level, line)
+            return done
+        cut = not self._lines and not self._quiet and 'File "' in line  # a frame of one whose beginning was cut off
         traceback = _TRACEBACK.match(line) if cut or "Traceback" in line else None
-        if self.open:
-            if self._belongs(line, traceback is not None):
-                self._append(line, traceback)
-                return
-            yield from self.close()
+        if self._lines and self._belongs(line, traceback is not None):
+            self._append(line, traceback)
+            return None
+        done = self.close()
         if traceback or _MARK.match(line) or (_tells(line) and not (self._quiet and line[:1].isspace())):
-            self._begin(number, "", line, headed=False, traceback=traceback)
+            self._begin(number, "", line, traceback)
+        return done
 
-    def close(self, *, last: bool = False) -> Iterator[Record]:
-        if self.open:
-            yield Record(self._line, self._level, (*self._first, *self._last), last)
+    def close(self, *, last: bool = False) -> Record | None:
+        if not self._lines:
+            return None
+        first = _bounded(self._lines)
+        rest = _bounded(self._lines[: len(first) - 1 : -1])
+        done = Record(self._line, self._level, (*first, *rest[::-1]), last)
         self._clear()
+        return done
 
-    def _begin(self, number: int, level: str, line: str, *, headed: bool, traceback: re.Match[str] | None = None) -> None:
-        self.open, self._line, self._level, self._headed = True, number, level, headed
+    def _begin(self, number: int, level: str, line: str, traceback: re.Match[str] | None = None) -> None:
+        self._line, self._level, self._timed = number, level, any(letter.isdigit() for letter in line[:6])
         self._append(line, traceback)
 
-    def _belongs(self, line: str, traceback: bool) -> bool:
-        if self._headed:
-            ended = self._gap and not self._timed and not line[:1].isspace() and self._indent < 0 and line.strip() and not traceback
-            apart = traceback and (self._loose or (self._raised and not self._chained))
-            return self._count < _LONGEST and not ended and not apart
-        if self._goes_on and (line[:1].isspace() or not line or line.startswith(_THREADS)):
-            return self._count < _LONGEST
-        if traceback or _MARK.match(line):
-            return self._indent >= 0 or self._chained or self._marked
-        bare = line.strip()
-        if self._indent >= 0:
-            return self._count < _LONGEST
-        if not bare or bare.startswith(_CHAINED) or self._colon:
-            return True
-        if self._gap:
-            return False
-        return line[:1].isspace() or (len(self._latest) >= _WRAPPED and not _tells(line))
-
     def _append(self, line: str, traceback: re.Match[str] | None) -> None:
-        bare = line.strip()
         if traceback:
-            self._indent, self._chained = max(0, len(line) - len(line.lstrip()) - 2 * bool(traceback["indent"])), False
-        elif self._indent >= 0 and bare and bare[0] not in _DRAWN and len(line) - len(line.lstrip()) <= self._indent:
+            self._traceback = len(self._lines)
+            self._indent = max(0, len(line) - len(line.lstrip()) - 2 * bool(traceback["indent"]))
+        elif self._indent >= 0 and (bare := line.strip()) and bare[0] not in _DRAWN and len(line) - len(line.lstrip()) <= self._indent:
             self._indent, self._raised = -1, True
-        elif self._headed and self._count and bare and not line[:1].isspace() and bare[0] not in _DRAWN and not self._raised:
-            self._loose = self._loose or (self._indent < 0 and len(self._latest) < _WRAPPED)
-        self._gap = not bare
-        self._colon = bare.endswith(":") if bare else self._colon  # what is announced comes next, after a gap as well
-        self._chained = self._chained or bare.startswith(_CHAINED)
-        self._marked = _MARK.match(line) is not None
-        self._goes_on = self._goes_on or (bare[:1] in "e×FW" and bare.startswith(_GOES_ON))
-        if not self._count:
-            self._timed = any(letter.isdigit() for letter in line[:6])
-        self._count += 1
-        line = line.rstrip()[:_WIDEST]
-        if not self._last and len(self._first) < _KEPT and self._sizes[0] + len(line) <= _LARGEST:
-            self._first.append(line)
-            self._sizes[0] += len(line)
-            return
-        self._last.append(line)
-        self._sizes[1] += len(line)
-        while len(self._last) > _KEPT or self._sizes[1] > _LARGEST:
-            self._sizes[1] -= len(self._last.popleft())
+        elif not self._level and not self._goes_on:
+            self._goes_on = line.lstrip().startswith(_GOES_ON)
+        self._lines.append(line.rstrip()[:_WIDEST])
 
-    @property
-    def _latest(self) -> str:
-        return (self._last or self._first)[-1]
+    def _belongs(self, line: str, traceback: bool) -> bool:
+        if len(self._lines) >= _LONGEST:
+            return False
+        if self._level:
+            if traceback:
+                return not (self._loose() if self._traceback < 0 else self._raised and not self._chained())
+            return self._timed or self._indent >= 0 or bool(self._lines[-1]) or line[:1].isspace()
+        if self._goes_on and (line[:1].isspace() or not line or line.startswith(_THREADS)):
+            return True
+        if traceback or _MARK.match(line):
+            return self._indent >= 0 or self._chained() or _MARK.match(self._lines[-1]) is not None
+        bare = line.strip()
+        if self._indent >= 0 or not bare or bare.startswith(_CHAINED) or self._announced():
+            return True
+        return bool(self._lines[-1]) and (line[:1].isspace() or (len(self._lines[-1]) >= _WRAPPED and not _tells(line)))
+
+    def _loose(self) -> bool:
+        """A line need not belong to the head: a traceback after it does not either."""
+        pairs = zip(self._lines, self._lines[1:], strict=False)
+        return any(line and line[0] not in _DRAWN and not line[0].isspace() and len(before) < _WRAPPED for before, line in pairs)
+
+    def _chained(self) -> bool:
+        return any(line.lstrip().startswith(_CHAINED) for line in self._lines[max(0, self._traceback) :])
+
+    def _announced(self) -> bool:
+        """What ends with a colon comes next, after a gap as well."""
+        return next(filter(None, reversed(self._lines)), "").endswith(":")
+
+
+def _bounded(lines: Sequence[str]) -> list[str]:
+    """The first of them."""
+    size, found = 0, []
+    for line in lines[:_KEPT]:
+        size += len(line)
+        if size > _LARGEST:
+            break
+        found.append(line)
+    return found
 
 
 def _level(line: str) -> str:
