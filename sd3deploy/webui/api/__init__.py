@@ -54,4 +54,8 @@ def register(
 
 def quiet() -> None:
     """Keep the polled routes out of the host's request log."""
-    sdnext.validate.log_cost.update(dict.fromkeys((f"{PREFIX}/{polled}" for polled in _POLLED), -1))
+    polled, known = [f"{PREFIX}/{path}" for path in _POLLED], sdnext.validate.log_cost
+    if isinstance(known, list):  # before 2026-03: how the paths begin that are not in it
+        known.extend(path for path in polled if path not in known)
+    else:
+        known.update(dict.fromkeys(polled, -1))

@@ -230,8 +230,8 @@ TABLE: tuple[Need, ...] = (
     Need(f"{_HOOKS}:on_script_unloaded", "callback", "an end without a restart", "unload", "restart the server", "(callback)"),
     Need(f"{_HOOKS}:remove_callbacks_for_function", "function", "an end without a trace", None,
          "callbacks that remain do nothing any more", "(callback_func)", default=None),
-    Need("modules.api.validate:log_cost", "attribute", "no line for each poll", "quiet", "the log names each", gives=dict, default={},
-         since="2026-03"),
+    Need("modules.api.validate:log_cost", "attribute", "no line for each poll", "quiet", "the log names each", gives=(dict, list),
+         default={}, since="2026-03", instead="modules.api.middleware:ignore_endpoints"),
     # What only tells versions apart: nothing of it is used
     Need("modules.logger:log", "attribute", "a mark of the version", None, "the version is told by others", default=None, since="2026-02"),
     Need(f"{_MODELS}:loaded_te", "attribute", "a mark of the version", None, "the version is told by others", default=None,
