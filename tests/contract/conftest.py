@@ -33,7 +33,9 @@ class ProbedHost(server.Host):
 
     def run(self, code: str):
         """Execute Python in the host's process, on a thread of its API. Returns what the code has named `result`."""
-        return self.post("/sdapi/v1/sd3probe", {"code": textwrap.dedent(code)})["result"]
+        answer = self.client.post("/sdapi/v1/sd3probe", json={"code": textwrap.dedent(code)})
+        assert answer.status_code != 500, answer.text  # what it has raised
+        return answer.raise_for_status().json()["result"]
 
     def stop(self):
         """End the server. Raises AssertionError when the extension has broken the rules of the two locks meanwhile."""

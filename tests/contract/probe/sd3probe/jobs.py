@@ -53,8 +53,12 @@ def folder(sizes):
 def control(inputs=None, **words):
     """How many pictures come of a press in Control."""
     task = f"task({next(_numbers)})"
-    words |= {"units": [], "inputs": inputs, "unit_type": "controlnet", "prompt": "a cat", "steps": 4, "seed": 1, "denoising_strength": 0.5}
-    with call_queue.get_lock():
+    for one in scripts_manager.scripts_control.scripts:
+        if not one.args_to:  # it is not shown in Control: before 2026-03 its values would stand before those of all others
+            one.ui = lambda is_img2img: None
+    words |= {"units": [], "inputs": inputs, "inits": None, "unit_type": "controlnet"}
+    words |= {"prompt": "a cat", "steps": 4, "seed": 1, "denoising_strength": 0.5}
+    with call_queue.queue_lock:
         begun = shared.state.begin("Control")
         progress.start_task(task)
         try:
@@ -100,14 +104,15 @@ def detailing():
     except ImportError:  # before 2026
         from modules.postprocess.yolo import YoloResult as DetailerResult
 
-    def predict(name, model, image, **words):
+    def predict(*values, **words):
+        image = next(value for value in values if isinstance(value, Image.Image))  # SD.Next of 2026 has the name of the model before it
         width, height = image.size
         box = [width // 4, height // 4, 3 * width // 4, 3 * height // 4]
         mask = Image.new("L", image.size)
         mask.paste(255, tuple(box))
         return [DetailerResult(0, "middle", 1.0, box, mask, image.crop(box), width // 2, height // 2)]
 
-    detailer = shared.detailer
+    detailer = getattr(shared, "detailer", None) or shared.yolo  # before 2026
     detailer.load = lambda name=None: (name or "middle", object())
     detailer.predict = predict
     try:
