@@ -64,6 +64,19 @@ def schema(host):
     return host.run("from modules import shared; result = shared.api.app.openapi()")
 
 
+@pytest.fixture(scope="module")
+def own_words(host):
+    """Whether what is wrong with a request is said in our words; SD.Next before 2026-02 has pydantic 1, which takes its own, takes a number
+    for a text, and has no word for null in the docs.
+    """
+    return host.run("import pydantic; result = hasattr(pydantic, 'model_validator')")
+
+
+def stored(host, setting):
+    """The value of a setting: SD.Next before 2026 has those of no extension among the options of its API."""
+    return host.run(f"from modules import shared; result = shared.opts.data.get({setting!r})")
+
+
 def ask(host, method, path, *, body=None, **words):
     """The answer, whatever its status. What is posted has a body."""
     body = {} if body is None and method == "POST" else body
@@ -318,7 +331,7 @@ def test_sources_are_told_before_they_are_chosen(host, tmp_path):
     assert (found["complete"], found["fetched"]) == (True, 0)
     assert found["read"] > 0
     assert found["kept"] > 0
-    assert "sd3_weights_file" not in host.get("/sdapi/v1/options") or host.get("/sdapi/v1/options")["sd3_weights_file"] == ""
+    assert not stored(host, "sd3_weights_file")
     there, not_there = (
         {row["kind"]: row for row in ask(host, "POST", "sources", body={**body, "file": str(one)}, headers=FAR).json()}["Local file"]
         for one in (file, tmp_path / "nothing")
@@ -331,11 +344,13 @@ def test_sources_are_told_before_they_are_chosen(host, tmp_path):
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
-def test_an_unknown_parameter_is_named(host, method, path):
+def test_an_unknown_parameter_is_named(host, own_words, method, path):
     answer = ask(host, method, path, body=ROUTES[method, path], params={"widht": "1"})
     assert answer.status_code == 422
     found = answer.json()["detail"][0]
     assert found["loc"] == ["query", "widht"]
+    if not own_words:
+        return
     assert found["type"] == "unknown_field"
     assert found["msg"].startswith("“widht” is not known here")
     if (method, path) in (("GET", "check"), ("GET", "memory")):
@@ -350,12 +365,12 @@ def test_an_unknown_parameter_is_named(host, method, path):
         ("verify", {"modle": ""}, "modle", "model"),
     ],
 )
-def test_an_unknown_field_is_named(host, path, body, place, nearest):
+def test_an_unknown_field_is_named(host, own_words, path, body, place, nearest):
     answer = ask(host, "POST", path, body=body)
     assert answer.status_code == 422
     found = answer.json()["detail"][0]
     assert found["loc"] == ["body", place]
-    assert f"“{nearest}” comes nearest" in found["msg"]
+    assert f"“{nearest}” comes nearest" in found["msg"] or not own_words
 
 
 @pytest.mark.parametrize(
@@ -376,10 +391,14 @@ def test_an_unknown_field_is_named(host, path, body, place, nearest):
         ("POST", "verify", {}, {"model": 5}, ["body", "model"]),
     ],
 )
-def test_a_wrong_type_is_answered_with_its_place(host, method, path, question, body, place):
+def test_a_wrong_type_is_answered_with_its_place(host, own_words, method, path, question, body, place):
     answer = ask(host, method, path, params=question, body=body)
     assert answer.status_code == 422, answer.text
-    assert [one["loc"] for one in answer.json()["detail"]] == [place]
+    problem = answer.json()
+    if not own_words and isinstance(problem["detail"], str):  # the number as a text, which means nothing either
+        assert problem["body"]["id"] in ("setting.encoder-unknown", "verify.no-model")
+    else:
+        assert [one["loc"] for one in problem["detail"]] == [place]
 
 
 def test_a_body_that_is_no_json(host):
@@ -410,7 +429,7 @@ def test_a_question_that_means_nothing_is_answered_with_the_remedy(host, method,
     assert problem["detail"] == f"{problem['body']['message']} {problem['body']['remedy']}"
 
 
-def test_the_language_is_that_of_the_request(host):
+def test_the_language_is_that_of_the_request(host, own_words):
     known = [code for code in messages.languages() if code != "en"]
     assert known
     english = get(host, "status")["line"]
@@ -422,7 +441,7 @@ def test_the_language_is_that_of_the_request(host):
             nearest = {"value": "'T6'", "nearest": "Host default"}
             assert refused["body"]["message"] == messages.text("setting.encoder-unknown", **nearest)
             assert refused["body"]["remedy"] == messages.remedy("setting.encoder-unknown", **nearest)
-            assert unknown.startswith(messages.text("api.unknown-field", name="widht", nearest="width", known=""))
+            assert unknown.startswith(messages.text("api.unknown-field", name="widht", nearest="width", known="")) or not own_words
         hint = ask(host, "GET", "check", params={"width": "many"}, headers=spoken).json()["hints"][0]["text"]
         with messages.speaking(code):
             assert hint == messages.text("hint.size.refuse", asked="many×None")
@@ -526,6 +545,8 @@ def test_the_report_in_its_three_shapes(host):
 
 def test_three_hundred_questions_in_a_minute_are_answered_and_then_the_host_says_stop(host):
     """The host's own limit: so many in a minute for one address and one path (its server_rate_limit)."""
+    if "server_rate_limit" not in host.run("from modules import shared; result = list(shared.opts.data_labels)"):
+        pytest.skip("this SD.Next, before 2026-03, answers as many as there are")
     host.set(server_rate_limit=300)
     try:
         codes = [ask(host, "GET", "status").status_code for _ in range(300)]
@@ -542,9 +563,14 @@ def test_three_hundred_questions_in_a_minute_are_answered_and_then_the_host_says
 
 
 def test_the_polled_paths_stay_out_of_the_hosts_log(host):
-    costs = host.run("from modules.api import validate; result = dict(validate.log_cost)")
-    for path in ("check", "events", "install", "memory", "status", "verify"):
-        assert costs[f"{PREFIX}/{path}"] == -1
+    quiet = host.run("""
+        try:
+            from modules.api.validate import log_cost
+            result = [path for path, cost in log_cost.items() if cost == -1]
+        except ImportError:  # before 2026-03
+            from modules.api.middleware import ignore_endpoints as result
+    """)
+    assert {f"{PREFIX}/{path}" for path in ("check", "events", "install", "memory", "status", "verify")} <= set(quiet)
 
 
 # Installing
@@ -750,7 +776,7 @@ def test_an_encoder_is_chosen_as_in_the_settings(host, asked, name):
     now = answer.json()
     assert (now["encoder"], now["wanted"], now["busy"], now["last_error"]) == (name, name, None, None)
     assert now == {**get(host, "status")}
-    assert host.get("/sdapi/v1/options")["sd3_text_encoder"] == name
+    assert stored(host, "sd3_text_encoder") == name
     assert until(lambda: f'"{name}"' in (host.data / "config.json").read_text("utf-8"))
     assert f"T5: {name}" in host.txt2img()["info"]["infotexts"][0]
 
@@ -845,7 +871,7 @@ def test_a_load_says_how_far_it_is_and_can_be_cancelled(host):
     told = get(host, "events", since=before)["events"]
     assert [(event["id"], event["severity"]) for event in told][-1] == ("encoder.cancelled", "info")
     assert "T5 NF4 is still in use" in told[-1]["message"]
-    assert host.get("/sdapi/v1/options")["sd3_text_encoder"] == "T5 NF4"
+    assert stored(host, "sd3_text_encoder") == "T5 NF4"
     assert get(host, "events")["loading"] is False
     assert "T5: T5 NF4" in host.txt2img()["info"]["infotexts"][0]
 
@@ -904,7 +930,7 @@ def test_two_scripts_at_once(host):
         assert [answer.text for answer in answers if answer.status_code != 200] == []
         assert all(len(one.result()["images"]) == 1 for one in pictures)
     now = get(host, "status")
-    assert now["encoder"] == now["wanted"] == host.get("/sdapi/v1/options")["sd3_text_encoder"]
+    assert now["encoder"] == now["wanted"] == stored(host, "sd3_text_encoder")
     assert now["last_error"] is None
     assert "Traceback" not in host.run("result = 'Traceback' if sd3probe.__dict__.get('failed') else ''")
 
@@ -930,7 +956,7 @@ def _free(method, path, case):
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 @pytest.mark.parametrize("kind", ["positive", "negative"])
-def test_no_question_is_too_strange(host, schema, method, path, kind):
+def test_no_question_is_too_strange(host, schema, own_words, method, path, kind):
     import requests
     import schemathesis
     from hypothesis import HealthCheck, assume, given, settings
@@ -938,7 +964,7 @@ def test_no_question_is_too_strange(host, schema, method, path, kind):
     from schemathesis.checks import not_a_server_error
     from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance, status_code_conformance
 
-    checks = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+    checks = [not_a_server_error, status_code_conformance, content_type_conformance, *[response_schema_conformance] * own_words]
     own = schemathesis.openapi.from_dict(schema).include(path=f"{PREFIX}/{path}")
     operation = own[f"{PREFIX}/{path}"][method]
     mode = GenerationMode.POSITIVE if kind == "positive" else GenerationMode.NEGATIVE
