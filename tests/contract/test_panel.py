@@ -135,8 +135,12 @@ def test_the_bars_are_those_of_the_entry_that_is_looked_at_before_it_is_chosen(h
     assert until(lambda: bars(host)[2]["segments"] == expected), (bars(host)[2], expected)
     assert "T5 Q4" in caption_of(host)
     assert host.host.get("/sdapi/v1/sd3/status")["encoder"] == "Host default"
-    opened = host.page.evaluate("(list) => list.parentElement.getBoundingClientRect().top", entries.first.element_handle())
-    assert opened >= host.part("memory", ".sd3-bars").bounding_box()["y"] + host.part("memory", ".sd3-bars").bounding_box()["height"]
+    opened, drawn = host.page.evaluate(  # at one moment: bars are drawn anew whenever the memory has changed
+        """([entry, bars]) => [document.querySelector(entry).parentElement.getBoundingClientRect().top,
+                              document.querySelector(bars).getBoundingClientRect().bottom]""",
+        [f"{host.panel}encoder li[data-value]", f"{host.panel}memory .sd3-bars"],
+    )
+    assert opened >= drawn
     assert entry.is_visible()
     host.shot("looking")
     host.page.keyboard.press("Escape")
