@@ -3,6 +3,8 @@
 import json
 import os
 
+import pytest
+
 
 def test_install_finds_pip_when_it_is_called(host):
     """So a wrapped installer.pip sees every installation, those of modules that took `install` at their import too."""
@@ -19,6 +21,8 @@ def test_install_finds_pip_when_it_is_called(host):
 
 
 def test_pip_makes_a_pin_of_a_lower_bound_and_adds_the_hosts_constraints(host):
+    if not host.run("import os; result = os.path.exists('constraints.txt')"):
+        pytest.skip("this SD.Next, before 2026-03, has no constraints")
     assert host.run("""
         import installer, subprocess
         seen = []
@@ -39,7 +43,7 @@ def test_offline_mode_refuses(host):
         installer.opts["offline_mode"] = True
         result = installer.pip("install sd3-no-such-package")
         installer.opts["offline_mode"] = before
-    """) == [None, "offline"]
+    """) in ([None, "offline"], "offline")  # the text alone before 2026-03
 
 
 def test_install_py_runs_in_its_own_folder_with_the_host_importable(host):

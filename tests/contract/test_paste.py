@@ -13,12 +13,14 @@ def restore(host):
     host.login()
     config = host.get("/config")
     parts = {part["id"]: part["props"] for part in config["components"]}
+    kinds = {part["id"]: part["type"] for part in config["components"]}
 
     def press(text, tab="txt2img"):
         button = next(id for id, props in parts.items() if props.get("elem_id") == f"{tab}_paste")
         targets = [button], [button, "click"]
         index, event = next((index, one) for index, one in enumerate(config["dependencies"]) if one["backend_fn"]
-                            and any(target in one["targets"] for target in (button, *targets)))  # fmt: skip
+                            and any(target in one["targets"] for target in (button, *targets))
+                            and [kinds[id] for id in one["inputs"]] == ["textbox"])  # before 2026 it takes a picture, too
         answer = host.post("/run/predict", {"data": [text], "fn_index": index, "session_hash": "paste"})
         given = {}
         for id, update in zip(event["outputs"], answer["data"], strict=True):
