@@ -252,6 +252,17 @@ def test_then_a_smaller_batch():
     assert changed(setup, just(replace(setup, batch=4))).fields == {"batch": 4}
 
 
+def test_a_batch_without_end_is_judged_as_soon_as_any(monkeypatch):
+    """Whoever asks names the number: counted down one by one, a million would keep the server busy for hours."""
+    judged = []
+    monkeypatch.setattr("sd3deploy.memory.verdict.judge", lambda *values: judged.append(1) or judge(*values))
+    setup = Setup(MEDIUM, NONE, offload="sequential", width=512, height=512, tiling=True, batch=1_000_000)
+    setup = replace(setup, weights=replace(MEDIUM, tile=TILE))
+    assert changed(setup, just(replace(setup, batch=4))).fields == {"batch": 4}
+    assert cheapest(setup, room(1)) is None
+    assert len(judged) < 2000
+
+
 def test_then_no_t5_at_all():
     setup = Setup(MEDIUM, find("nf4"), offload="sequential", width=512, height=512, tiling=True)
     assert changed(setup, just(replace(setup, encoder=NONE))).fields == {"encoder": NONE.name}

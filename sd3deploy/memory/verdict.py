@@ -174,7 +174,7 @@ def _steps(setup: Setup, suitable: list[Choice]) -> list[list[dict[str, Any]]]:
         [{"offload": mode} for mode in modes] if setup.kind != "cpu" else [],
         [{"tiling": True}] if not setup.tiling else [],
         [{"width": width, "height": height} for width, height in _smaller(setup.width, setup.height)],
-        [{"batch": count} for count in range(setup.batch - 1, 0, -1)],
+        [{"batch": count} for count in _fewer(setup.batch)],
         [{"encoder": NONE.name}] if setup.encoder is not NONE else [],
     ]
 
@@ -186,6 +186,13 @@ def _smaller(width: int, height: int) -> Iterator[tuple[int, int]]:
         if made[0] * made[1] < 512 * 512:
             return
         yield made
+
+
+def _fewer(batch: int) -> Iterator[int]:
+    """Less pictures at a time, down to one: one less each, of more than twenty a tenth."""
+    while batch > 1:
+        batch -= max(1, batch // 10)
+        yield batch
 
 
 def _t5(setup: Setup, choice: Choice) -> int:
