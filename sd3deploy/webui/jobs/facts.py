@@ -193,16 +193,17 @@ def _t5_limit(p: Any, parser: str) -> int:
 def _suits(name: str, pipeline: Any) -> bool:
     """Return whether a sampler of the host suits a model that predicts flows; True for one that only the host can tell about."""
     opts = sdnext.shared.opts
-    return _flows(name, opts.schedulers_prediction_type, opts.schedulers_fallback, type(pipeline))
+    redirects = opts.schedulers_fallback and "modules.shared:opts.schedulers_fallback" not in state.absent  # since 2026-06
+    return _flows(name, opts.schedulers_prediction_type, redirects, type(pipeline))
 
 
 @functools.lru_cache(maxsize=256)
-def _flows(name: str, prediction_type: str, fallback: bool, kind: type) -> bool:
+def _flows(name: str, prediction_type: str, redirects: bool, kind: type) -> bool:
     """Let the host make the sampler, as it decides it itself; the cache has everything that the answer depends on in its key."""
     if name in ("Default", "None", "Same as primary"):
         return True
     find = sdnext.sd_samplers.find_sampler_config
-    redirected = find(f"{name} FlowMatch") if fallback and "Flow" not in name else None
+    redirected = find(f"{name} FlowMatch") if redirects and "Flow" not in name else None
     config = redirected or find(name)
     if "modules.sd_samplers:find_sampler_config" in state.unmet:
         return True  # only the host could tell
