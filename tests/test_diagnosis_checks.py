@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 
 from demo.environment import linked, site_of
-from sd3deploy import messages, tiny_sd3
+from sd3deploy import child, messages, tiny_sd3
 from sd3deploy.deps import Requirement, State
 from sd3deploy.deps.status import Status
 from sd3deploy.device import Device
 from sd3deploy.diagnosis import checks
-from sd3deploy.diagnosis.checks import child, device, environment, files, imports, packages, probe, rehearsal, room, rules, weights
+from sd3deploy.diagnosis.checks import device, environment, files, imports, packages, probe, rehearsal, room, rules, weights
 from sd3deploy.diagnosis.installed import Installed, read_installed
 from sd3deploy.diagnosis.rule import CAUSES
 from sd3deploy.encoders import choices
@@ -155,7 +155,7 @@ def test_a_known_error_becomes_its_finding():
 
 
 def test_before_counts():
-    failed = checks.Result("imports", "", "failed", "")
+    failed = checks.Result("failed", "", id="imports", title="")
     assert {one.state for one in checks.run(checks.RUN, context(), before=[failed])} == {"skipped"}
     assert {one.state for one in checks.rehearse_in_child(context(), before=[failed])} == {"skipped"}
 
