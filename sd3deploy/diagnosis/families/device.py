@@ -37,8 +37,7 @@ _MATCHES = tuple((kind, numbers, re.compile(pattern, re.IGNORECASE)) for kind, n
 _NUMBER = re.compile(r"\b(?:CUDA|HIP|Cuda|cuda\w*) ?(?:runtime |driver )?error ?\(?(\d+)\b|\bError (\d+): \w")
 _VERSION = re.compile(r"found version (\d+)")
 _BUILT = re.compile(
-    r"not (?:compiled|built) with (?:CUDA|ROCm|XPU) (?:enabled|support)|CPU version installed and (?:CUDA|ROCm) is available",
-    re.IGNORECASE,
+    r"(?i)not (?:compiled|built) with (?:CUDA|ROCm|XPU) (?:enabled|support)|CPU version installed and (?:CUDA|ROCm) is available"
 )
 _STATISTICS = re.compile(r"GPU stats:|Processed: memory=")  # SD.Next of 2025 asks for them on every machine
 _CUDNN = re.compile(r"cuDNN version (?:incompatibility|mismatch): PyTorch was compiled against \(?(?P<built>[\d, ]*\d)\)? but"
