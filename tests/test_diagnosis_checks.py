@@ -858,7 +858,7 @@ def test_a_child_that_can_not_even_start(model, children, monkeypatch):
 def test_what_libraries_print_does_not_break_the_lines():
     code = """
 import os, sys
-from sd3deploy.diagnosis.checks.child import answer
+from sd3deploy.child import answer
 write = answer()
 print("from Python"); os.write(1, b"from a native library\\n"); os.system("echo from a process")
 write({"one": 1})
@@ -869,7 +869,7 @@ write({"one": 1})
 
 
 def test_a_child_ends_with_the_process_that_started_it():
-    code = "import threading; from sd3deploy.diagnosis.checks import child; child.follow_parent(); print(1, flush=True)"
+    code = "import threading; from sd3deploy import child; child.follow_parent(); print(1, flush=True)"
     code += "; threading.Event().wait()"
     with child.Child(["-c", code]) as started:
         values = started.values()
