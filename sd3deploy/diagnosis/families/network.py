@@ -38,7 +38,8 @@ _LOCAL = re.compile(r"^(?:localhost|127\.|0\.0\.0\.0|\[?::1)")
 _DECIDES: tuple[tuple[str, str, tuple[int, ...], str], ...] = (
     ("hub-offline", "OfflineModeIsEnabled", (), r"outgoing traffic has been disabled|offline mode is enabled"),
     ("gated", "GatedRepoError", (), r"gated repo|Access to model \S+ is restricted"),
-    ("token-invalid", "LocalTokenNotFoundError", (), r"/api/whoami|Invalid (?:user )?token(?: passed|[.!]|$)|Invalid credentials in Authorization"
+    ("token-invalid", "LocalTokenNotFoundError", (), r"/api/whoami|Invalid (?:user )?token(?: passed|[.!]|$)"
+     r"|Invalid credentials in Authorization"
      r"|Token has been deleted|Token is required|invalid username or password"),
     ("hub-mirror", "FileMetadataError", (), r"Distant resource does not"),
     ("hub-xet", "XetError", (), r"CAS service error|hf_xet.{0,80}(?:error|failed)"),
