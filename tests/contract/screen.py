@@ -64,6 +64,11 @@ class Screen:
         self.page.locator(f'{self.panel}encoder li[data-value="{name}"]').click()
         field.blur()
 
+    def leave(self) -> None:
+        """Close the drop-down of the text encoder without a choice."""
+        self.page.keyboard.press("Escape")
+        self.part("encoder", "input").blur()
+
     def size(self, width: int, height: int) -> None:
         self.ui.go(self.page, "Generate")
         self.ui.write(self.page, width=width, height=height)
