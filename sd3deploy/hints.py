@@ -149,7 +149,7 @@ def _prompt(case: _Case, id: str, negative: str) -> Iterator[str]:
 
 
 def _long(job: Job) -> Iterator[Prompt]:
-    """The prompts of which not everything is read, in the order in which the guard of prompts finds them."""
+    """The prompts of which not everything is read, in the order in which the prompt guard finds them."""
     for prompt in job.prompts:
         tokens, limit = (prompt.clip, prompt.clip_limit) if prompt.t5 is None else (prompt.t5, prompt.t5_limit)
         if tokens > limit and (prompt.t5 is None or job.prompt_attention != "xhinker"):

@@ -187,13 +187,13 @@ def test_the_modes_are_folded_and_say_what_holds_else(host):
     host.open()
     assert not host.part("size", "input").is_visible()
     host.unfold("page")
-    assert "size fix, memory warn, sampling fix" in host.text(f"{host.panel}defaults .sd3-defaults")
+    assert "size guard fix, memory check warn, sampler guard fix" in host.text(f"{host.panel}defaults .sd3-defaults")
     host.host.set(sd3_guard_size="block")
     try:
         host.reload()
         host.open()
         host.unfold("page")
-        assert until(lambda: "size block" in host.text(f"{host.panel}defaults .sd3-defaults"))
+        assert until(lambda: "size guard block" in host.text(f"{host.panel}defaults .sd3-defaults"))
     finally:
         host.host.set(sd3_guard_size="fix")
 

@@ -99,7 +99,7 @@ def test_the_panels_modes_hold_for_the_jobs_of_the_page_and_are_foreseen(host):
     made = host.generate()
     assert made
     assert Image.open(made).size == (992, 256)  # as the host itself cuts it
-    assert "SD3 size check: warn" in metadata(made)
+    assert "SD3 size guard: warn" in metadata(made)
     host.part("size", "input").first.check()
     made = host.generate()
     assert made
@@ -126,7 +126,7 @@ def test_the_text_of_a_picture_brings_the_panel_back_as_it_was(host):
     box = host.page.locator(f"#{host.ui.tab}_prompt textarea").first
     before = box.input_value()
     box.fill(
-        "a cat\nSteps: 2, Size: 128x128, Seed: 1, App: SD.Next, T5: T5 NF4, T5 state: 2.7 GB, SD3 size check: block, "
+        "a cat\nSteps: 2, Size: 128x128, Seed: 1, App: SD.Next, T5: T5 NF4, T5 state: 2.7 GB, SD3 size guard: block, "
         "SD3 memory check: nonsense, SD3 sampling check: off"
     )
     host.page.evaluate(f"document.querySelector('#{host.ui.tab}_paste').click()")
