@@ -84,7 +84,8 @@
     const link = sd3.element('a', 'sd3-link', sd3.text('page.quality.open'));
     Object.assign(link, { href: page, target: '_blank', rel: 'noopener' });
     const heads = [sd3.text('page.quality.choice'), sd3.text('page.quality.size'), sd3.text('page.quality.error')];
-    const cells = job.rows.map((one) => [sd3.shown(one.name), sd3.gigabytes(one.bytes), one.error.mean.toFixed(4)]);
+    const unit = sd3.unit(...job.rows.map((one) => one.bytes));
+    const cells = job.rows.map((one) => [sd3.shown(one.name), sd3.size(one.bytes, unit), one.error.mean.toFixed(4)]);
     return [sd3.element('p', '', job.title), sd3.table(cells, heads), ...job.notes.map((note) => sd3.element('p', 'sd3-remedy', note)), link];
   };
 

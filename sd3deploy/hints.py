@@ -64,7 +64,7 @@ def _findings(asked: Job, outcome: Outcome) -> Iterator[Hint]:
 
 def _memory(judged: Verdict | None, change: Change | None) -> Iterator[Hint]:
     if judged is not None and judged.answer in _MEMORY:
-        text = messages.text("hint.memory", need=units.size(judged.need), usable=units.size(judged.usable))
+        text = messages.text("hint.memory", need=units.size(judged.need, judged.usable), usable=units.size(judged.usable, judged.need))
         sentence = f"{judged.sentence} {change.sentence if change else ''}".rstrip()
         yield Hint("memory", _MEMORY[judged.answer], text, sentence, button.change(change.fields, change.steps) if change else ())
 

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from sd3deploy import units
 from sd3deploy.encoders.choices import CHOICES
 from tests.browser import UIS, until
 from tests.contract.screen import Screen, screen
@@ -99,11 +100,12 @@ def test_each_phase_has_a_bar_of_its_parts(host):
     host.size(1024, 1024)
     host.open()
     expected = asked(host)["bars"]
+    parts = [{part["part"]: part["bytes"] for part in one["segments"]} for one in expected]
+    assert until(lambda: [one["segments"] for one in bars(host)] == parts), (bars(host), parts)  # the answer for this size
     found = bars(host)
     assert [one["phase"] for one in found] == [one["phase"] for one in expected] == list(PHASES)
     most = max(1.12, *(one["need"] / one["usable"] for one in expected))
     for shown, one in zip(found, expected, strict=True):
-        assert shown["segments"] == {part["part"]: part["bytes"] for part in one["segments"]}
         assert sum(shown["segments"].values()) == one["need"]
         assert f"sd3-{one['answer']}" in shown["answer"].split()
         assert sum(shown["widths"]) == pytest.approx(one["need"] / one["usable"] / most, abs=0.01)
@@ -111,6 +113,17 @@ def test_each_phase_has_a_bar_of_its_parts(host):
         assert f" {one['need'] / 1e9:.1f} of " in shown["text"]
         assert (shown["role"], shown["label"].partition(" of ")[0]) == ("img", one["sentence"].partition(" of ")[0])
     host.shot("bars")
+
+
+def test_bars_are_in_one_unit_however_little_one_of_them_takes(host):
+    host.size(1024, 1024)
+    host.open()
+    usable = units.size(RAM)
+    assert until(lambda: bars(host) and bars(host)[0]["text"].strip().endswith(usable)), bars(host)
+    for one in bars(host):
+        need = one["text"].split(" of ")[0].split()[-1]
+        assert need in ("<0.1", f"{sum(one['segments'].values()) / 1e9:.1f}")
+        assert "MB" not in one["text"] + one["label"]
 
 
 @pytest.mark.usefixtures("published")
@@ -210,9 +223,13 @@ def test_the_last_run_is_drawn_with_its_estimate_and_read_by_pointing(host):
     run = host.host.get("/sdapi/v1/sd3/memory/runs")[-1]
     rows = host.page.locator(f"{host.panel}plot tbody tr").all_inner_texts()
     assert len(rows) == len(run["compared"]) >= 2
+    drawn = [*run["expected"].values(), *(bytes - run["base"] for bytes in run["readings"]["ram"])]
+    most = max(1e6, *drawn)
     for row, one in zip(rows, run["compared"].values(), strict=True):
         for size in (one["expected"], one["measured"]):
-            assert (f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB") in row
+            assert (units.size(size, most) if size else "–") in row
+    axis = [text for text in host.page.locator(f"{host.panel}plot svg text").all_text_contents() if text in ("GB", "MB", "kB")]
+    assert axis == [units.size(1, most)[-2:]]
     words = host.text(f"{host.panel}plot .sd3-legend")
     assert "estimate" in words
     assert "can be used" in words

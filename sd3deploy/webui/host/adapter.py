@@ -56,7 +56,7 @@ class ProgressDisplay:
     def report(self, done: int, total: int) -> None:
         """So many bytes of those in all."""
         sdnext.shared.state.sampling_step = int(_STEPS * done / total) if total else 0
-        sdnext.shared.state.textinfo = f"{self._about}: {units.size(done)} / {units.size(total)}"
+        sdnext.shared.state.textinfo = f"{self._about}: {units.size(done, total)} / {units.size(total)}"
 
     def stopped(self) -> bool:
         """Whether the host's Stop was pressed since it began."""

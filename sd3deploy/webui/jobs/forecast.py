@@ -118,7 +118,7 @@ class Forecast:
                 for choice, one in advice.considered
             },
             "table": [
-                *([messages.text(f"memory.part.{name}"), size] for name, size in found.parts.items()),
+                *([messages.text(f"memory.part.{name}"), size] for name, size in found.parts.items() if size),
                 [messages.text("memory.total"), found.total],
                 *([messages.text("memory.at-most", phase=messages.text(f"memory.phase.{phase}")), need] for phase, need in peaks.items()),
             ],

@@ -161,7 +161,8 @@ class Watching:
         change = verdict.cheapest(setup, _as_seen(capacity, wanted, found, on_cpu), self.forecast.suitable())
         where = messages.text(f"memory.phase.{phase}")
         missing = messages.text("memory.missing", size=units.size(found.missing)) if found.missing else ""
-        said = messages.text("memory.said", need=units.size(wanted), usable=units.size(_usable(capacity, on_cpu)))
+        usable = _usable(capacity, on_cpu)
+        said = messages.text("memory.said", need=units.size(wanted, usable), usable=units.size(usable, wanted))
         text = " ".join(filter(None, [messages.text("memory.exhausted", phase=where), missing, said]))
         remedy = change.sentence if change else messages.text("memory.nothing")
         buttons = button.change(change.fields, change.steps) if change else ()
