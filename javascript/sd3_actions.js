@@ -49,7 +49,9 @@
       area.readOnly = true;
       area.setAttribute('aria-label', sd3.text('page.not-copied'));
       const el = dialog(sd3.text('page.not-copied'), area, buttons(sd3.button('sd3-close', sd3.text('page.close'), () => el.close())));
+      area.rows = 24;
       area.select();
+      area.scrollTop = 0; // it is read from its beginning; the browser shows the end of what is selected
     }
   };
 

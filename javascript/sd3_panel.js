@@ -152,6 +152,14 @@
     }
   };
 
+  sd3.readFromTop = () => { // gradio scrolls to the end of a text that it shows, with each change anew
+    for (const el of document.querySelectorAll('.sd3-report textarea:not([data-sd3-top])')) {
+      el.dataset.sd3Top = 'true';
+      el.scrollTo = () => {};
+      el.scrollTop = 0;
+    }
+  };
+
   sd3.addAgain = () => { // the way back from "do not show again"
     for (const el of document.querySelectorAll('.sd3-findings')) {
       const there = el.nextElementSibling;

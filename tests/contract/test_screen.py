@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from PIL import Image
 
-from tests.browser import UIS, until
+from tests.browser import UIS, answered, until
 from tests.contract.conftest import slow_disk
 from tests.contract.screen import Screen, screen
 from tests.contract.test_measuring import few_prompts
@@ -264,6 +264,35 @@ def test_the_report_goes_to_the_clipboard(host):
     host.page.evaluate(f"document.querySelector('{host.panel}copy').click()")
     host.toast("clipboard")
     assert "transformers" in host.page.evaluate("navigator.clipboard.readText()")
+
+
+def test_the_report_that_is_to_be_saved_is_shown_from_its_beginning(host):
+    host.open()
+    host.unfold("help")
+    host.part("report").click()
+    text = host.part("report_text", "textarea")
+    assert until(lambda: text.count() and text.evaluate("(el) => el.scrollHeight > el.clientHeight"))
+    assert until(lambda: text.evaluate("(el) => el.scrollTop") == 0)
+    text.scroll_into_view_if_needed()
+    host.shot("report")
+    host.part("report").click()
+    answered(host.page)
+    assert until(lambda: text.evaluate("(el) => el.scrollTop") == 0)
+
+
+def test_without_the_clipboard_the_report_is_shown_from_its_beginning(host):
+    host.open()
+    host.page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(new Error('asked and refused')); }")
+    try:
+        host.part("copy").click()
+        text = host.page.locator("dialog textarea")
+        text.wait_for()
+        assert text.evaluate("(el) => [el.selectionStart, el.selectionEnd - el.value.length, el.scrollTop]") == [0, 0, 0]
+        assert text.bounding_box()["height"] > 200
+        host.shot("report-shown")
+    finally:
+        host.page.evaluate("() => { delete navigator.clipboard.writeText; }")
+        host.page.keyboard.press("Escape")
 
 
 # Messages
