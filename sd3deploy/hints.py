@@ -59,7 +59,7 @@ def _findings(asked: Job, outcome: Outcome) -> Iterator[Hint]:
             continue
         for text in say(_Case(found, done, asked, outcome.job, long)):
             sentence = f"{found.told(done)} {found.advised(done)}".rstrip()
-            yield Hint(kind, _SEVERITY[done], text, sentence, button.take(found.change))
+            yield Hint(kind, _SEVERITY[done], text, sentence, found.buttons)
 
 
 def _memory(judged: Verdict | None, change: Change | None) -> Iterator[Hint]:

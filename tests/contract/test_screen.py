@@ -388,6 +388,14 @@ def test_what_was_mended_is_an_advice_that_orders_nothing_and_offers_the_value(h
     assert until(lambda: host.page.locator(f"#{host.ui.size}_width input[type=number]").first.input_value() == "1008")
 
 
+def test_a_size_that_is_only_advised_can_be_taken_too(host):
+    host.size(272, 256)
+    assert host.generate()
+    host.toast("272×256", "Generate at 1056×992").get_by_role("button", name="Use 1056×992").click()
+    fields = [host.page.locator(f"#{host.ui.size}_{side} input[type=number]").first for side in ("width", "height")]
+    assert until(lambda: [field.input_value() for field in fields] == ["1056", "992"])
+
+
 COVERED = """() => {
   const box = document.getElementById('sd3-toasts').getBoundingClientRect();
   return [...document.querySelectorAll('[id$="_generate"], #settings_submit')].filter((el) => el.offsetParent).some((el) => {
