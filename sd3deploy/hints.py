@@ -58,14 +58,14 @@ def _findings(asked: Job, outcome: Outcome) -> Iterator[Hint]:
         if kind is None or say is None:  # a guard that is younger than this file
             continue
         for text in say(_Case(found, done, asked, outcome.job, long)):
-            sentence = f"{found.told(done)} {found.advised(done)}".rstrip()
+            sentence = messages.joined(found.told(done), found.advised(done))
             yield Hint(kind, _SEVERITY[done], text, sentence, found.buttons)
 
 
 def _memory(judged: Verdict | None, change: Change | None) -> Iterator[Hint]:
     if judged is not None and judged.answer in _MEMORY:
         text = messages.text("hint.memory", need=units.size(judged.need, judged.usable), usable=units.size(judged.usable, judged.need))
-        sentence = f"{judged.sentence} {change.sentence if change else ''}".rstrip()
+        sentence = messages.joined(judged.sentence, change.sentence if change else "")
         yield Hint("memory", _MEMORY[judged.answer], text, sentence, button.change(change.fields, change.steps) if change else ())
 
 

@@ -15,6 +15,10 @@ from sd3deploy.diagnosis.knowledge import RULES
 from sd3deploy.diagnosis.unknown import UNKNOWN
 from sd3deploy.encoders import source
 from sd3deploy.encoders.choices import CHOICES
+from sd3deploy.errors import JobRefused
+from sd3deploy.guards import check, request
+from sd3deploy.guards.job import MODELS
+from sd3deploy.hints import hints
 from tests.pages import page
 
 ROOT = Path(__file__).parent.parent
@@ -126,6 +130,33 @@ def test_sentences_name_a_choice_as_the_screen_does(language):
     assert {"Host default", "None (CLIP only)", "“Local file”"} <= set(replaced)
     host = ("rule.vae-channels.remedy",)  # the host has an “Automatic” of its own
     assert [id for id, text in messages.catalogue(language).items() if id not in host and any(name in text for name in replaced)] == []
+
+
+@pytest.mark.parametrize(
+    ("sentences", "expected"),
+    [
+        (("Too large.", "Set 1024."), "Too large. Set 1024."),
+        (("太大。", "请设为 1024。"), "太大。请设为 1024。"),
+        (("太大。", "Set 1024."), "太大。Set 1024."),
+        (("正在加载…", "0.4 GB"), "正在加载… 0.4 GB"),
+        (("", "One.", "", "Two.", ""), "One. Two."),
+        ((), ""),
+    ],
+)
+def test_sentences_are_joined_as_their_script_wants_it(sentences, expected):
+    assert messages.joined(*sentences) == expected
+
+
+@pytest.mark.parametrize("language", messages.languages())
+def test_no_sentence_is_joined_by_a_space_behind_a_full_stop_that_needs_none(language):
+    assert [id for id, text in messages.catalogue(language).items() if re.search("[。！？；] ", text)] == []
+    with messages.speaking(language):
+        large = request.job(MODELS["sd3.5-large"], "1000", "1000", sampler="DDIM", guidance="1e9", steps="0")
+        for mode in ("warn", "fix", "block"):
+            outcome = check(large, dict.fromkeys(("size", "sampling"), mode))
+            said = [one.sentence for one in hints(large, outcome)] + [found.told(done) for found, done in outcome.told]
+            said += [str(JobRefused(found.id, found.message, found.remedy)) for _, found in outcome.decided]
+            assert [text for text in said if re.search("[。！？；] ", text)] == []
 
 
 GUARDS = ("size", "sampling", "attention", "prompt")

@@ -47,7 +47,9 @@ class Finding:
     def told(self, done: Action) -> str:
         """The sentence, with what was done about it, where there was something to be done."""
         nothing = self.severity == "advice" or (done == "tell" and not self.change)
-        return self.message if nothing else f"{self.message} {self._made() if done == 'apply' else messages.text(f'guard.{done}')}"
+        if nothing:
+            return self.message
+        return messages.joined(self.message, self._made() if done == "apply" else messages.text(f"guard.{done}"))
 
     def advised(self, done: Action) -> str:
         """What is left to do: nothing, where it was mended, but to keep a processor from coming back."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import HTTPException
 
-from sd3deploy import events, guards
+from sd3deploy import events, guards, messages
 from sd3deploy.encoders.swap import is_sd3
 from sd3deploy.errors import JobRefused
 from sd3deploy.webui.host.adapter import SdNext
@@ -99,7 +99,7 @@ class Guarding:
                 self.events.add(severity, found.id, text, found.advised(done), job=True, buttons=found.buttons)
                 self._advised.append(text)
             if state is not None:
-                state.report(f"{text} {found.advised(done)}".rstrip())
+                state.report(messages.joined(text, found.advised(done)))
         outcome.raise_refused()
         return outcome
 

@@ -163,11 +163,11 @@ class Watching:
         missing = messages.text("memory.missing", size=units.size(found.missing)) if found.missing else ""
         usable = _usable(capacity, on_cpu)
         said = messages.text("memory.said", need=units.size(wanted, usable), usable=units.size(usable, wanted))
-        text = " ".join(filter(None, [messages.text("memory.exhausted", phase=where), missing, said]))
+        text = messages.joined(messages.text("memory.exhausted", phase=where), missing, said)
         remedy = change.sentence if change else messages.text("memory.nothing")
         buttons = button.change(change.fields, change.steps) if change else ()
         self.events.add("error", "memory.exhausted", text, remedy, job=True, buttons=buttons)
-        return f"{text} {remedy}", change
+        return messages.joined(text, remedy), change
 
     def inner(self, proceed: Callable[[], Any], p: Any) -> Any:
         """Run the job `p` by `proceed`, which calls the host's process_images_inner, with a fresh state. What is to be said of the job goes

@@ -70,7 +70,7 @@ class Verifying(Background[Verification]):
         from sd3deploy.diagnosis import checks
 
         def progress(now: checks.Progress) -> None:
-            job.fraction, job.text = (order.index(now.id) + now.fraction) / len(order), f"{now.title} {now.text}".strip()
+            job.fraction, job.text = (order.index(now.id) + now.fraction) / len(order), messages.joined(now.title, now.text)
 
         order = [step.id for step in checks.STEPS]
 
