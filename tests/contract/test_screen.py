@@ -241,6 +241,19 @@ def test_install_shows_the_plan_and_asks(host):
     dialog.locator(".sd3-close").click()
 
 
+def test_verify_checks_the_encoder_of_the_page_and_says_so(host):
+    host.open()
+    for name, meant in (("T5 Q8", "T5 Q8"), ("As in Settings", "Host default")):
+        host.choose(name)
+        host.part("verify").click()
+        answered(host.page)
+        assert f"Text encoder of this check: {meant}." in host.text(f"{host.panel}diagnosis_done")
+        assert until(lambda: host.host.get("/sdapi/v1/sd3/verify")["state"] == "done")
+        assert host.host.get("/sdapi/v1/sd3/verify")["encoder"] == meant
+        outcome = f"{host.panel}diagnosis .sd3-verify-work .sd3-outcome"
+        assert until(lambda: host.text(outcome).startswith(f"Text encoder of this check: {meant}.")), host.text(outcome)
+
+
 def test_a_pasted_error_is_explained_and_nothing_of_it_is_html(host):
     host.open()
     host.unfold("help")

@@ -307,6 +307,7 @@ class Verification(BaseModel, extra="allow"):
 
     job: int = Field(description="Its number, 0 where there was none.", examples=[1])
     started: float | None = Field(None, description="Seconds since the epoch.")
+    encoder: str | None = Field(None, description="The text encoder that is checked.", examples=["T5 FP4"])
     state: Literal["none", "running", "done", "cancelled"] = Field(description="How it stands.", examples=["running"])
     fraction: float = Field(description="0 to 1 of all steps.", examples=[0.4])
     text: str = Field(description="What is being done.")

@@ -89,7 +89,7 @@ def script_class(
                 memory_panel.job(self)
                 encoder = override.encoder(self, deployment.host.device())
                 memory_panel.recommendation(self, watching, encoder)
-                diagnosis = diagnosis_panel.buttons(self, verifying)
+                diagnosis = diagnosis_panel.buttons(self, verifying, encoder)
                 with gr.Accordion(messages.text("panel.page"), open=False, elem_id=self.elem_id("page")):
                     gr.HTML('<p class="sd3-defaults"></p>', elem_id=self.elem_id("defaults"))  # filled in by the page
                     components = [encoder, *override.modes(self)]
