@@ -98,14 +98,19 @@
     return known[tab] && known[tab] !== AS_SET ? known[tab] : null;
   };
 
+  let answered = 'txt2img'; // the tab of the latest answer, which the settings show as well
+  const settings = () => document.querySelectorAll('#setting_sd3_text_encoder');
+
   const entries = (tab, choices) => {
     verdicts[tab] = Object.fromEntries(Object.values(choices).map((one) => [one.name, one]));
+    answered = tab;
     decorate(tab);
+    settings().forEach((el) => decorate(tab, el));
   };
 
-  const decorate = (tab) => { // what an entry says is an attribute: gradio reuses its elements for other entries
+  const decorate = (tab, list = part(tab, 'encoder')) => { // what an entry says is an attribute: gradio reuses its elements for other entries
     const notes = new Map(lines(tab).map((el) => [el.dataset.name, el.textContent]));
-    for (const el of part(tab, 'encoder')?.querySelectorAll('li[data-value]') || []) {
+    for (const el of list?.querySelectorAll('li[data-value]') || []) {
       const name = el.dataset.value;
       const one = (verdicts[tab] || {})[name];
       const shown = sd3.shown(name);
@@ -113,6 +118,7 @@
       const said = `${note}${one ? ` · ${MARKS[one.answer]} ${one.short}` : ''}`;
       if (el.dataset.sd3 !== said) el.dataset.sd3 = said;
       if (el.getAttribute('aria-label') !== shown + said) el.setAttribute('aria-label', shown + said);
+      el.classList.toggle('sd3-entry', true); // not add(), which counts as a change each time
       el.classList.toggle('sd3-recommended', Boolean(one && one.recommended));
     }
   };
@@ -168,5 +174,14 @@
     });
   };
 
-  sd3.watchEncoders = (tabs) => tabs.forEach(watch);
+  const watchSettings = (el) => { // the same entries, without bars beside them
+    if (el.dataset.sd3Watched) return;
+    el.dataset.sd3Watched = 'true';
+    new MutationObserver(() => decorate(answered, el)).observe(el, { subtree: true, childList: true, attributes: true, attributeFilter: ['data-value'] });
+  };
+
+  sd3.watchEncoders = (tabs) => {
+    tabs.forEach(watch);
+    settings().forEach(watchSettings);
+  };
 })();

@@ -159,6 +159,26 @@ def test_the_settings_have_a_sentence_for_every_option_and_the_same_line_of_stat
     host.shot("settings")
 
 
+def test_the_settings_list_says_of_each_encoder_what_the_panels_does(host):
+    said = """(where) => Object.fromEntries([...document.querySelectorAll(`${where} li[data-value]`)]
+                 .map((el) => [el.dataset.value, el.dataset.sd3]))"""
+    host.size(1024, 1024)
+    host.open()
+    field = host.part("encoder", "input")
+    field.click()
+    assert until(lambda: any("recommended" in text for text in host.page.evaluate(said, f"{host.panel}encoder").values()))
+    panel = host.page.evaluate(said, f"{host.panel}encoder")
+    host.leave()
+    del panel["As in Settings"]
+    host.ui.go(host.page, "Settings")
+    host.ui.settings(host.page)
+    host.page.locator("#setting_sd3_text_encoder input").first.click()
+    assert until(lambda: host.page.evaluate(said, "#setting_sd3_text_encoder") == panel), panel
+    assert {"T5 Q4", "None (CLIP only)"} <= set(panel)
+    host.shot("settings-entries")
+    host.leave_field("#setting_sd3_text_encoder input")
+
+
 def test_the_settings_say_what_a_source_is_before_it_is_applied(host):
     host.ui.go(host.page, "Settings")
     host.ui.settings(host.page)
