@@ -64,6 +64,7 @@
       const job = Object.fromEntries([...sd3.job(tab)].map(([name, value]) => [name, Number(value)]).filter(([, value]) => Number.isFinite(value)));
       const { done } = await sd3.post('memory/apply', { ...job, ...own, ...settings });
       sd3.write(tab, own);
+      if (settings.encoder) await sd3.takeSettings(tab); // or the page would keep another one
       sd3.say(done);
     },
     use: async ({ fields }, tab) => sd3.write(tab, fields),

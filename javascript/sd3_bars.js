@@ -101,6 +101,17 @@
   let answered = 'txt2img'; // the tab of the latest answer, which the settings show as well
   const settings = () => document.querySelectorAll('#setting_sd3_text_encoder');
 
+  // Back to the encoder of the settings, by the events of a press: gradio keeps its value to itself.
+  sd3.takeSettings = async (tab) => {
+    const el = part(tab, 'encoder');
+    const field = el?.querySelector('input');
+    if (!field || !sd3.encoder(tab)) return;
+    field.dispatchEvent(new FocusEvent('focus'));
+    for (let frames = 0; frames < 60 && !el.querySelector(`li[data-value="${AS_SET}"]`); frames += 1) await new Promise(requestAnimationFrame);
+    el.querySelector(`li[data-value="${AS_SET}"]`)?.dispatchEvent(new MouseEvent('mousedown', { bubbles: true, cancelable: true }));
+    field.dispatchEvent(new FocusEvent('blur'));
+  };
+
   const entries = (tab, choices) => {
     verdicts[tab] = Object.fromEntries(Object.values(choices).map((one) => [one.name, one]));
     answered = tab;

@@ -267,11 +267,11 @@ def test_verify_checks_the_encoder_of_the_page_and_says_so(host):
         host.choose(name)
         host.part("verify").click()
         answered(host.page)
-        assert f"Text encoder of this check: {meant}." in host.text(f"{host.panel}diagnosis_done")
+        assert f"check: {meant}." in host.text(f"{host.panel}diagnosis_done")
         assert until(lambda: host.host.get("/sdapi/v1/sd3/verify")["state"] == "done")
         assert host.host.get("/sdapi/v1/sd3/verify")["encoder"] == meant
-        outcome = f"{host.panel}diagnosis .sd3-verify-work .sd3-outcome"
-        assert until(lambda: host.text(outcome).startswith(f"Text encoder of this check: {meant}.")), host.text(outcome)
+        said = f"Text encoder of this check: {meant}."
+        assert until(lambda: host.text(f"{host.panel}diagnosis .sd3-outcome").startswith(said)), said
 
 
 def test_a_pasted_error_is_explained_and_nothing_of_it_is_html(host):
@@ -398,6 +398,23 @@ def test_the_button_of_a_message_does_what_it_says(host):
     toast.locator(".sd3-action").click()
     host.toast("The model is loaded again.")
     assert until(lambda: host.host.get("/sdapi/v1/sd3/status")["model"])
+
+
+def test_an_encoder_that_a_message_offers_counts_for_the_page_too(host):
+    """Where the page has a choice of its own, the settings alone would change nothing."""
+    host.open()
+    host.choose("T5 Q8")
+    host.ui.go(host.page, "Generate")
+    host.tell("error", "encoder.unsuitable", "T5 Q8 does not run here.", buttons="button.change({'encoder': 'T5 Q4'}, 'take T5 Q4')")
+    try:
+        host.toast("does not run here").get_by_role("button", name="Apply: take T5 Q4").click()
+        host.toast("Done: take T5 Q4 as text encoder.")
+        assert host.host.get("/sdapi/v1/sd3/status")["wanted"] == "T5 Q4"
+        host.open()
+        assert host.part("encoder", "input").input_value() == "As in Settings"
+        assert until(lambda: "T5 Q4" in headline(host)), headline(host)
+    finally:
+        host.host.set(sd3_text_encoder="Host default")
 
 
 def test_a_size_of_a_message_can_be_taken_and_where_nothing_can_be_changed_there_is_no_button(host):
