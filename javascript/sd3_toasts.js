@@ -123,7 +123,7 @@
     const all = area();
     for (const box of all.querySelectorAll('.sd3-toast')) {
       if (same(event)({ id: box.dataset.id, message: box.dataset.message })) box.remove(); // the same again, of the next image
-      else if (event.severity !== 'info' && box.classList.contains('sd3-info')) remove(box); // "Loading…" has had its answer
+      else if (event.severity !== 'info' && box.matches('.sd3-info:not(:has(.sd3-action))')) remove(box); // "Loading…" has had its answer
     }
     const box = toast(event, age);
     all.append(box);

@@ -261,17 +261,17 @@ def test_install_shows_the_plan_and_asks(host):
     dialog.locator(".sd3-close").click()
 
 
-def test_verify_checks_the_encoder_of_the_page_and_says_so(host):
+@pytest.mark.parametrize(("name", "meant"), [("T5 Q8", "T5 Q8"), ("As in Settings", "Host default")])
+def test_verify_checks_the_encoder_of_the_page_and_says_so(host, name, meant):
     host.open()
-    for name, meant in (("T5 Q8", "T5 Q8"), ("As in Settings", "Host default")):
-        host.choose(name)
-        host.part("verify").click()
-        answered(host.page)
-        assert f"check: {meant}." in host.text(f"{host.panel}diagnosis_done")
-        assert until(lambda: host.host.get("/sdapi/v1/sd3/verify")["state"] == "done")
-        assert host.host.get("/sdapi/v1/sd3/verify")["encoder"] == meant
-        said = f"Text encoder of this check: {meant}."
-        assert until(lambda: host.text(f"{host.panel}diagnosis .sd3-outcome").startswith(said)), said
+    host.choose(name)
+    host.part("verify").click()
+    answered(host.page)
+    said = f"Text encoder of this check: {meant}."
+    assert said in host.text(f"{host.panel}diagnosis_done")
+    assert until(lambda: host.host.get("/sdapi/v1/sd3/verify")["state"] == "done")
+    assert host.host.get("/sdapi/v1/sd3/verify")["encoder"] == meant
+    assert until(lambda: host.text(f"{host.panel}diagnosis .sd3-outcome").startswith(said)), host.text(f"{host.panel}diagnosis")
 
 
 def test_a_pasted_error_is_explained_and_nothing_of_it_is_html(host):
@@ -436,6 +436,17 @@ def test_what_was_mended_is_an_advice_that_orders_nothing_and_offers_the_value(h
     assert "Set the size" not in toast.inner_text()
     toast.get_by_role("button", name="Use 1008×256").click()
     assert until(lambda: host.page.locator(f"#{host.ui.size}_width input[type=number]").first.input_value() == "1008")
+
+
+def test_an_offer_stays_when_something_else_is_said(host):
+    host.tell("info", "size.small", "An offer.", buttons="button.change({'width': 1024, 'height': 1024}, '')")
+    host.tell("info", "encoder.later", "No offer.")
+    host.toast("An offer.")
+    host.toast("No offer.")
+    host.tell("error", "unexpected", "Something else.")
+    host.toast("Something else.")
+    assert host.toast("An offer.").locator(".sd3-action").is_visible()
+    assert host.page.locator(".sd3-toast", has_text="No offer.").count() == 0
 
 
 def test_a_size_that_is_only_advised_can_be_taken_too(host):
