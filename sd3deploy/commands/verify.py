@@ -112,4 +112,4 @@ def _show(result: checks.Result) -> None:
         print(f"          {result.remedy}", flush=True)
     for found in result.findings[1:]:
         if found.message != result.message:
-            print(f"          – {found.message} {found.remedy}".rstrip(), flush=True)
+            print(f"          – {messages.joined(found.message, found.remedy)}", flush=True)

@@ -70,7 +70,7 @@ def words_of(needs: Iterable[Need]) -> dict[str, str]:
     """The features of those rows by name, and what is lost without them, as values of the sentence "host.changed"."""
     ids = dict.fromkeys(need.feature for need in needs if need.feature)
     features = ", ".join(messages.text(f"feature.{id}") for id in ids)
-    return {"features": features, "lost": " ".join(messages.text(f"feature.{id}.lost") for id in ids)}
+    return {"features": features, "lost": messages.joined(*(messages.text(f"feature.{id}.lost") for id in ids))}
 
 
 class State:
