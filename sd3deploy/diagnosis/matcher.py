@@ -176,7 +176,7 @@ def _about_host(found: Finding, installed: Installed) -> Finding:
     pin = installed.pin(found.package)
     words = {"package": found.package, "pin": pin}
     said = messages.text("diagnosis.host-pins" if pin else "diagnosis.host-owns", **words)
-    return replace(found, remedy=f"{said} {found.remedy}".strip())
+    return replace(found, remedy=messages.joined(said, found.remedy))
 
 
 def _evidence(lines: Sequence[str], matched: tuple[str, ...]) -> tuple[str, ...]:

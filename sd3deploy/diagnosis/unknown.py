@@ -28,10 +28,10 @@ def unknown(failure: Failure, look: Callable[[], Installed]) -> Finding:
     installed = look() if failure.frames else NOTHING
     calls = " → ".join(_place(frame.kind, frame.owner, frame.path, frame.line, frame.function, installed) for frame in failure.innermost)
     during = messages.text(f"rule.unknown.during.{failure.during}") if failure.during else ""
-    where = " ".join(filter(None, (during, messages.text("rule.unknown.calls", calls=calls) if calls else "")))
+    where = messages.joined(during, messages.text("rule.unknown.calls", calls=calls) if calls else "")
     found = finding(UNKNOWN, {"error": error or message(failure.text)[:_LONGEST]}, evidence=(error,))
     said = found.message if found.message.endswith((".", "…", "!", "?", "。")) or not where else f"{found.message}."
-    return replace(found, message=f"{said} {where}".strip())
+    return replace(found, message=messages.joined(said, where))
 
 
 def _place(kind: str, owner: str, path: str, line: int, function: str, installed: Installed) -> str:

@@ -63,7 +63,7 @@ def check(context: Context, say: Say) -> Outcome:
     made = conclude(_sentence(facts), failed, warned, told)
     if made.state == "ok" and not facts.quantizes and _wants_bitsandbytes(context):
         lacks = messages.text("checks.device.without", names="bitsandbytes")
-        return Outcome("warning", f"{made.message} {lacks}", messages.text("checks.device.without.remedy"), facts=told)
+        return Outcome("warning", messages.joined(made.message, lacks), messages.text("checks.device.without.remedy"), facts=told)
     return made
 
 
@@ -154,8 +154,8 @@ def _sentence(facts: Facts) -> str:
     else:
         said = messages.text("checks.device.ok-ram", **words, usable=units.size(capacity.ram_usable), total=units.size(capacity.ram_total))
     if device.product_dtype != device.compute_dtype:
-        said = f"{said} {messages.text('device.emulates')}"
-    return f"{said} {messages.text('checks.device.four-bit')}" if facts.quantizes and not facts.four_bit else said
+        said = messages.joined(said, messages.text("device.emulates"))
+    return messages.joined(said, messages.text("checks.device.four-bit") if facts.quantizes and not facts.four_bit else "")
 
 
 def _cards() -> tuple[tuple[str, ...], str]:

@@ -80,7 +80,7 @@ def check(context: Context, say: Say) -> Outcome:
     said = [messages.text("checks.packages.absent", names=", ".join(absent))] if absent else []
     said += [messages.text("checks.packages.brought", name=name, by=by) for name, by in facts["brought"].items()]
     said += [messages.text("checks.packages.shared", module=one, names=", ".join(who), by=who[0]) for one, who in facts["shared"].items()]
-    return conclude(" ".join([text, *said]), failed, warned, facts)
+    return conclude(messages.joined(text, *said), failed, warned, facts)
 
 
 def of_status(status: Status, installed: Installed) -> Iterator[Finding]:

@@ -122,7 +122,7 @@ def image(context: Context, say: Say) -> Outcome:
         return Outcome("failed", wrong.message, wrong.remedy, (wrong,), facts)
     lacks_t5 = getattr(loaded, "text_encoder_3", None) is None and choices.find(context.encoder) is not NONE
     said = messages.text("checks.image.clip" if lacks_t5 else "checks.image.ok", edge=found.edge)
-    return Outcome("ok", f"{said} {messages.text('checks.image.tiny')}" if found.tiny else said, facts=facts)
+    return Outcome("ok", messages.joined(said, messages.text("checks.image.tiny") if found.tiny else ""), facts=facts)
 
 
 def plan(context: Context, say: Say = lambda fraction, text: None) -> Plan:

@@ -78,5 +78,5 @@ def conclude(message: str, failed: Iterable[Finding], warned: Iterable[Finding] 
     if not findings:
         return Outcome("ok", message, facts=facts or {})
     first = findings[0]
-    more = f" {messages.text('checks.more', count=len(findings) - 1)}" if findings[1:] else ""
-    return Outcome("failed" if failed else "warning", first.message + more, first.remedy, findings, facts or {})
+    more = messages.text("checks.more", count=len(findings) - 1) if findings[1:] else ""
+    return Outcome("failed" if failed else "warning", messages.joined(first.message, more), first.remedy, findings, facts or {})
