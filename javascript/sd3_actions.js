@@ -49,7 +49,9 @@
       area.readOnly = true;
       area.setAttribute('aria-label', sd3.text('page.not-copied'));
       const el = dialog(sd3.text('page.not-copied'), area, buttons(sd3.button('sd3-close', sd3.text('page.close'), () => el.close())));
+      area.rows = 24;
       area.select();
+      area.scrollTop = 0; // it is read from its beginning; the browser shows the end of what is selected
     }
   };
 
@@ -62,6 +64,7 @@
       const job = Object.fromEntries([...sd3.job(tab)].map(([name, value]) => [name, Number(value)]).filter(([, value]) => Number.isFinite(value)));
       const { done } = await sd3.post('memory/apply', { ...job, ...own, ...settings });
       sd3.write(tab, own);
+      if (settings.encoder) await sd3.takeSettings(tab); // or the page would keep another one
       sd3.say(done);
     },
     use: async ({ fields }, tab) => sd3.write(tab, fields),

@@ -11,29 +11,28 @@
 
   const part = (tab, name) => document.querySelector(`#script_${tab}_sd3_deploy_${name}`);
 
-  const segment = (one, whole) => {
+  const segment = (one, whole, unit) => {
     const el = sd3.element('span', `sd3-segment sd3-part-${one.part}`);
     el.style.width = `${100 * one.bytes / whole}%`;
-    el.title = `${one.name} ${sd3.gigabytes(one.bytes)}`;
+    el.title = `${one.name} ${sd3.size(one.bytes, unit)}`;
     el.dataset.bytes = one.bytes;
     return el;
   };
 
-  const bar = (one, mixed, most) => {
+  const bar = (one, mixed, most, unit) => {
     const el = sd3.element('div', `sd3-bar sd3-${one.answer}`);
     el.dataset.phase = one.phase;
     el.setAttribute('role', 'img');
     el.setAttribute('aria-label', one.sentence);
     const words = sd3.element('div', 'sd3-bar-words');
-    const [need, usable] = [one.need, one.usable].map(sd3.gigabytes);
-    const unit = need.slice(-3); // said once where both have it
-    const numbers = one.usable ? sd3.text('page.bars.of', { need: usable.endsWith(unit) ? need.slice(0, -3) : need, usable }) : need;
+    const [need, usable] = [one.need, one.usable].map((bytes) => sd3.size(bytes, unit));
+    const numbers = one.usable ? sd3.text('page.bars.of', { need: need.replace(` ${unit.name}`, ''), usable }) : need;
     const name = sd3.text(`page.run.${one.phase}`);
     words.append(sd3.element('span', '', mixed ? `${name} (${one.place})` : name), sd3.element('span', '', `${MARKS[one.answer]} ${numbers}`));
     words.lastChild.title = one.short;
     const track = sd3.element('div', 'sd3-track');
     const whole = one.usable ? one.usable * most : most; // bytes of the whole width
-    track.append(...one.segments.map((each) => segment(each, whole)));
+    track.append(...one.segments.map((each) => segment(each, whole, unit)));
     if (one.usable) {
       const line = sd3.element('span', 'sd3-limit');
       line.style.insetInlineStart = `${100 / most}%`;
@@ -59,9 +58,10 @@
     const places = new Set(bars.map((one) => one.place));
     const known = bars.filter((one) => one.usable);
     const most = known.length > 0 ? Math.max(ROOM, ...known.map((one) => one.need / one.usable)) : Math.max(1, ...bars.map((one) => one.need));
+    const unit = sd3.unit(...bars.flatMap((one) => [one.need, one.usable]));
     const el = sd3.element('div', looking ? 'sd3-bars sd3-looking' : 'sd3-bars');
     const what = { encoder: sd3.shown(encoder), place: [...places].join(', ') };
-    el.append(sd3.element('p', 'sd3-caption', sd3.text('page.bars', what)), ...bars.map((one) => bar(one, places.size > 1, most)), legend(bars));
+    el.append(sd3.element('p', 'sd3-caption', sd3.text('page.bars', what)), ...bars.map((one) => bar(one, places.size > 1, most, unit)), legend(bars));
     return el;
   };
 
@@ -98,14 +98,30 @@
     return known[tab] && known[tab] !== AS_SET ? known[tab] : null;
   };
 
-  const entries = (tab, choices) => {
-    verdicts[tab] = Object.fromEntries(Object.values(choices).map((one) => [one.name, one]));
-    decorate(tab);
+  let answered = 'txt2img'; // the tab of the latest answer, which the settings show as well
+  const settings = () => document.querySelectorAll('#setting_sd3_text_encoder');
+
+  // Back to the encoder of the settings, by the events of a press: gradio keeps its value to itself.
+  sd3.takeSettings = async (tab) => {
+    const el = part(tab, 'encoder');
+    const field = el?.querySelector('input');
+    if (!field || !sd3.encoder(tab)) return;
+    field.dispatchEvent(new FocusEvent('focus'));
+    for (let frames = 0; frames < 60 && !el.querySelector(`li[data-value="${AS_SET}"]`); frames += 1) await new Promise(requestAnimationFrame);
+    el.querySelector(`li[data-value="${AS_SET}"]`)?.dispatchEvent(new MouseEvent('mousedown', { bubbles: true, cancelable: true }));
+    field.dispatchEvent(new FocusEvent('blur'));
   };
 
-  const decorate = (tab) => { // what an entry says is an attribute: gradio reuses its elements for other entries
+  const entries = (tab, choices) => {
+    verdicts[tab] = Object.fromEntries(Object.values(choices).map((one) => [one.name, one]));
+    answered = tab;
+    decorate(tab);
+    settings().forEach((el) => decorate(tab, el));
+  };
+
+  const decorate = (tab, list = part(tab, 'encoder')) => { // what an entry says is an attribute: gradio reuses its elements for other entries
     const notes = new Map(lines(tab).map((el) => [el.dataset.name, el.textContent]));
-    for (const el of part(tab, 'encoder')?.querySelectorAll('li[data-value]') || []) {
+    for (const el of list?.querySelectorAll('li[data-value]') || []) {
       const name = el.dataset.value;
       const one = (verdicts[tab] || {})[name];
       const shown = sd3.shown(name);
@@ -113,6 +129,7 @@
       const said = `${note}${one ? ` · ${MARKS[one.answer]} ${one.short}` : ''}`;
       if (el.dataset.sd3 !== said) el.dataset.sd3 = said;
       if (el.getAttribute('aria-label') !== shown + said) el.setAttribute('aria-label', shown + said);
+      el.classList.toggle('sd3-entry', true); // not add(), which counts as a change each time
       el.classList.toggle('sd3-recommended', Boolean(one && one.recommended));
     }
   };
@@ -168,5 +185,14 @@
     });
   };
 
-  sd3.watchEncoders = (tabs) => tabs.forEach(watch);
+  const watchSettings = (el) => { // the same entries, without bars beside them
+    if (el.dataset.sd3Watched) return;
+    el.dataset.sd3Watched = 'true';
+    new MutationObserver(() => decorate(answered, el)).observe(el, { subtree: true, childList: true, attributes: true, attributeFilter: ['data-value'] });
+  };
+
+  sd3.watchEncoders = (tabs) => {
+    tabs.forEach(watch);
+    settings().forEach(watchSettings);
+  };
 })();

@@ -78,6 +78,7 @@
     sd3.showRun();
     sd3.describeButtons();
     sd3.describeSave();
+    sd3.readFromTop();
     sd3.translate();
     sd3.follow();
   };

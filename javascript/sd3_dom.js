@@ -17,7 +17,15 @@
     return el;
   };
 
-  sd3.gigabytes = (bytes) => (bytes >= 1e8 ? `${(bytes / 1e9).toFixed(1)} GB` : `${(bytes / 1e6).toFixed(1)} MB`);
+  // Sizes as the server writes them (sd3deploy/units.py): what stands side by side is in the unit of the largest of it, and what is nothing
+  // in a row is a dash.
+  const UNITS = [{ name: 'GB', one: 1e9, from: 1e8, digits: 1 }, { name: 'MB', one: 1e6, from: 1e5, digits: 1 }, { name: 'kB', one: 1e3, from: 0, digits: 0 }];
+  sd3.unit = (...bytes) => UNITS.find((unit) => Math.max(...bytes) >= unit.from);
+  sd3.size = (bytes, unit = sd3.unit(bytes)) => {
+    const least = 10 ** -unit.digits;
+    const number = bytes / unit.one < least / 2 ? `<${least}` : (bytes / unit.one).toFixed(unit.digits);
+    return bytes ? `${number} ${unit.name}` : '–';
+  };
 
   // heads: of the columns, where they need any.
   sd3.table = (rows, heads = []) => {

@@ -84,7 +84,8 @@
     const link = sd3.element('a', 'sd3-link', sd3.text('page.quality.open'));
     Object.assign(link, { href: page, target: '_blank', rel: 'noopener' });
     const heads = [sd3.text('page.quality.choice'), sd3.text('page.quality.size'), sd3.text('page.quality.error')];
-    const cells = job.rows.map((one) => [sd3.shown(one.name), sd3.gigabytes(one.bytes), one.error.mean.toFixed(4)]);
+    const unit = sd3.unit(...job.rows.map((one) => one.bytes));
+    const cells = job.rows.map((one) => [sd3.shown(one.name), sd3.size(one.bytes, unit), one.error.mean.toFixed(4)]);
     return [sd3.element('p', '', job.title), sd3.table(cells, heads), ...job.notes.map((note) => sd3.element('p', 'sd3-remedy', note)), link];
   };
 
@@ -148,6 +149,14 @@
     for (const name of ['quality', 'install', 'verify', 'diagnose', 'copy']) {
       const text = sd3.text(`page.hint.${name}`);
       for (const el of document.querySelectorAll(`.sd3-panel button.sd3-${name}`)) if (el.title !== text) el.title = text;
+    }
+  };
+
+  sd3.readFromTop = () => { // gradio scrolls to the end of a text that it shows, with each change anew
+    for (const el of document.querySelectorAll('.sd3-report textarea:not([data-sd3-top])')) {
+      el.dataset.sd3Top = 'true';
+      el.scrollTo = () => {};
+      el.scrollTop = 0;
     }
   };
 

@@ -14,7 +14,6 @@
     return el;
   };
 
-  const gigabytes = (bytes) => bytes / 1e9;
   const phase = (name) => sd3.text(`page.run.${name}`);
 
   // What of a run is drawn. On a processor it is what the process has taken above what the server itself takes: that is what is estimated.
@@ -36,6 +35,7 @@
   };
 
   const highestOf = (run) => Math.max(1e6, ...series(run).flatMap((one) => one.values), ...Object.values(run.expected || {}));
+  const unitOf = (run) => sd3.unit(highestOf(run)); // of all that is drawn and of the table below it
   const isNear = (run) => run.usable && run.usable < 1.6 * highestOf(run); // a limit that is far away would press everything down
 
   const picture = (run, width, read) => {
@@ -43,6 +43,7 @@
     const expected = run.expected || {};
     const highest = highestOf(run);
     const near = isNear(run);
+    const unit = unitOf(run);
     const top = 1.08 * (near ? Math.max(highest, run.usable) : highest);
     const seconds = Math.max(run.seconds, 0.1);
     const x = (at) => SPACE.left + (width - SPACE.left - SPACE.right) * Math.min(1, at / seconds);
@@ -57,9 +58,9 @@
     });
     for (let bytes = 0; bytes < top; bytes += step(top)) {
       el.append(svg('line', { x1: SPACE.left, x2: width - SPACE.right, y1: y(bytes), y2: y(bytes), class: 'sd3-grid' }));
-      el.append(svg('text', { x: SPACE.left - 3, y: y(bytes) + 3, 'text-anchor': 'end' }, String(Number(gigabytes(bytes).toPrecision(2)))));
+      el.append(svg('text', { x: SPACE.left - 3, y: y(bytes) + 3, 'text-anchor': 'end' }, String(Number((bytes / unit.one).toPrecision(2)))));
     }
-    el.append(svg('text', { x: 0, y: 10 }, 'GB'), svg('text', { x: width - SPACE.right, y: HEIGHT - 3, 'text-anchor': 'end' }, `${run.seconds.toFixed(1)} s`));
+    el.append(svg('text', { x: 0, y: 10 }, unit.name), svg('text', { x: width - SPACE.right, y: HEIGHT - 3, 'text-anchor': 'end' }, `${run.seconds.toFixed(1)} s`));
     if (near) el.append(svg('line', { x1: SPACE.left, x2: width - SPACE.right, y1: y(run.usable), y2: y(run.usable), class: 'sd3-usable' }));
     for (const one of lines) {
       const points = run.times.map((at, n) => `${x(at).toFixed(1)},${y(one.values[n]).toFixed(1)}`);
@@ -74,8 +75,8 @@
       for (const name of ['x1', 'x2']) cursor.setAttribute(name, x(at));
       cursor.setAttribute('visibility', 'visible');
       const now = stretches(run).filter((one) => one.from <= at).pop();
-      const said = lines.map((one) => `${sd3.text(`page.run.${one.name}`)} ${sd3.gigabytes(one.values[place])}`);
-      const thought = now && expected[now.phase] ? [`${sd3.text('page.run.expected')} ${sd3.gigabytes(expected[now.phase])}`] : [];
+      const said = lines.map((one) => `${sd3.text(`page.run.${one.name}`)} ${sd3.size(one.values[place], unit)}`);
+      const thought = now && expected[now.phase] ? [`${sd3.text('page.run.expected')} ${sd3.size(expected[now.phase], unit)}`] : [];
       read([`${at.toFixed(1)} s`, ...(now ? [phase(now.phase)] : []), ...said, ...thought].join(' · '));
     };
     el.addEventListener('pointermove', (e) => {
@@ -97,7 +98,7 @@
     const list = sd3.element('ul', 'sd3-legend sd3-list');
     const names = series(run).map((one) => [`sd3-line-${one.name}`, sd3.text(`page.run.${one.name}`)]);
     if (run.expected) names.push(['sd3-expected', sd3.text('page.run.expected')]);
-    if (run.usable) names.push([isNear(run) ? 'sd3-usable' : '', `${sd3.text('page.run.usable')}: ${sd3.gigabytes(run.usable)}`]);
+    if (run.usable) names.push([isNear(run) ? 'sd3-usable' : '', `${sd3.text('page.run.usable')}: ${sd3.size(run.usable, isNear(run) ? unitOf(run) : undefined)}`]);
     for (const [name, text] of names) {
       const row = sd3.element('li');
       if (name) { // what is drawn
@@ -112,7 +113,7 @@
   };
 
   const compared = (run) => {
-    const rows = Object.entries(run.compared).map(([name, one]) => [phase(name), sd3.gigabytes(one.expected), sd3.gigabytes(one.measured)]);
+    const rows = Object.entries(run.compared).map(([name, one]) => [phase(name), ...[one.expected, one.measured].map((bytes) => sd3.size(bytes, unitOf(run)))]);
     return rows.length > 0 ? [sd3.table(rows, ['phase', 'expected', 'measured'].map((name) => sd3.text(`page.run.${name}`)))] : [];
   };
 

@@ -32,7 +32,7 @@
     return el;
   };
 
-  // On a narrow page they are one line, which opens.
+  // On a narrow page, and where there is no corner for them, they are one line, which opens.
   const fold = () => {
     const all = area();
     const boxes = [...all.querySelectorAll('.sd3-toast')];
@@ -53,7 +53,8 @@
     sd3.placeToasts();
   };
 
-  // In the first corner where they cover nothing that is to be pressed because of them.
+  // In the first corner where they cover nothing that is to be pressed because of them; open where there is one, else folded.
+  const NARROW = matchMedia('(max-width: 36rem)');
   const CORNERS = ['bottom right', 'bottom left', 'top right', 'top left'];
   const PRESSED = '[id$="_generate"], #settings_submit, #settings_restart, #settings .tab-nav > button, .sd3-chip-head';
   sd3.placeToasts = () => {
@@ -64,9 +65,12 @@
       const box = all.getBoundingClientRect();
       return pressed.some((one) => one.right > box.left && one.left < box.right && one.bottom > box.top && one.top < box.bottom);
     };
-    for (const corner of [all.dataset.corner || CORNERS[0], ...CORNERS]) {
-      if (all.dataset.corner !== corner) all.dataset.corner = corner;
-      if (!covers()) return;
+    for (const folded of NARROW.matches ? [true] : [false, true]) {
+      all.classList.toggle('sd3-narrow', folded);
+      for (const corner of [all.dataset.corner || CORNERS[0], ...CORNERS]) {
+        if (all.dataset.corner !== corner) all.dataset.corner = corner;
+        if (!covers()) return;
+      }
     }
     all.dataset.corner = CORNERS[0];
   };
@@ -119,7 +123,7 @@
     const all = area();
     for (const box of all.querySelectorAll('.sd3-toast')) {
       if (same(event)({ id: box.dataset.id, message: box.dataset.message })) box.remove(); // the same again, of the next image
-      else if (event.severity !== 'info' && box.classList.contains('sd3-info')) remove(box); // "Loading…" has had its answer
+      else if (event.severity !== 'info' && box.matches('.sd3-info:not(:has(.sd3-action))')) remove(box); // "Loading…" has had its answer
     }
     const box = toast(event, age);
     all.append(box);

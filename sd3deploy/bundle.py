@@ -65,7 +65,7 @@ class Bundle:
     def preview(self) -> str:
         """What a person is shown before it is written: the files, how much was taken out, and the report."""
         room = max(map(len, self.members))
-        files = [f"  {name:<{room}} {_size(len(content)):>9}" for name, content in self.members.items()]
+        files = [f"  {name:<{room}} {units.size(len(content)):>9}" for name, content in self.members.items()]
         head = messages.text("bundle.preview", count=len(self.members))
         told = messages.text("bundle.replaced", count=self.replaced) if self.replaced else messages.text("bundle.nothing-replaced")
         return "\n".join([head, *files, "", told, messages.text("bundle.look"), "", self.text])
@@ -115,7 +115,7 @@ class Bundle:
 
 def _why(error: OSError, path: Path, size: int) -> BundleError:
     if error.errno in _FULL:
-        return BundleError("bundle.disk-full", folder=path.parent, size=_size(size))
+        return BundleError("bundle.disk-full", folder=path.parent, size=units.size(size))
     if error.errno in _FORBIDDEN:
         return BundleError("bundle.forbidden", folder=path.parent)
     if error.errno in _NO_FOLDER:
@@ -161,10 +161,6 @@ def _end_of(log: Path, size: int) -> str:
 
 def _json(part: Any) -> str:
     return json.dumps(part, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _size(bytes: int) -> str:
-    return units.size(bytes) if bytes >= 100_000 else f"{bytes / 1000:.1f} kB"
 
 
 def _moment(generated: str) -> tuple[int, int, int, int, int, int]:

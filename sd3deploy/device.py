@@ -51,10 +51,14 @@ def cpu_has_bfloat16() -> bool:
         return False
 
 
-def detect_device(device: object, backend: str) -> Device:
-    """The facts about a torch device. `backend` is the host's name of the stack, because torch calls ROCm and ZLUDA "cuda" too."""
+def detect_device(device: object = "", backend: str = "") -> Device:
+    """The facts about a torch device; "" for the one that the host would take. `backend` is the host's name of the stack, because torch
+    calls ROCm and ZLUDA "cuda" too.
+    """
     import torch
 
+    if device == "":
+        device, backend = _guess()
     device = torch.device(device)  # type: ignore[arg-type]
     fp8 = hasattr(torch, "float8_e4m3fn") and device.type != "mps"  # pytorch/pytorch#148420
     if device.type == "cuda" and torch.cuda.is_available():
@@ -69,3 +73,16 @@ def detect_device(device: object, backend: str) -> Device:
 
         return Device("cpu", backend, platform.processor() or "CPU", None, True, fp8, not cpu_has_bfloat16())
     return Device(str(device), backend, device.type, None, device.type == "xpu", fp8)
+
+
+def _guess() -> tuple[str, str]:
+    """The device that the host would take, and its word for the stack."""
+    import torch
+
+    if torch.cuda.is_available():
+        if torch.version.hip:
+            return "cuda", "rocm"
+        return "cuda", "zluda" if "[ZLUDA]" in torch.cuda.get_device_name(0) else "cuda"
+    if hasattr(torch, "xpu") and torch.xpu.is_available():
+        return "xpu", "ipex"
+    return ("mps", "mps") if torch.backends.mps.is_available() else ("cpu", "cpu")

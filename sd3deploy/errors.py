@@ -46,7 +46,7 @@ class Sd3Error(Exception):
         self.values = values
         self.message = messages.text(id, **values)
         self.remedy = messages.remedy(id, **values)
-        super().__init__(f"{self.message} {self.remedy}".strip())
+        super().__init__(messages.joined(self.message, self.remedy))
 
 
 class BundleError(Sd3Error):
@@ -82,4 +82,4 @@ class JobRefused(Sd3Error):
 
     def __init__(self, id: str, message: str, remedy: str) -> None:
         self.id, self.values, self.message, self.remedy = id, {}, message, remedy
-        Exception.__init__(self, f"{message} {remedy}".strip())
+        Exception.__init__(self, messages.joined(message, remedy))

@@ -62,7 +62,7 @@ class Events:
         if isinstance(error, Sd3Error) and error.told:
             return error.told
         if isinstance(error, Sd3Error):
-            return self.add(severity, error.id, f"{error.message} {kept}".rstrip(), error.remedy, buttons=error.buttons)
+            return self.add(severity, error.id, messages.joined(error.message, kept), error.remedy, buttons=error.buttons)
         if found := self.explain(error):
             return self.found(found, severity)
         return self.tell(severity, "unexpected", error=f"{type(error).__name__}: {error}")

@@ -58,14 +58,14 @@ def _findings(asked: Job, outcome: Outcome) -> Iterator[Hint]:
         if kind is None or say is None:  # a guard that is younger than this file
             continue
         for text in say(_Case(found, done, asked, outcome.job, long)):
-            sentence = f"{found.told(done)} {found.advised(done)}".rstrip()
-            yield Hint(kind, _SEVERITY[done], text, sentence, button.take(found.change))
+            sentence = messages.joined(found.told(done), found.advised(done))
+            yield Hint(kind, _SEVERITY[done], text, sentence, found.buttons)
 
 
 def _memory(judged: Verdict | None, change: Change | None) -> Iterator[Hint]:
     if judged is not None and judged.answer in _MEMORY:
-        text = messages.text("hint.memory", need=units.size(judged.need), usable=units.size(judged.usable))
-        sentence = f"{judged.sentence} {change.sentence if change else ''}".rstrip()
+        text = messages.text("hint.memory", need=units.size(judged.need, judged.usable), usable=units.size(judged.usable, judged.need))
+        sentence = messages.joined(judged.sentence, change.sentence if change else "")
         yield Hint("memory", _MEMORY[judged.answer], text, sentence, button.change(change.fields, change.steps) if change else ())
 
 
@@ -149,7 +149,7 @@ def _prompt(case: _Case, id: str, negative: str) -> Iterator[str]:
 
 
 def _long(job: Job) -> Iterator[Prompt]:
-    """The prompts of which not everything is read, in the order in which the guard of prompts finds them."""
+    """The prompts of which not everything is read, in the order in which the prompt guard finds them."""
     for prompt in job.prompts:
         tokens, limit = (prompt.clip, prompt.clip_limit) if prompt.t5 is None else (prompt.t5, prompt.t5_limit)
         if tokens > limit and (prompt.t5 is None or job.prompt_attention != "xhinker"):

@@ -226,7 +226,7 @@ def test_a_terminal_has_a_bar_in_bytes(monkeypatch, model, tmp_path):
 
 
 def test_the_bar():
-    assert progress.counted("writing", 0, 0) == f"[{'.' * 24}] 0.0 MB / 0.0 MB writing"
+    assert progress.counted("writing", 0, 0) == f"[{'.' * 24}] 0 GB / 0 GB writing"
     assert progress.counted("writing", 5 * 10**9, 10**10) == f"[{'#' * 12}{'.' * 12}] 5.0 GB / 10.0 GB writing"
 
 

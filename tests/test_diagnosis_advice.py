@@ -12,7 +12,7 @@ from sd3deploy.diagnosis import advice, matcher
 from sd3deploy.diagnosis.families import names, native
 from sd3deploy.diagnosis.installed import STACK, Installed
 from sd3deploy.diagnosis.knowledge import packages
-from sd3deploy.diagnosis.rule import Seen
+from sd3deploy.diagnosis.rule import NOTHING, Seen
 from sd3deploy.vendored import SpecifierSet, canonicalize_name
 from tests.test_diagnosis_knowledge import EXCERPTS, parsed
 
@@ -38,7 +38,7 @@ def test_a_module_that_nobody_knows_is_missing():
 
 
 def test_a_module_that_the_log_has_seen_installed_is_not_missing():
-    found = advice.missing_module({"module": "bitsandbytes"}, Seen(None, {"bitsandbytes": ""}))
+    found = advice.missing_module({"module": "bitsandbytes"}, Seen(installs={"bitsandbytes": ""}))
     assert (found.cause, found.action) == ("stale-availability", "refresh")
 
 
@@ -219,9 +219,9 @@ def test_torch_is_never_left_to_pip():
 
 
 def test_a_log_that_shows_the_install_explains_the_rest():
-    found = advice.quantization({}, Seen(None, {"bitsandbytes": ""}, BOTH))
+    found = advice.quantization({}, Seen(NOTHING, {"bitsandbytes": ""}, BOTH))
     assert (found.package, found.cause) == ("bitsandbytes", "stale-availability")
-    other = advice.quantization({}, Seen(None, {"accelerate": ""}, BOTH))
+    other = advice.quantization({}, Seen(NOTHING, {"accelerate": ""}, BOTH))
     assert (other.package, other.cause) == ("bitsandbytes", "missing-package")
 
 

@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 
 from demo.environment import linked, site_of
-from sd3deploy import messages, tiny_sd3
+from sd3deploy import child, messages, tiny_sd3
 from sd3deploy.deps import Requirement, State
 from sd3deploy.deps.status import Status
 from sd3deploy.device import Device
 from sd3deploy.diagnosis import checks
-from sd3deploy.diagnosis.checks import child, device, environment, files, imports, packages, probe, rehearsal, room, rules, weights
+from sd3deploy.diagnosis.checks import device, environment, files, imports, packages, probe, rehearsal, room, rules, weights
 from sd3deploy.diagnosis.installed import Installed, read_installed
 from sd3deploy.diagnosis.rule import CAUSES
 from sd3deploy.encoders import choices
@@ -155,7 +155,7 @@ def test_a_known_error_becomes_its_finding():
 
 
 def test_before_counts():
-    failed = checks.Result("imports", "", "failed", "")
+    failed = checks.Result("failed", "", id="imports", title="")
     assert {one.state for one in checks.run(checks.RUN, context(), before=[failed])} == {"skipped"}
     assert {one.state for one in checks.rehearse_in_child(context(), before=[failed])} == {"skipped"}
 
@@ -858,7 +858,7 @@ def test_a_child_that_can_not_even_start(model, children, monkeypatch):
 def test_what_libraries_print_does_not_break_the_lines():
     code = """
 import os, sys
-from sd3deploy.diagnosis.checks.child import answer
+from sd3deploy.child import answer
 write = answer()
 print("from Python"); os.write(1, b"from a native library\\n"); os.system("echo from a process")
 write({"one": 1})
@@ -869,7 +869,7 @@ write({"one": 1})
 
 
 def test_a_child_ends_with_the_process_that_started_it():
-    code = "import threading; from sd3deploy.diagnosis.checks import child; child.follow_parent(); print(1, flush=True)"
+    code = "import threading; from sd3deploy import child; child.follow_parent(); print(1, flush=True)"
     code += "; threading.Event().wait()"
     with child.Child(["-c", code]) as started:
         values = started.values()

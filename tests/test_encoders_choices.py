@@ -38,6 +38,14 @@ def test_a_refusal_says_why_and_what_instead():
         choices.require(choices.find("int8"), PASCAL)
 
 
+@pytest.mark.parametrize(("asked", "device", "taken"), [("fp4", ZLUDA, "T5 Q4"), ("int8", PASCAL, "T5 Q8"), ("bf16", TURING, "T5 INT8")])
+def test_a_refusal_offers_what_is_nearest_in_size(asked, device, taken):
+    with pytest.raises(EncoderError) as raised:
+        choices.require(choices.find(asked), device)
+    (button,) = raised.value.buttons
+    assert (button.id, button.label, button.fields) == ("apply", f"Apply: take {taken} as text encoder", {"encoder": taken})
+
+
 def test_labels_carry_size_and_reason():
     assert choices.label(choices.find("q4")) == "T5 Q4 – 2.7 GB"
     assert choices.label(choices.find("fp4")) == "T5 FP4 – 2.7 GB, needs bitsandbytes"

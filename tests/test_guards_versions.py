@@ -1,4 +1,4 @@
-"""The guard of attention processors with the first diffusers that had SD3, and with that of SD.Next at the end of 2025."""
+"""The attention guard with the first diffusers that had SD3, and with that of SD.Next at the end of 2025."""
 
 from __future__ import annotations
 

@@ -133,11 +133,29 @@ def test_nothing_that_a_page_can_send_is_too_strange(width, height, hires, steps
 
 
 
+@pytest.mark.parametrize(
+    ("words", "label", "fields"),
+    [
+        ({"width": "512", "height": "512"}, "Use 1024×1024", {"width": 1024, "height": 1024}),
+        ({"width": "2048", "height": "1024"}, "Use 1456×720", {"width": 1456, "height": 720}),
+        ({"guidance": "1"}, "Use guidance 7", {"guidance": 7.0}),
+        ({"guidance": "7", "model": TURBO}, "Use guidance 1", {"guidance": 1.0}),
+    ],
+)
+def test_a_value_that_is_only_advised_is_a_button_and_changes_nothing_by_itself(words, label, fields):
+    made = job(words.pop("model", LARGE), **{"width": "1024", "height": "1024"} | words)
+    for mode in ("warn", "fix", "block"):
+        outcome = guards.check(made, dict.fromkeys(guards.GUARDS, mode))
+        (hint,) = hints.hints(made, outcome)
+        assert [(one.id, one.label, dict(one.fields)) for one in hint.buttons] == [("use", label, fields)]
+        assert (outcome.change, outcome.code) == ({}, 0)
+
+
 def test_what_can_be_taken_over_is_a_button():
     made = job(LARGE, width="1000", height="1000", steps="0", guidance="1e9", sampler="DDIM")
     found = {one.kind: one for one in hints.hints(made, guards.check(made))}
     labels = {kind: [each.label for each in one.buttons] for kind, one in found.items()}
-    assert labels == {"size": ["Use 1008×1008"], "sampler": [], "steps": ["Use 28 steps"], "guidance": ["Use guidance 7.0"]}
+    assert labels == {"size": ["Use 1008×1008"], "sampler": [], "steps": ["Use 28 steps"], "guidance": ["Use guidance 7"]}
     assert found["size"].buttons[0].fields == {"width": 1008, "height": 1008}
     assert found["size"].sentence.endswith("The picture is made at 1008×1008 instead.")
     assert found["guidance"].sentence.endswith("made with a guidance scale of 7 instead.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -182,6 +183,36 @@ def test_what_another_extension_does_to_one_job_costs_the_next_one_nothing(monke
     reach.check_job(SimpleNamespace(**fields))
     assert reach.state.unmet == {}
     assert not reach.state.lacks("guard")
+
+
+def test_what_another_extension_has_wrapped_is_as_the_host_has_it():
+    def load_text_encoder(repo_id, cls_name, load_config=None, subfolder=None):
+        return None
+
+    def changed(repo_id, cls_name):
+        return None
+
+    def around(function):
+        return lambda *args, **kwargs: function(*args, **kwargs)
+
+    changed.__name__ = "load_text_encoder"
+    need = BY_NAME["pipelines.generic:load_text_encoder"]
+    assert reach._uncallable(need, around(around(load_text_encoder))) == ""
+    assert "load_config" in reach._uncallable(need, around(changed))
+
+
+def test_what_switches_a_part_off_is_told_though_less_was_told_of_its_feature(monkeypatch):
+    state, told = reach.State(), []
+    monkeypatch.setattr(reach, "state", state)
+    state.listen = lambda found: told.append({need.name for need in found})
+    grave, other = [need for need in TABLE if need.feature == "encoders" and need.required][:2]
+    light = replace(next(need for need in TABLE if need.feature == "host-t5"), feature="encoders")
+    monkeypatch.setitem(BY_NAME, light.name, light)
+    for _ in range(2):
+        for need in (light, grave, other, light):
+            state.report({need: "is gone"})
+    assert told == [{light.name}, {grave.name}]
+    assert not state.told(light)
 
 
 def test_a_value_that_is_right_again_is_written(monkeypatch):

@@ -62,7 +62,7 @@ def test_the_recommendation_says_why():
     assert advice.sentence.startswith(f"{advice.choice.shown} is recommended here: the closest to the original")
     assert f"{units.size(left)} to spare at 1024×1024" in advice.sentence
     tight = recommend(small, replace(card(6, 64), usable=estimate(replace(small, encoder=find("fp4"))).gpu))
-    assert "only 0.0 MB to spare" in tight.sentence
+    assert "only 0 GB to spare" in tight.sentence
     alone = recommend(small, replace(card(6, 64), usable=estimate(replace(small, encoder=find("none"))).gpu))
     assert "no T5 leaves enough memory for 1024×1024" in alone.sentence
     assert "does not tell how much memory" in recommend(small, Capacity("unknown")).sentence

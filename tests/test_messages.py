@@ -15,6 +15,11 @@ from sd3deploy.diagnosis.knowledge import RULES
 from sd3deploy.diagnosis.unknown import UNKNOWN
 from sd3deploy.encoders import source
 from sd3deploy.encoders.choices import CHOICES
+from sd3deploy.errors import JobRefused
+from sd3deploy.guards import check, request
+from sd3deploy.guards.job import MODELS
+from sd3deploy.hints import hints
+from tests.pages import page
 
 ROOT = Path(__file__).parent.parent
 SOURCES = [*ROOT.glob("sd3deploy/**/*.py"), ROOT / "extension.py", ROOT / "install.py"]
@@ -125,6 +130,54 @@ def test_sentences_name_a_choice_as_the_screen_does(language):
     assert {"Host default", "None (CLIP only)", "“Local file”"} <= set(replaced)
     host = ("rule.vae-channels.remedy",)  # the host has an “Automatic” of its own
     assert [id for id, text in messages.catalogue(language).items() if id not in host and any(name in text for name in replaced)] == []
+
+
+@pytest.mark.parametrize(
+    ("sentences", "expected"),
+    [
+        (("Too large.", "Set 1024."), "Too large. Set 1024."),
+        (("太大。", "请设为 1024。"), "太大。请设为 1024。"),
+        (("太大。", "Set 1024."), "太大。Set 1024."),
+        (("正在加载…", "0.4 GB"), "正在加载… 0.4 GB"),
+        (("", "One.", "", "Two.", ""), "One. Two."),
+        ((), ""),
+    ],
+)
+def test_sentences_are_joined_as_their_script_wants_it(sentences, expected):
+    assert messages.joined(*sentences) == expected
+
+
+@pytest.mark.parametrize("language", messages.languages())
+def test_no_sentence_is_joined_by_a_space_behind_a_full_stop_that_needs_none(language):
+    assert [id for id, text in messages.catalogue(language).items() if re.search("[。！？；] ", text)] == []
+    with messages.speaking(language):
+        large = request.job(MODELS["sd3.5-large"], "1000", "1000", sampler="DDIM", guidance="1e9", steps="0")
+        for mode in ("warn", "fix", "block"):
+            outcome = check(large, dict.fromkeys(("size", "sampling"), mode))
+            said = [one.sentence for one in hints(large, outcome)] + [found.told(done) for found, done in outcome.told]
+            said += [str(JobRefused(found.id, found.message, found.remedy)) for _, found in outcome.decided]
+            assert [text for text in said if re.search("[。！？；] ", text)] == []
+
+
+GUARDS = ("size", "sampling", "attention", "prompt")
+SETTINGS = {**{f"setting.sd3_guard_{name}": name for name in GUARDS}, "setting.sd3_memory": "memory"}
+
+
+@pytest.mark.parametrize("language", messages.languages())
+def test_a_guard_has_one_name_in_panel_settings_sentences_and_pages(language):
+    """What a sentence quotes has to be found on the screen."""
+    catalogue, settings, readme = messages.catalogue(language), page("docs/settings", language).words, page("README", language).words
+    names = {name: re.split("[:：]", catalogue[id])[0] for id, name in SETTINGS.items()}
+    for name in ("size", "memory", "sampling"):
+        assert names[name] == catalogue[f"panel.{name}"]
+        assert f"**{names[name]}**" in readme
+        assert names[name].lower() in catalogue["page.defaults"].lower()
+    for id, name in SETTINGS.items():
+        assert f"**{names[name]}** `{id.removeprefix('setting.')}`" in settings
+    quoted = {word for text in catalogue.values() for word in re.findall("“([^”]*(?:[Gg]uard|防护)[^”]*)”", text)}
+    assert quoted
+    assert quoted <= set(names.values())
+    assert [id for id, text in catalogue.items() if re.search("[Gg]uards? of|VRAM check|size check", text)] == []
 
 
 def test_texts_of_the_page_that_are_said_again_in_another_language_are_told_apart():

@@ -95,6 +95,29 @@ def test_it_steps_aside_where_the_host_differs(module, name, expects):
     assert dict(vars(module)) == before
 
 
+@pytest.mark.parametrize("code", [
+    "def around(load):\n    return lambda *args, **kwargs: load(*args, **kwargs) + '!'\nload = around(load)",
+    "before = load\ndef load(*args, **kwargs):\n    return before(*args, **kwargs) + '!'",
+])  # fmt: skip
+def test_a_wrapper_of_another_extension_that_takes_anything_is_looked_through(module, code):
+    """Many are made without functools.wraps."""
+    for _ in range(2):
+        space = {"load": module.load}
+        exec(code, space)
+        module.load = space["load"]
+    patch = Patch(module, "load", lambda original, *args, **kwargs: (original.argument("repo"), original(*args, **kwargs)), ("repo",))
+    assert patch.apply()
+    assert module.load("a") == ("a", "host a!!")
+    patch.undo()
+    assert module.load("a") == "host a!!"
+
+
+def test_where_nobody_tells_what_is_called_it_steps_aside(module):
+    load = module.load
+    module.load = functools.partial(lambda *args, **kwargs: load(*args, **kwargs))
+    assert not Patch(module, "load", louder, ("repo",)).apply()
+
+
 # What becomes of the host's function when the wrapper fails
 
 

@@ -116,4 +116,4 @@ def _nothing(cache: Cache) -> str:
 
 
 def _said(id: str, values: Mapping[str, object]) -> str:
-    return f"{messages.text(id, **values)} {messages.remedy(id, **values)}".rstrip()
+    return messages.joined(messages.text(id, **values), messages.remedy(id, **values))

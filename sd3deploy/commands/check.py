@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps(outcome.report(), ensure_ascii=False))
         return outcome.code
     for found, _ in outcome.told:
-        print(f"{found.severity}: {found.message} {found.remedy}".rstrip())
+        print(f"{found.severity}: {messages.joined(found.message, found.remedy)}")
     made = outcome.job
     size = f"{made.width}×{made.height}, sampler {made.sampler}"
     print(messages.text(("check.ok", "check.changed", "check.refused")[outcome.code], job=size))

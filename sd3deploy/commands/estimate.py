@@ -94,11 +94,14 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(report(found, judged, change), ensure_ascii=False))
         return code
+    most = max(found.total, *(max(need.gpu, need.ram) for need in found.phases.values()))  # all of them are in its unit
     for name, size in found.parts.items():
-        print(f"{pad(messages.text(f'memory.part.{name}'), 12)} {units.size(size):>9}")
-    print(f"{pad(messages.text('memory.total'), 12)} {units.size(found.total):>9}\n")
+        if size:
+            print(f"{pad(messages.text(f'memory.part.{name}'), 12)} {units.size(size, most):>9}")
+    print(f"{pad(messages.text('memory.total'), 12)} {units.size(found.total, most):>9}\n")
     for phase, need in found.phases.items():
-        print(f"{pad(messages.text(f'memory.phase.{phase}'), 22)} GPU {units.size(need.gpu):>9}   RAM {units.size(need.ram):>9}")
+        gpu, ram = (f"{units.size(bytes, most) if bytes else '–':>9}" for bytes in (need.gpu, need.ram))
+        print(f"{pad(messages.text(f'memory.phase.{phase}'), 22)} GPU {gpu}   RAM {ram}")
     if judged.answer != "unknown":
         print("\n" + judged.sentence)
     if code:

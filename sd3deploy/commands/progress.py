@@ -66,7 +66,7 @@ def line(at: Progress) -> str:
 
 def counted(title: str, done: int, total: int) -> str:
     """The bar for bytes, and what they are read or written for."""
-    return f"{_drawn(min(1.0, done / max(1, total)))} {units.size(done)} / {units.size(total)} {title}"
+    return f"{_drawn(min(1.0, done / max(1, total)))} {units.size(done, total)} / {units.size(total)} {title}"
 
 
 def _drawn(fraction: float) -> str:

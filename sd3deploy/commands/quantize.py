@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 from sd3deploy import device, inside, messages, units
 from sd3deploy.commands import cache, progress
 from sd3deploy.deps import require_packages
-from sd3deploy.diagnosis.checks.probe import guess
 from sd3deploy.encoders import choices, source
 from sd3deploy.encoders.cache import Cache, Entry, export
 from sd3deploy.encoders.hub import Repository, Spec
@@ -185,7 +184,7 @@ def devices(name: str) -> tuple[device.Device, device.Device]:
     """The one that it is for, and the one to quantize on: what is made on the CPU is for the GPU all the same."""
     import torch
 
-    own = device.detect_device(*guess(torch))
+    own = device.detect_device()
     if not name:
         return own, own
     try:

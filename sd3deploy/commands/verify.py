@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from sd3deploy import inside, messages
+from sd3deploy.child import answer, follow_parent
 from sd3deploy.commands import progress
 from sd3deploy.diagnosis import checks
-from sd3deploy.diagnosis.checks.child import answer, follow_parent
 from sd3deploy.encoders import choices
 from sd3deploy.terminal import pad
 
@@ -112,4 +112,4 @@ def _show(result: checks.Result) -> None:
         print(f"          {result.remedy}", flush=True)
     for found in result.findings[1:]:
         if found.message != result.message:
-            print(f"          – {found.message} {found.remedy}".rstrip(), flush=True)
+            print(f"          – {messages.joined(found.message, found.remedy)}", flush=True)

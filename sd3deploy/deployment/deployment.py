@@ -397,7 +397,7 @@ class Deployment:
             return
         text = str(error)
         if isinstance(error, Stopped):
-            text = f"{text} {self._in_use()}".rstrip()
+            text = messages.joined(text, self._in_use())
         self.events.add("info", getattr(error, "id", "encoder.cancelled"), text, "")
 
 

@@ -82,8 +82,8 @@ class Making:
         seconds = f"{time.monotonic() - began:.1f}"
         took = messages.text("encoder.from-cache" if read.cached else "encoder.from-source", seconds=seconds, source=found.name)
         if read.quantized_before:
-            took += " " + messages.text("encoder.quantized-before", form=read.quantized_before)
-        took = " ".join((took, *map(messages.text, read.notes)))
+            took = messages.joined(took, messages.text("encoder.quantized-before", form=read.quantized_before))
+        took = messages.joined(took, *map(messages.text, read.notes))
         lies = read.cached and device.torch == "cpu"
         self._placed.add(encoder, Made(wanted, measure.measure(encoder), took, lies, read.mapped, read.quantized_before))
         return encoder, found

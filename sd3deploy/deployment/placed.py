@@ -89,4 +89,4 @@ class Placed:
         measured, known = self.measure(encoder), self._made.get(plain(encoder))
         id = "encoder.ready-smaller" if measured.bytes < measured.bytes_16bit * 0.95 else "encoder.ready"
         text = messages.text(id, name=choice.shown, size=units.size(measured.bytes), full=units.size(measured.bytes_16bit))
-        events.add("success", id, f"{text} {known.took if known else ''}".rstrip(), "")
+        events.add("success", id, messages.joined(text, known.took if known else ""), "")

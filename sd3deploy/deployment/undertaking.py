@@ -30,7 +30,7 @@ class Progress:
     def report(self) -> dict[str, Any]:
         """As JSON-able values, with the words for it in the language that is spoken now."""
         fraction = min(1.0, self.done / self.total) if self.total > 0 else 0.0
-        done, total = units.size(self.done), units.size(self.total)
+        done, total = units.size(self.done, self.total), units.size(self.total)
         text = messages.text("encoder.progress", done=done, total=total)
         if self.speed > 0:
             left = _clock(max(0, self.total - self.done) / self.speed)

@@ -144,6 +144,6 @@ def _detail(state: State, requirement: Requirement, facts: Facts) -> str:
     if state is State.OK:
         return ""
     if state is State.BROKEN:
-        return " ".join(messages.text(kind.value, example=example) for kind, example in facts.damages)
+        return messages.joined(*(messages.text(kind.value, example=example) for kind, example in facts.damages))
     known = {"name": requirement.name, "installed": facts.installed, "loaded": facts.loaded, "needed": requirement.specifier}
     return messages.text(_SENTENCES[state], **known)

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 
 from sd3deploy.deps import host_packages
 from sd3deploy.diagnosis import cure
-from sd3deploy.diagnosis.installed import STACK, Installed
+from sd3deploy.diagnosis.installed import STACK, Installed, of_stack
 from sd3deploy.diagnosis.names import NAMES
 from sd3deploy.diagnosis.rule import Advice, Seen
-from sd3deploy.vendored import canonicalize_name, version
+from sd3deploy.vendored import canonicalize_name, same_version
 
 __all__ = [
     "Advise", "back_to_host", "binary", "conflict", "duplicate_operator", "in_extension", "leftover", "locked", "missing_attribute",
@@ -36,32 +36,31 @@ _COMPILED_OF = {"_imaging": "pillow", "_multiarray_umath": "numpy", "_umath_lina
 def missing_module(values: Mapping[str, str], seen: Seen) -> Advice | None:
     """`No module named M`: missing, installed elsewhere, installed too late, or a part that another version has."""
     module = values["module"]
-    package = seen.brings(module)
-    if canonicalize_name(package) not in STACK or (canonicalize_name(package) in _OPTIONAL and not seen.failure.failed):
+    package = seen.installed.brings(module)
+    if not of_stack(package) or (canonicalize_name(package) in _OPTIONAL and not seen.failure.failed):
         return None
     part = module.removeprefix("google.protobuf").rpartition(".")
     words = cure.vocabulary(package, seen, module=module, wanted=cure.preferred(package, seen.installed))
-    if seen.installed is None and part[0]:
+    if not seen.installed and part[0]:
         return _missing_part(module, package, words, seen)
     if words["installed"]:
         if part[0]:
             return _missing_part(module, package, words, seen)
         return cure.late(package, "rule.module-missing.late", words, seen)
-    if seen.installed is None and canonicalize_name(package) in seen.installs:
+    if not seen.installed and canonicalize_name(package) in seen.installs:
         return cure.say(package, "stale-availability", "refresh", "rule.module-missing.late", words)
     if canonicalize_name(package) == "triton":  # has no wheel for Windows under its own name
         windows = seen.installed.system == "Windows" if seen.installed else re.search(r"\b[A-Za-z]:[\\/]", seen.text)
-        return cure.say(
-            package, "missing-package", "install", "advice.missing-other", {**words, "target": "triton-windows" if windows else "triton"}
-        )
+        words["target"] = "triton-windows" if windows else "triton"
+        return cure.say(package, "missing-package", "install", "advice.missing-other", words)
     return cure.say(package, "missing-package", "install", cure.missing_sentence(package), words)
 
 
 def moved_name(values: Mapping[str, str], seen: Seen) -> Advice | None:
     """`cannot import name N from P`: of the two packages the one that does not fit what the other needs, or what the host pins."""
-    owner = seen.brings(values["module"])
+    owner = seen.installed.brings(values["module"])
     asker = seen.failure.asker(owner)
-    if canonicalize_name(owner) not in STACK and canonicalize_name(asker) not in STACK:
+    if not of_stack(owner) and not of_stack(asker):
         return None
     words = {"name": values["name"], "module": values["module"], "asker": asker or seen.failure.extension}
     versions = NAMES.get((canonicalize_name(owner), values["name"]))
@@ -73,8 +72,8 @@ def moved_name(values: Mapping[str, str], seen: Seen) -> Advice | None:
 
 def missing_attribute(values: Mapping[str, str], seen: Seen) -> Advice | None:
     """`module 'P' has no attribute 'N'`: as a name that can not be imported, but for modules of the asker's own."""
-    owner = seen.brings(values["module"])
-    if canonicalize_name(owner) not in STACK:
+    owner = seen.installed.brings(values["module"])
+    if not of_stack(owner):
         return None
     return moved_name(values, seen)
 
@@ -108,19 +107,17 @@ def unexpected_argument(values: Mapping[str, str], seen: Seen) -> Advice | None:
 def required(values: Mapping[str, str], seen: Seen) -> Advice | None:
     """`X requires Y>=Z`: missing, too old, too new; or right by now, and only this process does not know."""
     package, versions = values["needed"], (values.get("versions") or "").replace(" ", "").rstrip(",")
-    if canonicalize_name(package) not in STACK:
+    if not of_stack(package):
         return None
     others = "transformers" if "normal functioning" in seen.text else seen.failure.extension
     words = cure.vocabulary(package, seen, versions, asker=values.get("asker") or seen.failure.asker(package) or others)
     found = values.get("found") or ""
-    if seen.installed is None:
-        if canonicalize_name(package) in seen.installs:
-            words["installed"] = seen.installs[canonicalize_name(package)]
-            return cure.say(package, "stale-availability", "refresh", "rule.requirement.late", words)
-        if found:
-            return cure.older(package, versions, found, words, seen)
-        return cure.say(package, "missing-package", "install", cure.missing_sentence(package), words)
     there = words["installed"]
+    if not seen.installed and canonicalize_name(package) in seen.installs:
+        words["installed"] = seen.installs[canonicalize_name(package)]
+        return cure.say(package, "stale-availability", "refresh", "rule.requirement.late", words)
+    if not seen.installed and found:
+        return cure.older(package, versions, found, words, seen)
     if not there:
         return cure.say(package, "missing-package", "install", cure.missing_sentence(package), words)
     if cure.compare(there, versions) == 0:
@@ -141,9 +138,9 @@ def quantization(values: Mapping[str, str], seen: Seen) -> Advice | None:
     pairs = re.findall(r"(accelerate|bitsandbytes)\s*(>=\s*[\d.]+\d)", said, re.IGNORECASE)
     minima = {name.lower(): versions.replace(" ", "") for name, versions in pairs}
     wrong = named[-1]
-    if seen.installed is not None:
-        short = lambda name: cure.compare(seen.installed.version(name) or "0", minima.get(name, ">=0.1")) != 0  # type: ignore[union-attr]  # noqa: E731
-        wrong = next((name for name in named if short(name)), "")
+    if seen.installed:
+        there = {name: seen.installed.version(name) or "0" for name in named}
+        wrong = next((name for name in named if cure.compare(there[name], minima.get(name, ">=0.1"))), "")
         if not wrong and "bitsandbytes" in named and _wants_gpu(seen.installed):
             return cure.say("bitsandbytes", "platform-unsupported", "setting", "advice.no-gpu", cure.vocabulary("bitsandbytes", seen))
         wrong = wrong or named[-1]
@@ -156,24 +153,22 @@ def conflict(values: Mapping[str, str], seen: Seen) -> Advice | None:
         r"([\w.\-]+) [\w.+!]+ requires ([\w.\-]+)(?:\[[\w,]+\])?((?:[<>=!~]=?[\w.*+]+,?)+)[^,.;]*?, but you have [\w.\-]+ ([\w.+!]+) which"
     )
     for by, name, versions, found in re.findall(pattern, seen.text):
-        if canonicalize_name(by) not in STACK or canonicalize_name(name) not in STACK:
+        if not of_stack(by) or not of_stack(name):
             continue
-        if seen.installed is not None:
+        if seen.installed:
             there = seen.installed.version(name)
             pair = [canonicalize_name(by), canonicalize_name(name)]
             needs = [need for need in seen.installed.needs if [canonicalize_name(need.by), canonicalize_name(need.name)] == pair]
             current = needs[0].specifier if needs else versions
             # over by now, or the host itself wants them so: it installs some of its packages without asking what they need
-            wanted = {one: version(seen.installed.pin(one)) for one in (by, name)}
-            kept = all(pin is None or pin == version(seen.installed.version(one)) for one, pin in wanted.items())
-            if there is None or cure.compare(there, current) == 0 or (wanted[name] and kept):
+            kept = seen.installed.pin(name) and not any(map(seen.installed.moved, (by, name)))
+            if there is None or cure.compare(there, current) == 0 or kept:
                 continue
-            return cure.change(
-                name, current, seen, cure.vocabulary(name, seen, current, asker=by), cure.direction(there, current), "rule.requirement"
-            )
+            words = cure.vocabulary(name, seen, current, asker=by)
+            return cure.change(name, current, seen, words, cure.direction(there, current), "rule.requirement")
         return cure.older(name, versions, found, cure.vocabulary(name, seen, versions, asker=by), seen)
     for by, name in re.findall(r"([\w.\-]+) [\w.+!]+ requires ([\w.\-]+)[^,]{0,80}, which is not installed", seen.text):
-        if canonicalize_name(by) in STACK and canonicalize_name(name) in STACK and not (seen.installed and seen.installed.version(name)):
+        if of_stack(by) and of_stack(name) and not seen.installed.version(name):
             return required({"needed": name, "versions": "", "asker": by}, seen)
     return None
 
@@ -181,11 +176,11 @@ def conflict(values: Mapping[str, str], seen: Seen) -> Advice | None:
 def wrong_version(values: Mapping[str, str], seen: Seen) -> Advice | None:
     """The host finds another version than it wants: somebody changes it, unless it is right by now."""
     package = values["needed"]
-    if canonicalize_name(package) not in STACK:
+    if not of_stack(package):
         return None
-    pin = (seen.installed.pin(package) if seen.installed else None) or values["pin"]  # what it wants by now
-    there = seen.installed.version(package) if seen.installed else None
-    if there and version(there) == version(pin):
+    pin = seen.installed.pin(package) or values["pin"]  # what it wants by now
+    there = seen.installed.version(package)
+    if there and same_version(there, pin):
         return None
     words = {**cure.vocabulary(package, seen), "pin": pin, "installed": there or values["found"], "target": f"{package}=={pin}"}
     return cure.say(package, "foreign-downgrade", "install", values=words)
@@ -194,8 +189,8 @@ def wrong_version(values: Mapping[str, str], seen: Seen) -> Advice | None:
 def leftover(values: Mapping[str, str], seen: Seen) -> Advice | None:
     """A folder without its package, which Python takes for one; a folder that pip has left behind under a name with ~ or -."""
     name = values.get("module") or ""
-    package = _truncated(values["rest"]) if values.get("rest") else seen.brings(name)
-    if canonicalize_name(package) not in STACK:
+    package = _truncated(values["rest"]) if values.get("rest") else seen.installed.brings(name)
+    if not of_stack(package):
         return None
     return cure.repair(package, seen, {"module": name or package}, "")
 
@@ -204,8 +199,8 @@ def binary(values: Mapping[str, str], seen: Seen) -> Advice | None:
     """A compiled part that does not load: built for another torch, another Python, or of another version than the rest."""
     top = (values.get("module") or "").partition(".")[0].lower()
     named = next((name for name in sorted(STACK, key=len, reverse=True) if name.replace("-", "_") in top), _COMPILED_OF.get(top, ""))
-    tops = [seen.brings(top) for top in seen.failure.tops]
-    package = next((one for one in (named, *reversed(tops)) if canonicalize_name(one) in STACK), "")
+    tops = [seen.installed.brings(top) for top in seen.failure.tops]
+    package = next((one for one in (named, *reversed(tops)) if of_stack(one)), "")
     if not package:
         return None
     words = {"name": values.get("name") or values.get("module") or "", "module": values.get("module") or package, "asker": package}
@@ -215,17 +210,16 @@ def binary(values: Mapping[str, str], seen: Seen) -> Advice | None:
 def native_library(values: Mapping[str, str], seen: Seen) -> Advice:
     """bitsandbytes without a library for this machine: nothing to install where there is no GPU that it supports."""
     words = cure.vocabulary("bitsandbytes", seen, ">=0.48")
-    device = seen.installed.device.lower() if seen.installed else ""
     there = words["installed"]
-    if device in ("cuda", "rocm", "hip") and there and cure.compare(there, ">=0.48") < 0:
+    if seen.installed.device.lower() in ("cuda", "rocm", "hip") and there and cure.compare(there, ">=0.48") < 0:
         return cure.say("bitsandbytes", "version-too-old", "install", "advice.native-old", words)
     return cure.say("bitsandbytes", "platform-unsupported", values=words)
 
 
 def duplicate_operator(values: Mapping[str, str], seen: Seen) -> Advice | None:
     """A package with operators of its own that was loaded a second time."""
-    package = seen.brings(values["module"])
-    if canonicalize_name(package) not in STACK and not seen.failure.tops:
+    package = seen.installed.brings(values["module"])
+    if not of_stack(package) and not seen.failure.tops:
         return None
     return cure.say(package, values=cure.vocabulary(package, seen))
 
@@ -237,7 +231,7 @@ def or_higher(values: Mapping[str, str], seen: Seen) -> Advice | None:
 
 def too_old(values: Mapping[str, str], seen: Seen) -> Advice | None:
     """`upgrade X to at least v1.2`: it is there, the text does not say in which version."""
-    if seen.installed is not None:
+    if seen.installed:
         return or_higher({**values, "least": values["least"] or "1.1"}, seen)
     package = _library(values["needed"])
     words = cure.vocabulary(package, seen, f">={values['least'] or '1.1'}")
@@ -261,38 +255,35 @@ def whole(package: str) -> Advise:
 
 def pydantic(values: Mapping[str, str], seen: Seen) -> Advice | None:
     """fastapi of the days of pydantic 1 with pydantic 2: whichever of them is not what the host pins."""
-    pin = seen.installed.pin("pydantic") if seen.installed else None
-    there = seen.installed.version("pydantic") if seen.installed else None
-    if pin and there and version(pin) == version(there):
+    pin = seen.installed.pin("pydantic")
+    if pin and seen.installed.version("pydantic") and not seen.installed.moved("pydantic"):
         return back_to_host("fastapi")(values, seen)
     return back_to_host("pydantic")({**values, "target": f"pydantic=={pin}" if pin else "pydantic<2"}, seen)
 
 
 def protobuf(values: Mapping[str, str], seen: Seen) -> Advice | None:
     """Generated code that is older than protobuf: sentencepiece before 0.2, else somebody has moved protobuf."""
-    if seen.installed and cure.compare(seen.installed.version("sentencepiece") or "9", ">=0.2") < 0:
+    if cure.compare(seen.installed.version("sentencepiece") or "9", ">=0.2") < 0:
         return needs("sentencepiece", ">=0.2", by="transformers", sentence="advice.too-old")(values, seen)
     return back_to_host("protobuf")(values, seen)
 
 
 def numpy_two(values: Mapping[str, str], seen: Seen) -> Advice | None:
     """A compiled module of the days of NumPy 1 with NumPy 2: NumPy was moved up, or the module is too old for the host."""
-    pin = seen.installed.pin("numpy") if seen.installed else None
-    there = seen.installed.version("numpy") if seen.installed else None
-    if pin is None or version(pin) != version(there):
+    if seen.installed.moved("numpy") or not (seen.installed.pin("numpy") and seen.installed.version("numpy")):
         return back_to_host("numpy")(values, seen)
-    package = seen.brings(next((top for top in reversed(seen.failure.tops) if top != "numpy"), ""))
-    if canonicalize_name(package) not in STACK:
+    package = seen.installed.brings(next((top for top in reversed(seen.failure.tops) if top != "numpy"), ""))
+    if not of_stack(package):
         return None
     return cure.say(package, "version-too-old", "install", "advice.repair", {**cure.vocabulary(package, seen), "module": package})
 
 
 def in_extension(values: Mapping[str, str], seen: Seen) -> Advice | None:
     """An extension asks for one of Stable Diffusion's packages that is not there: its installer has not run since."""
-    package = seen.brings(values["module"])
-    if canonicalize_name(package) not in STACK or not seen.failure.extension_asks:
+    package = seen.installed.brings(values["module"])
+    if not of_stack(package) or not seen.failure.extension_asks:
         return None
-    if seen.installed and seen.installed.version(package):
+    if seen.installed.version(package):
         return missing_module(values, seen)
     return cure.say(package, values={**cure.vocabulary(package, seen), "extension": seen.failure.extension})
 
@@ -303,16 +294,16 @@ def locked(values: Mapping[str, str], seen: Seen) -> Advice | None:
     if not found:
         return None
     top = re.sub(r"\.dist-info$", "", found["top"])
-    package = _truncated(top) if top.startswith(("~", "-")) else seen.brings(top)
-    if canonicalize_name(package) not in STACK:
+    package = _truncated(top) if top.startswith(("~", "-")) else seen.installed.brings(top)
+    if not of_stack(package):
         return None
     return cure.say(package, values={**cure.vocabulary(package, seen), "file": values["file"].replace("\\\\", "\\")})
 
 
 def shadowed(values: Mapping[str, str], seen: Seen) -> Advice | None:
     """A module that is imported while it is being imported: a file of the same name stands before it, or a part of it is broken."""
-    package = seen.brings(values["module"])
-    if canonicalize_name(package) not in STACK:
+    package = seen.installed.brings(values["module"])
+    if not of_stack(package):
         return None
     return cure.repair(package, seen, {"module": values["module"]}, "")
 
@@ -321,7 +312,7 @@ def pip_refused(values: Mapping[str, str], seen: Seen) -> Advice | None:
     """pip found nothing that fits everybody, or nothing at all: of the packages that it names the first of Stable Diffusion's."""
     said = " ".join(values.get(name) or "" for name in ("what", "file"))
     named = [re.split(r"-\d", name)[0] for name in re.findall(r"[A-Za-z][\w.\-]*", said)]
-    package = next((name for name in named if canonicalize_name(name) in STACK), "")
+    package = next((name for name in named if of_stack(name)), "")
     return cure.say(package, values=cure.vocabulary(package, seen)) if package else None
 
 
@@ -330,7 +321,7 @@ def needs(package: str, versions: str, by: str = "", sentence: str = "") -> Advi
 
     def advise(values: Mapping[str, str], seen: Seen) -> Advice:
         words = {**cure.vocabulary(package, seen, versions, asker=by), **values}
-        if seen.installed is None:
+        if not seen.installed:
             return cure.say(package, "version-too-old", values=words)
         if not words["installed"]:
             return cure.say(package, "missing-package", "install", cure.missing_sentence(package), words)
@@ -344,12 +335,7 @@ def back_to_host(package: str) -> Advise:
 
     def advise(values: Mapping[str, str], seen: Seen) -> Advice:
         words = {**cure.vocabulary(package, seen), **values}
-        there, pin = words["installed"], seen.installed.pin(package) if seen.installed else None
-        if there and pin and version(there) != version(pin):
-            return cure.say(
-                package, "foreign-downgrade", "install", cure.put_back(package), {**words, "pin": pin, "target": f"{package}=={pin}"}
-            )
-        return cure.say(package, values=words)
+        return cure.back(package, words, seen.installed) if seen.installed.moved(package) else cure.say(package, values=words)
 
     return advise
 
@@ -367,11 +353,10 @@ def _missing_part(module: str, package: str, words: Mapping[str, str], seen: See
     found = cure.mismatch((package, asker), words, seen.installed)
     if found:
         return found
-    if canonicalize_name(asker) in STACK and canonicalize_name(asker) not in host_packages():
-        return cure.say(
-            asker, "moved-name", "install", "rule.module-missing.part", {**cure.vocabulary(asker, seen), **words, "owner": package}
-        )
-    if canonicalize_name(asker) in STACK or canonicalize_name(package) in host_packages():
+    if of_stack(asker) and canonicalize_name(asker) not in host_packages():
+        words = {**cure.vocabulary(asker, seen), **words, "owner": package}
+        return cure.say(asker, "moved-name", "install", "rule.module-missing.part", words)
+    if of_stack(asker) or canonicalize_name(package) in host_packages():
         return cure.say(package, "moved-name", "none", "advice.pair", words)
     return cure.say(package, "moved-name", "none", "advice.extension", {**words, "owner": package})
 

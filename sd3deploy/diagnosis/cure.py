@@ -12,14 +12,12 @@ from types import MappingProxyType
 
 from sd3deploy import messages
 from sd3deploy.deps import host_packages, requirements
-from sd3deploy.diagnosis.installed import STACK, Installed
+from sd3deploy.diagnosis.installed import Installed, of_stack
 from sd3deploy.diagnosis.rule import Advice, Cause, Seen
-from sd3deploy.vendored import InvalidSpecifier, SpecifierSet, canonicalize_name, version
+from sd3deploy.vendored import InvalidSpecifier, SpecifierSet, canonicalize_name, same_version, version
 
-__all__ = [
-    "by_name", "change", "compare", "direction", "either", "late", "mismatch", "missing_sentence", "of_host", "older", "preferred",
-    "put_back", "repair", "say", "vocabulary",
-]  # fmt: skip
+__all__ = ["back", "by_name", "change", "compare", "direction", "either", "late", "mismatch", "missing_sentence", "of_host", "older",
+           "preferred", "put_back", "repair", "say", "vocabulary"]  # fmt: skip
 
 _FOLDER = re.compile(r"File \"(?P<folder>(?:/|[A-Za-z]:)[^\"]*?(?:site|dist)-packages)[\\/]")
 _USER_SITE = re.compile(r"/\.local/lib/|appdata/roaming/python|/library/python/", re.IGNORECASE)  # of no one Python
@@ -50,24 +48,30 @@ def repair(package: str, seen: Seen, words: Mapping[str, str], sentence: str = "
     return say(package, "mixed-package-files", "install", sentence, {**vocabulary(package, seen), **words})
 
 
-def change(package: str, versions: str, seen: Seen, words: Mapping[str, str], cause: Cause | str = "", sentence: str = "") -> Advice:
+def back(package: str, words: Mapping[str, str], installed: Installed, cause: Cause = "foreign-downgrade", sentence: str = "") -> Advice:
+    """Put a package of the host back to what the host pins."""
+    there, pin = installed.version(package), installed.pin(package)
+    words = {**words, "installed": there or "", "pin": pin or "", "target": f"{package}=={pin}"}
+    return say(package, cause, "install", sentence or put_back(package), words)
+
+
+def change(package: str, versions: str, seen: Seen, words: Mapping[str, str], cause: Cause, sentence: str = "") -> Advice:
     """Bring a package into a range: with the host's pin where that fits, not at all where the host wants something else.
 
     sentence: "" for that of the rule.
     """
     installed = seen.installed
-    there = (installed.version(package) if installed else None) or ""
+    there, pin = installed.version(package) or "", installed.pin(package)
     if there and compare(there, versions) == 0:
         return late(package, "advice.loaded-other", words, seen, "restart")
-    pin = installed.pin(package) if installed else None
     if pin and compare(pin, versions) == 0:
-        return say(package, cause, "install", put_back(package), {**words, "pin": pin, "target": f"{package}=={pin}"})
+        return back(package, words, installed, cause)
     asker = words.get("asker", "")
-    for name in (asker, *_asking(package, versions, installed)):
-        moved, wanted = (installed.version(name), installed.pin(name)) if installed and canonicalize_name(name) in STACK else (None, None)
-        if moved and wanted and version(moved) != version(wanted):  # the package is right: somebody has moved the one that asks
-            back = {**words, "asker": name, "installed": moved, "pin": wanted, "target": f"{name}=={wanted}"}
-            return say(name, "foreign-downgrade", "install", put_back(name), back)
+    # who needs it in that range, which it is not: a traceback may name only who has called them
+    needs = [need for need, _ in installed.clashes() if canonicalize_name(need.name) == canonicalize_name(package)]
+    for name in (asker, *(need.by for need in needs if set(need.specifier.split(",")) == set(versions.split(",")))):
+        if of_stack(name) and installed.moved(name):  # the package is right: somebody has moved the one that asks
+            return back(name, {**words, "asker": name}, installed)
     if canonicalize_name(package) in _TORCH and installed:
         return say(package, cause, "restart", "advice.torch-other", words)
     if pin or (installed and installed.belongs_to_host(package) and not installed.belongs_to_host(asker)):
@@ -75,26 +79,17 @@ def change(package: str, versions: str, seen: Seen, words: Mapping[str, str], ca
     return say(package, cause, "install", of_host(package, sentence, seen), words)
 
 
-def _asking(package: str, versions: str, installed: Installed | None) -> list[str]:
-    """Who needs it in that range, which it is not: a traceback may name only who has called them."""
-    wanted = set(versions.split(","))
-    clashes = installed.clashes() if installed else ()
-    needs = [need for need, _ in clashes if canonicalize_name(need.name) == canonicalize_name(package)]
-    return [need.by for need in needs if set(need.specifier.split(",")) == wanted]
-
-
 def by_name(owner: str, asker: str, versions: str, words: Mapping[str, str], seen: Seen) -> Advice:
     """A name of which it is known which versions of its package have it."""
     gone = compare("0.0.1", versions) == 0  # the versions that have it are the old ones
     installed = seen.installed
     words = {**vocabulary(owner, seen, versions), **words}
-    if installed is not None and words["installed"]:
+    if words["installed"]:
         if compare(words["installed"], versions) == 0:
             return late(owner, "advice.loaded-other", words, seen, "restart")
         pin = installed.pin(owner)
         if pin and compare(pin, versions) == 0:
-            cause: Cause = "foreign-downgrade" if gone else "version-too-old"
-            return say(owner, cause, "install", put_back(owner), {**words, "pin": pin, "target": f"{owner}=={pin}"})
+            return back(owner, words, installed, "foreign-downgrade" if gone else "version-too-old")
         if not gone and (not installed.belongs_to_host(owner) or canonicalize_name(owner) in _TORCH):
             return change(owner, versions, seen, words, "version-too-old", "advice.name-new")
         return _too_demanding(owner, asker, gone, words, seen)
@@ -105,22 +100,20 @@ def by_name(owner: str, asker: str, versions: str, words: Mapping[str, str], see
 
 def _too_demanding(owner: str, asker: str, gone: bool, words: Mapping[str, str], seen: Seen) -> Advice:
     """The owner stays as it is: whoever asks has to change."""
-    installed = seen.installed
-    if canonicalize_name(asker) in STACK:
-        there, pin = (installed.version(asker), installed.pin(asker)) if installed else (None, None)
-        words = {**words, "target": f"{asker}=={pin}" if pin else asker}
-        if there and pin and version(there) != version(pin):
-            return say(asker, "foreign-downgrade", "install", put_back(asker), {**words, "installed": there, "pin": pin})
-        if canonicalize_name(asker) in host_packages() or pin:
-            return say(asker, "moved-name" if gone else "version-too-new", "none", "advice.pair", {**words, "installed": there or ""})
-        sentence = "advice.name-gone" if gone else "advice.asks-too-much"
-        return say(asker, "moved-name" if gone else "version-too-new", "install", sentence, {**words, "owner": owner})
-    return say(owner, "moved-name", "none", "advice.extension", {**words, "owner": owner})
+    if not of_stack(asker):
+        return say(owner, "moved-name", "none", "advice.extension", {**words, "owner": owner})
+    if seen.installed.moved(asker):
+        return back(asker, words, seen.installed)
+    cause, pin = "moved-name" if gone else "version-too-new", seen.installed.pin(asker)
+    words = {**words, "target": f"{asker}=={pin}" if pin else asker}
+    if canonicalize_name(asker) in host_packages() or pin:
+        return say(asker, cause, "none", "advice.pair", {**words, "installed": seen.installed.version(asker) or ""})
+    return say(asker, cause, "install", "advice.name-gone" if gone else "advice.asks-too-much", {**words, "owner": owner})
 
 
 def either(owner: str, asker: str, words: Mapping[str, str], seen: Seen) -> Advice:
     """Two packages that do not fit, and nothing says which is wrong: rather the one that is not the host's."""
-    candidates = [name for name in (asker, owner) if canonicalize_name(name) in STACK]
+    candidates = [name for name in (asker, owner) if of_stack(name)]
     package = next((name for name in candidates if canonicalize_name(name) not in host_packages()), candidates[0])
     words = {**vocabulary(package, seen), **words}
     if words["installed"] and elsewhere(seen):
@@ -130,34 +123,19 @@ def either(owner: str, asker: str, words: Mapping[str, str], seen: Seen) -> Advi
     return say(package, "moved-name", "install", values=words)
 
 
-def mismatch(names: tuple[str, ...], words: Mapping[str, str], installed: Installed | None) -> Advice | None:
+def mismatch(names: tuple[str, ...], words: Mapping[str, str], installed: Installed) -> Advice | None:
     """One of these contradicts what another of them needs, or is not what the host pins."""
-    if installed is None:
-        return None
-    names = tuple(name for name in names if name and canonicalize_name(name) in STACK)
-    among = frozenset(map(canonicalize_name, names))
+    among = frozenset(map(canonicalize_name, filter(of_stack, names)))
     # of one alone it is not known who has asked for it: anybody may have
-    clashes = installed.clashes(among)
-    if len(among) == 1:
-        clashes = tuple(one for one in installed.clashes() if canonicalize_name(one[0].name) in among)
-    for need, there in clashes:
-        if there is None or version(there) == version(installed.pin(need.name)):
-            continue  # what the host itself wants is no fault of anybody
-        values = {
-            **words,
-            "needed": f"{need.name}{need.specifier}",
-            "asker": need.by,
-            "installed": there,
-            "target": f"{need.name}{need.specifier}",
-        }
-        return change(need.name, need.specifier, Seen(installed), values, direction(there, need.specifier), "rule.requirement")
-    for name in names:
-        there, pin = installed.version(name), installed.pin(name)
-        if there and pin and version(there) != version(pin):
-            values = {**words, "installed": there, "pin": pin, "target": f"{name}=={pin}"}
-            sentence = put_back(name) if canonicalize_name(name) in _TORCH else "rule.foreign-version"
-            return say(name, "foreign-downgrade", "install", sentence, values)
-    return None
+    alone = [one for one in installed.clashes() if canonicalize_name(one[0].name) in among]
+    for need, there in alone if len(among) == 1 else installed.clashes(among):
+        if there is not None and not same_version(there, installed.pin(need.name) or ""):  # what the host itself wants is nobody's fault
+            needed = f"{need.name}{need.specifier}"
+            values = {**words, "needed": needed, "target": needed, "asker": need.by, "installed": there}
+            return change(need.name, need.specifier, Seen(installed), values, direction(there, need.specifier), "rule.requirement")
+    moved = next((name for name in names if of_stack(name) and installed.moved(name)), "")
+    sentence = "" if canonicalize_name(moved) in _TORCH else "rule.foreign-version"
+    return back(moved, words, installed, sentence=sentence) if moved else None
 
 
 def older(package: str, versions: str, found: str, words: Mapping[str, str], seen: Seen) -> Advice:
@@ -187,7 +165,7 @@ def of_host(package: str, sentence: str, seen: Seen) -> str:
     if canonicalize_name(package) in _TORCH:
         return "advice.torch-other"
     known = {"rule.requirement": "advice.requirement-host", "advice.name-new": "advice.name-new-host"}
-    return known.get(sentence, sentence) if seen.installed is None and canonicalize_name(package) in host_packages() else sentence
+    return known.get(sentence, sentence) if not seen.installed and canonicalize_name(package) in host_packages() else sentence
 
 
 def vocabulary(package: str, seen: Seen, versions: str = "", **more: str) -> dict[str, str]:
@@ -195,16 +173,12 @@ def vocabulary(package: str, seen: Seen, versions: str = "", **more: str) -> dic
     wanted = preferred(package, seen.installed)
     if versions and "==" not in wanted:
         wanted = f"{package}{versions}"
-    words = {"needed": f"{package}{versions}", "target": wanted, "wanted": wanted, "asker": "?", "installed": ""}
-    if seen.installed is not None:
-        words["installed"] = seen.installed.version(package) or ""
-    return {**words, **more}
+    there = seen.installed.version(package) or ""
+    return {"needed": f"{package}{versions}", "target": wanted, "wanted": wanted, "asker": "?", "installed": there, **more}
 
 
-def preferred(package: str, installed: Installed | None) -> str:
+def preferred(package: str, installed: Installed) -> str:
     """What to install: the host's pin, else what everybody here would take."""
-    if installed is None:
-        return package
     pin = installed.pin(package)
     return f"{package}=={pin}" if pin else f"{package}{installed.wanted(package)}"
 
@@ -228,7 +202,7 @@ def direction(there: str, versions: str) -> Cause:
 
 def elsewhere(seen: Seen) -> str:
     """The folder of another Python's packages in which a traceback ran; "" when it is ours, or when nobody can tell."""
-    executable = seen.installed.executable if seen.installed else ""
+    executable = seen.installed.executable
     if not executable:
         return ""
     plain = lambda path: path.replace("\\\\", "/").replace("\\", "/").lower()  # noqa: E731

@@ -55,7 +55,7 @@ _CLASSES = (
 # How a process ends that could not say anything itself: by the C++ runtime, the GPU's driver, Python's faulthandler, a shell, the kernel,
 # a supervisor. Exit codes: 128 and the signal (132 to 139; 143 was asked for), the signal below 0, Windows' NTSTATUS from 0xC0000000 on.
 NATIVE = re.compile(
-    r"NVRM: Xid \(|Segmentation fault|Memory access fault by GPU|terminate called|terminating due to uncaught|\(core dumped\)"
+    r"(?i)NVRM: Xid \(|Segmentation fault|Memory access fault by GPU|terminate called|terminating due to uncaught|\(core dumped\)"
     r"|Illegal instruction"
     r"|Bus error\b|Fatal Python error|Windows fatal exception|double free or corruption|free\(\): invalid|corrupted size vs"
     r"|stack smashing detected"
@@ -64,34 +64,30 @@ NATIVE = re.compile(
     r"|Killed process \d+ \(python|oom[-_]kill|by signal SIG(?:KILL|SEGV|ABRT|BUS|ILL)|<Signals\.SIG"
     r"|exception (?:code )?0xc0000\w{3}"
     r"|(?:exit(?:s|ed)?|return(?:ed|s)?|finished)(?: with)?(?: non-zero)?(?: exit| return)? (?:code|status)\W{0,3}"
-    r"(?:13[2-9]\b|-(?:[4-9]|11)\b|32212\d{5}|-10737\d{5}|0xc0000\w{3})",
-    re.IGNORECASE,
+    r"(?:13[2-9]\b|-(?:[4-9]|11)\b|32212\d{5}|-10737\d{5}|0xc0000\w{3})"
 )
 # A line that says itself that it is an error: pip's, A1111's, ComfyUI's, a server's, the end of a traceback of which the rest was cut off.
 _SAYS = re.compile(
-    r"\W{0,4}(?:stderr: )?(?:\w+ ){0,2}(?:error|exception)"
+    r"(?i)\W{0,4}(?:stderr: )?(?:\w+ ){0,2}(?:error|exception)"
     r"(?= ?:| (?:during|completing|loading|verifying|in |occurred|while|code|no |named|response from)|\(s\) in)"
     r"|× (?:Failed|Preparing|Getting|Building|No solution)|docker: |failed to register layer"
     r"|Python was not found|No Python at|\S+: \S+: bad interpreter|Failed to validate prompt|Stable diffusion model failed to load"
     r"|Unable to determine the device handle|NVIDIA-SMI (?:has failed|couldn't)"
     r"|[\s*!]*Failed to import \S+ because|Cannot import \S+ module for custom nodes"
-    r"|Unhandled |Uncaught |fatal: ",
-    re.IGNORECASE,
+    r"|Unhandled |Uncaught |fatal: "
 )
 _ENDS = re.compile(rf"(?:{CLASS}|(?:[a-z_]\w*\.)+[A-Z]\w+)(?::(?: |$)|$)")  # the last line of a traceback
 _BEFORE = re.compile(r"[\d\-T:.,\[\] ]*(?:- )?(?:\(\w[^)]*\) |[\w.\-]+ *[|:] +|Error is: )?")  # a time, a thread, a container, a node
 _AGAIN = re.compile(
-    r"thrown while requesting (?:HEAD|GET)|Retrying in \d|Trying to resume download|will (?:now )?(?:retry|fall ?back|try to load)"
-    r"|\bfalling back to\b",
-    re.IGNORECASE,
+    r"(?i)thrown while requesting (?:HEAD|GET)|Retrying in \d|Trying to resume download|will (?:now )?(?:retry|fall ?back|try to load)"
+    r"|\bfalling back to\b"
 )
 _PROBE = re.compile(r"_?(?:is|has|check|try|probe)_\w*(?:available|installed|import|version|support\w*)$")
 _FAILED = ("ERROR", "CRITICAL", "FATAL")
 _STATUS = re.compile(
-    r"\b([45]\d\d) (?:Client|Server) Error|\bHTTP(?:/[\d.]+)?[ :]+(?:status |error )?\W?([45]\d\d)\b"
+    r"(?i)\b([45]\d\d) (?:Client|Server) Error|\bHTTP(?:/[\d.]+)?[ :]+(?:status |error )?\W?([45]\d\d)\b"
     r"|\bstatus(?:[ _]code)?\W{1,3}([45]\d\d)\b|HTTP Error ([45]\d\d)"
-    r"|\b([45]\d\d),? (?:Too Many|Unauthorized|Forbidden|Not Found|Bad Gateway)",
-    re.IGNORECASE,
+    r"|\b([45]\d\d),? (?:Too Many|Unauthorized|Forbidden|Not Found|Bad Gateway)"
 )
 _ERRNO = re.compile(r"\[Errno (-?\d+)\]|\bos error (\d+)\)|\[WinError (\d+)\]|WinError (\d+)\b")
 _URL = re.compile(r"https?://([\w.-]+)|host=['\"]([\w.-]+)['\"]|Failed to resolve ['\"]([\w.-]+)")

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from sd3deploy import installed
 from sd3deploy.deps import host_packages
-from sd3deploy.vendored import SpecifierSet, canonicalize_name, version
+from sd3deploy.vendored import SpecifierSet, canonicalize_name, same_version, version
 
-__all__ = ["STACK", "Installed", "Need", "read_installed"]
+__all__ = ["STACK", "Installed", "Need", "of_stack", "read_installed"]
 
 # The packages that Stable Diffusion 3 runs on. What others lack or contradict is no failure of it.
 _NAMES = """
@@ -40,6 +40,11 @@ _DISTRIBUTIONS = {
 }
 
 
+def of_stack(name: str) -> bool:
+    """Whether Stable Diffusion 3 runs on this distribution."""
+    return canonicalize_name(name) in STACK
+
+
 @dataclass(frozen=True)
 class Need:
     """One line of what `by` says it needs: `name`, and the versions that do (PEP 440, "" for any)."""
@@ -51,7 +56,7 @@ class Need:
 
 @dataclass(frozen=True)
 class Installed:
-    """versions, requires: by canonical name; requires are Requires-Dist lines. pins: what the host pins exactly.
+    """False where nothing is known. versions, requires: by canonical name; requires are Requires-Dist lines. pins: what the host wants.
 
     device: the host's word for the stack (cuda, rocm, cpu, …); system, machine: of the `platform` module. All "" where nobody knows.
     modules: importable name ("cv2", "google.protobuf") → the distributions whose files it is, first the one whose files really lie there.
@@ -68,6 +73,9 @@ class Installed:
     device: str = ""
     modules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
+    def __bool__(self) -> bool:
+        return bool(self.versions or self.pins or self.host or self.system)
+
     def version(self, name: str) -> str | None:
         """The version of a distribution, or of the one that brings its module in its place; None when neither is there."""
         return self.versions.get(canonicalize_name(name)) or self.versions.get(canonicalize_name(self.in_place_of(name)))
@@ -81,6 +89,11 @@ class Installed:
     def pin(self, name: str) -> str | None:
         """The version that the host wants, None where it leaves that open."""
         return self.pins.get(canonicalize_name(name))
+
+    def moved(self, name: str) -> bool:
+        """Whether somebody has put another version there than the host wants."""
+        there, pin = self.version(name), self.pin(name)
+        return bool(there and pin and not same_version(there, pin))
 
     def belongs_to_host(self, name: str) -> bool:
         """Whether the host brings it, so that it must not be moved without saying so."""

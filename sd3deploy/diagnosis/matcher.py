@@ -16,7 +16,7 @@ from sd3deploy.diagnosis.finding import Finding, finding
 from sd3deploy.diagnosis.installed import Installed
 from sd3deploy.diagnosis.knowledge import JUDGES, REMARKS
 from sd3deploy.diagnosis.record import QUIET, Record, from_text, records
-from sd3deploy.diagnosis.rule import Seen, Verdict
+from sd3deploy.diagnosis.rule import NOTHING, Seen, Verdict
 from sd3deploy.diagnosis.unknown import UNKNOWN, unknown
 from sd3deploy.vendored import canonicalize_name
 
@@ -40,7 +40,7 @@ _TOLD = (
 _NAMED = re.compile(r"(?<![\w.\-])([A-Za-z][\w.\-]*?)(?:(?:==|-)(\d[\w.+]*)|(?=[<>~=!\s\"',\]]|$))")  # a==1.0, a-1.0
 _SAME = 5  # lines around a failure in which a program says once more that there was one
 
-Look = Callable[[], Installed | None]
+Look = Callable[[], Installed | None]  # None, or nothing in it, where nobody knows
 
 
 def diagnose(error: BaseException | str, look: Look = lambda: None) -> list[Finding]:
@@ -72,7 +72,7 @@ class _Matcher:
     """Entries come in their order. What comes again is only counted: a log can say the same a hundred thousand times."""
 
     def __init__(self, look: Look, since_start: bool = False) -> None:
-        self._look = lru_cache(maxsize=1)(look)
+        self._look = lru_cache(maxsize=1)(lambda: look() or NOTHING)
         self._since_start = since_start
         self._installs: Mapping[str, str] = {}
         self._told: dict[str, str] = {}
@@ -163,25 +163,20 @@ class _Matcher:
     def _say(self, verdict: Verdict) -> Finding:
         kind, advice = verdict.kind, verdict.advice
         package = advice.package or kind.package
-        installed = self._look() if package else None
-        return _about_host(finding(kind, _known(verdict.values, package, installed), advice, (verdict.matched,)), installed)
+        installed = self._look() if package else NOTHING
+        there, pin = installed.version(package) or "", installed.pin(package) or ""
+        words = {"installed": there, "pin": pin, "executable": installed.executable or "python", **verdict.values}  # any sentence may want
+        return _about_host(finding(kind, words, advice, (verdict.matched,)), installed)
 
 
-def _known(values: Mapping[str, object], package: str, installed: Installed | None) -> dict[str, object]:
-    """What any sentence may want to name."""
-    there = installed.version(package) if installed and package else None
-    pin = installed.pin(package) if installed and package else None
-    return {"installed": there or "", "pin": pin or "", "executable": installed.executable if installed else "python", **values}
-
-
-def _about_host(found: Finding, installed: Installed | None) -> Finding:
+def _about_host(found: Finding, installed: Installed) -> Finding:
     """Nobody is told to move a package of the host without being told that it is the host's."""
-    if found.action != "install" or not found.package or installed is None or not installed.belongs_to_host(found.package):
+    if found.action != "install" or not installed.belongs_to_host(found.package):
         return found
     pin = installed.pin(found.package)
     words = {"package": found.package, "pin": pin}
     said = messages.text("diagnosis.host-pins" if pin else "diagnosis.host-owns", **words)
-    return replace(found, remedy=f"{said} {found.remedy}".strip())
+    return replace(found, remedy=messages.joined(said, found.remedy))
 
 
 def _evidence(lines: Sequence[str], matched: tuple[str, ...]) -> tuple[str, ...]:

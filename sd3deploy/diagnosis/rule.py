@@ -7,12 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from sd3deploy.diagnosis.failure import Failure, failure_of
-
-if TYPE_CHECKING:
-    from sd3deploy.diagnosis.installed import Installed
+from sd3deploy.diagnosis.installed import Installed
 
 __all__ = ["CAUSES", "Action", "Advice", "Cause", "Judge", "Kind", "Rule", "Seen", "Verdict", "kinds"]
 
@@ -50,16 +48,19 @@ CAUSES: tuple[Cause, ...] = Cause.__args__  # type: ignore[attr-defined]
 Action = Literal["install", "refresh", "setting", "restart", "none"]
 
 
+NOTHING = Installed({})  # is known of what is installed
+
+
 class Seen:
     """What else is known while an entry is being judged.
 
-    installed: what is, None where nobody knows; looked up when it is first asked for. installs: what the log says about installs (name →
+    installed: what is, nothing where nobody knows; looked up when it is first asked for. installs: what the log says about installs (name →
     version or ""). told: what it says about the machine, up to this entry ("python", "torch", "mirror"). text: of the entry, in one line.
     """
 
     def __init__(
         self,
-        installed: Installed | Callable[[], Installed | None] | None = None,
+        installed: Installed | Callable[[], Installed] = NOTHING,
         installs: Mapping[str, str] = MappingProxyType({}),
         text: str = "",
         told: Mapping[str, str] = MappingProxyType({}),
@@ -70,14 +71,8 @@ class Seen:
         self._look = installed if callable(installed) else lambda: installed
 
     @cached_property
-    def installed(self) -> Installed | None:
+    def installed(self) -> Installed:
         return self._look()
-
-    def brings(self, module: str) -> str:
-        """The distribution of a module."""
-        from sd3deploy.diagnosis.installed import Installed
-
-        return (self.installed or Installed({})).brings(module)
 
 
 @dataclass(frozen=True)

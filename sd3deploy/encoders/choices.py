@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sd3deploy import messages
+from sd3deploy import button, messages
 from sd3deploy.device import Device
 from sd3deploy.errors import EncoderError, SettingError
 from sd3deploy.nearest import nearest
@@ -127,10 +127,15 @@ def suitable(device: Device) -> list[Choice]:
 
 
 def require(choice: Choice, device: Device) -> None:
-    """Raise EncoderError with the reason and what to choose instead, when the device can not run the choice."""
+    """Raise EncoderError with the reason, what to choose instead, and a button that takes the one nearest in size, when the device can not
+    run the choice.
+    """
     if reason := unsuitable(choice, device):
-        instead = [other.shown for other in suitable(device) if other.bytes]
-        raise EncoderError("encoder.unsuitable", reason=reason, instead=", ".join(instead) or NONE.shown)
+        instead = [other for other in suitable(device) if other.bytes] or [NONE]
+        error = EncoderError("encoder.unsuitable", reason=reason, instead=", ".join(other.shown for other in instead))
+        closest = min(instead, key=lambda other: abs((other.bytes or 0) - (choice.bytes or 0)))
+        error.buttons = button.change({"encoder": closest.name}, messages.text("memory.change.encoder", encoder=closest.shown))
+        raise error
 
 
 def label(choice: Choice, device: Device | None = None) -> str:

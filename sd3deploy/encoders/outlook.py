@@ -50,7 +50,7 @@ def look(found: Source, facts: Facts, choice: Choice, device: Device, cache: Cac
     remote = sum(weight.stored.size for weight in weights.tensors.values() if weight.stored.file.path is None)
     kind = messages.text("sources.xxl" if weights.tensors["shared.weight"].shape[-1] == identity.WIDTH else "sources.small")
     what = messages.text("sources.what", kind=kind, form=weights.form, size=units.size(weights.size))
-    what = " ".join((what, *map(messages.text, weights.notes)))
+    what = messages.joined(what, *map(messages.text, weights.notes))
     if not choice.bytes:  # none, or the host's own
         return Outlook(what, messages.text("sources.unread", name=choice.shown))
     recipe = Recipe(choice, device.compute_dtype)
@@ -76,7 +76,7 @@ def look(found: Source, facts: Facts, choice: Choice, device: Device, cache: Cac
         cost.append(messages.text("sources.installs", names=", ".join(missing)))
     if before := quantized_before(weights, recipe):
         cost.append(messages.text("sources.twice", form=before))
-    return Outlook(what, " ".join(cost), weights.size - remote, remote, remote if stored else 0, kept)
+    return Outlook(what, messages.joined(*cost), weights.size - remote, remote, remote if stored else 0, kept)
 
 
 def _open(found: Source, facts: Facts, ask: bool, keep: bool) -> tuple[Weights, bool]:

@@ -59,8 +59,8 @@ class Outcome:
     def raise_refused(self) -> None:
         """Raise JobRefused if the job is refused."""
         if refused := self.refused:
-            message = " ".join([*(found.message for found in refused), messages.text("guard.refuse")])
-            raise JobRefused(refused[0].id, message, " ".join(found.remedy for found in refused))
+            message = messages.joined(*(found.message for found in refused), messages.text("guard.refuse"))
+            raise JobRefused(refused[0].id, message, messages.joined(*(found.remedy for found in refused)))
 
     def report(self) -> dict[str, Any]:
         """As JSON-able values; sizes in px, as they are after the changes, and as they were given where they can not be made."""

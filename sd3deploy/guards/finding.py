@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sd3deploy import messages
+from sd3deploy import button, messages
+from sd3deploy.button import Button
 
 __all__ = ["MODES", "Action", "Finding", "Mode", "Severity", "action", "finding"]
 
@@ -27,7 +28,8 @@ _MADE = ("processors", "width", "hires_width", "sampler", "hires_sampler", "step
 class Finding:
     """One thing that a guard has to say about a job.
 
-    id: of the sentence in messages/. change: fields of the job → values with which it runs; empty where nothing can be mended.
+    id: of the sentence in messages/. change: fields of the job → values with which it runs; empty where nothing can be mended. offer: the
+    same of values with which it would be better, which no guard sets by itself.
     """
 
     id: str
@@ -35,11 +37,19 @@ class Finding:
     message: str
     remedy: str
     change: Mapping[str, object] = field(default_factory=dict)
+    offer: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def buttons(self) -> tuple[Button, ...]:
+        """What a person can take over of it with one press."""
+        return button.take(self.change or self.offer)
 
     def told(self, done: Action) -> str:
         """The sentence, with what was done about it, where there was something to be done."""
         nothing = self.severity == "advice" or (done == "tell" and not self.change)
-        return self.message if nothing else f"{self.message} {self._made() if done == 'apply' else messages.text(f'guard.{done}')}"
+        if nothing:
+            return self.message
+        return messages.joined(self.message, self._made() if done == "apply" else messages.text(f"guard.{done}"))
 
     def advised(self, done: Action) -> str:
         """What is left to do: nothing, where it was mended, but to keep a processor from coming back."""
@@ -51,9 +61,11 @@ class Finding:
         return messages.text(f"guard.apply.{name}", **dict(self.change))
 
 
-def finding(severity: Severity, id: str, change: Mapping[str, object] | None = None, **values: object) -> Finding:
+def finding(
+    severity: Severity, id: str, change: Mapping[str, object] | None = None, offer: Mapping[str, object] | None = None, **values: object
+) -> Finding:
     """A finding in the words of messages/; `values` fill the placeholders."""
-    return Finding(id, severity, messages.text(id, **values), messages.remedy(id, **values), change or {})
+    return Finding(id, severity, messages.text(id, **values), messages.remedy(id, **values), change or {}, offer or {})
 
 
 def action(mode: Mode, found: Finding) -> Action:

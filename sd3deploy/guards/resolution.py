@@ -24,7 +24,7 @@ _AREA_ELSE = (0.5, 1.5)
 @dataclass(frozen=True)
 class Resolution:
     """What becomes of a size. width, height: px; with status impossible they are 0. reason: id of the sentence that says why, "" for ok,
-    `values`: what it is filled with.
+    `values`: what it is filled with. offer: with status advice, the size that would be better.
     """
 
     status: Status
@@ -32,6 +32,7 @@ class Resolution:
     height: int
     reason: str = ""
     values: dict[str, Any] = field(default_factory=dict)
+    offer: dict[str, int] = field(default_factory=dict)
 
 
 def resolve(width: object, height: object, model: Model, scale: float = 1.0, default: tuple[int, int] = (0, 0)) -> Resolution:
@@ -71,7 +72,7 @@ def check(job: Job) -> tuple[Finding, ...]:
         found.append(finding("advice", "size.default", change, size=f"{first.width}×{first.height}"))
     area = _area(first.width, first.height, job.model)
     if area.status == "advice":
-        found.append(finding("advice", area.reason, **area.values))
+        found.append(finding("advice", area.reason, offer=area.offer, **area.values))
     if job.hires:
         found += _second_pass(job.hires, first, job.model)
     return tuple(found)
@@ -118,10 +119,10 @@ def _area(width: int, height: int, model: Model) -> Resolution:
     least, most = _AREA.get(model.pos_embed_max_size, _AREA_ELSE)
     if least <= ratio <= most:
         return Resolution("ok", width, height)
-    better = tuple(_snap(side / math.sqrt(ratio), model) for side in (width, height))
+    better = {name: _snap(side / math.sqrt(ratio), model) for name, side in (("width", width), ("height", height))}
     megapixels = {"area": f"{width * height / 1e6:.2g}", "trained": f"{model.trained**2 / 1e6:.2g}"}
-    values = {"size": f"{width}×{height}", "better": f"{better[0]}×{better[1]}", **megapixels}
-    return Resolution("advice", width, height, "size.far" if ratio > 1 else "size.small", values)
+    values = {"size": f"{width}×{height}", "better": f"{better['width']}×{better['height']}", **megapixels}
+    return Resolution("advice", width, height, "size.far" if ratio > 1 else "size.small", values, better)
 
 
 def _impossible(reason: str, **values: object) -> Resolution:

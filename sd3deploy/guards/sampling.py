@@ -43,9 +43,9 @@ def check(job: Job) -> tuple[Finding, ...]:
     if guidance is None or guidance > _GUIDANCE_MOST:
         found.append(finding("warning", "guidance.absurd", {"guidance": usual}, guidance=_shown(job.guidance), usual=usual))
     elif job.model.turbo and guidance > 2:
-        found.append(finding("advice", "guidance.turbo", guidance=_shown(job.guidance)))
+        found.append(finding("advice", "guidance.turbo", offer={"guidance": usual}, guidance=_shown(job.guidance)))
     elif not job.model.turbo and 0 <= guidance <= 1:
-        found.append(finding("advice", "guidance.none", guidance=_shown(job.guidance)))
+        found.append(finding("advice", "guidance.none", offer={"guidance": usual}, guidance=_shown(job.guidance)))
     return tuple(found)
 
 

@@ -34,8 +34,9 @@ class Bar:
     def sentence(self) -> str:
         """All of it, for whoever does not see it."""
         one = self.verdict
-        parts = ", ".join(f"{messages.text(f'memory.part.{name}')} {units.size(size)}" for name, size in self.segments.items())
-        values = {"need": units.size(one.need), "usable": units.size(one.usable), "short": one.short, "parts": parts}
+        most = max(one.need, one.usable)
+        parts = ", ".join(f"{messages.text(f'memory.part.{name}')} {units.size(size, most)}" for name, size in self.segments.items())
+        values = {"need": units.size(one.need, most), "usable": units.size(one.usable, most), "short": one.short, "parts": parts}
         names = {"phase": messages.text(f"memory.phase.{one.phase}"), "where": messages.text(f"memory.where.{one.where}")}
         id = "memory.bar" if one.usable else "memory.bar.unknown"
         return messages.text(id, **values, **names)

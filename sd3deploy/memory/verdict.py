@@ -45,7 +45,8 @@ class Verdict:
     @property
     def sentence(self) -> str:
         """For the screen."""
-        values: dict[str, object] = {"need": units.size(self.need), "usable": units.size(self.usable), "missing": units.size(self.missing)}
+        sizes = {"need": self.need, "usable": self.usable, "missing": self.missing}
+        values: dict[str, object] = {name: units.size(bytes, max(sizes.values())) for name, bytes in sizes.items()}
         names = {"where": messages.text(f"memory.where.{self.where}"), "phase": messages.text(f"memory.phase.{self.phase or 'denoise'}")}
         return messages.text(f"memory.verdict.{self.answer}", **values, **names)
 

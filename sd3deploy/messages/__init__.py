@@ -8,13 +8,14 @@ that does not tell them apart has "<id>.other" alone. The id goes to the log, so
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
 
-__all__ = ["catalogue", "language", "languages", "preferred", "remedy", "sentence", "set_language", "speaking", "text"]
+__all__ = ["catalogue", "joined", "language", "languages", "preferred", "remedy", "sentence", "set_language", "speaking", "text"]
 
 _FOLDER = Path(__file__).parent
 _LONGEST = 2000  # characters of one value; the longest of our own, the last lines of pip, are shorter
@@ -90,6 +91,14 @@ def sentence(id: str, count: object = None) -> str:
 def remedy(id: str, **values: object) -> str:
     """What to do about it, or "" where the sentence needs none."""
     return text(f"{id}.remedy", **values) if f"{id}.remedy" in catalogue("en") else ""
+
+
+def joined(*sentences: str) -> str:
+    """One after the other, without those of nothing; a space goes between them but behind the full stop of a script that needs none."""
+    text = ""
+    for sentence in filter(None, sentences):
+        text += sentence if not text or unicodedata.east_asian_width(text[-1]) in "WF" else f" {sentence}"
+    return text
 
 
 def _shown(value: object) -> object:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from sd3deploy import messages
+from sd3deploy.child import Child, answer, follow_parent
 from sd3deploy.device import Device
-from sd3deploy.diagnosis.checks.child import Child, answer, follow_parent
 from sd3deploy.encoders.cache import Cache
 from sd3deploy.encoders.hub import Repository, Spec
 from sd3deploy.encoders.source import Source

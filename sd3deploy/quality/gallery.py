@@ -32,7 +32,7 @@ _QUALITY = 80  # of WebP, 0 to 100: about 30 kB for 512 × 512 px
 
 def gallery(pictures: Pictures, head: str, rows: str) -> str:
     """The section. head, rows: of the table with the numbers, as page.py draws tables."""
-    how = " ".join(map(messages.text, ("quality.pictures.how", *(_HOW[one] for one in pictures.measures if one in _HOW))))
+    how = messages.joined(*map(messages.text, ("quality.pictures.how", *(_HOW[one] for one in pictures.measures if one in _HOW))))
     notes = "".join(f"<li>{escape(one)}</li>" for one in pictures.notes)
     names = [messages.text("quality.pictures.reference"), *(one.choice.name for one in pictures.shown)]
     lines = "\n".join(_line(pictures, place, prompt, names) for place, prompt in enumerate(pictures.prompts))

@@ -158,7 +158,7 @@ def _disbelieved(package: Package, libraries: tuple[str, ...], cancelled: Callab
 def _entry(package: Package, id: str, **values: object) -> Unusable:
     loaded = "" if package.loaded == "?" else package.loaded
     values.update(name=package.name, loaded=loaded, on_disk=package.version)
-    return Unusable(package.name, loaded, package.version, f"{messages.text(id, **values)} {messages.remedy(id, **values)}".strip())
+    return Unusable(package.name, loaded, package.version, messages.joined(messages.text(id, **values), messages.remedy(id, **values)))
 
 
 def _short(error: BaseException) -> str:

@@ -21,7 +21,7 @@ _SECTION = ("sd3_deploy", TITLE)
 
 def sentence(id: str, **values: object) -> str:
     """What is the matter and what to do about it."""
-    return f"{messages.text(id, **values)} {messages.remedy(id, **values)}".strip()
+    return messages.joined(messages.text(id, **values), messages.remedy(id, **values))
 
 
 def notice_html(text: str) -> str:

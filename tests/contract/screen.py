@@ -64,6 +64,15 @@ class Screen:
         self.page.locator(f'{self.panel}encoder li[data-value="{name}"]').click()
         field.blur()
 
+    def leave(self) -> None:
+        """Close the drop-down of the text encoder without a choice."""
+        self.leave_field(f"{self.panel}encoder input")
+
+    def leave_field(self, selector: str) -> None:
+        """The same with any drop-down."""
+        self.page.keyboard.press("Escape")
+        self.page.locator(selector).first.blur()
+
     def size(self, width: int, height: int) -> None:
         self.ui.go(self.page, "Generate")
         self.ui.write(self.page, width=width, height=height)

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from PIL import Image
 
-from tests.browser import UIS, until
+from tests.browser import UIS, answered, until
 from tests.contract.conftest import slow_disk
 from tests.contract.screen import Screen, screen
 from tests.contract.test_measuring import few_prompts
@@ -99,7 +99,7 @@ def test_the_panels_modes_hold_for_the_jobs_of_the_page_and_are_foreseen(host):
     made = host.generate()
     assert made
     assert Image.open(made).size == (992, 256)  # as the host itself cuts it
-    assert "SD3 size check: warn" in metadata(made)
+    assert "SD3 size guard: warn" in metadata(made)
     host.part("size", "input").first.check()
     made = host.generate()
     assert made
@@ -126,7 +126,7 @@ def test_the_text_of_a_picture_brings_the_panel_back_as_it_was(host):
     box = host.page.locator(f"#{host.ui.tab}_prompt textarea").first
     before = box.input_value()
     box.fill(
-        "a cat\nSteps: 2, Size: 128x128, Seed: 1, App: SD.Next, T5: T5 NF4, T5 state: 2.7 GB, SD3 size check: block, "
+        "a cat\nSteps: 2, Size: 128x128, Seed: 1, App: SD.Next, T5: T5 NF4, T5 state: 2.7 GB, SD3 size guard: block, "
         "SD3 memory check: nonsense, SD3 sampling check: off"
     )
     host.page.evaluate(f"document.querySelector('#{host.ui.tab}_paste').click()")
@@ -157,6 +157,26 @@ def test_the_settings_have_a_sentence_for_every_option_and_the_same_line_of_stat
     assert "Host default" in line
     assert until(lambda: "recommended" in host.text("#setting_sd3_choices .sd3-choices"))
     host.shot("settings")
+
+
+def test_the_settings_list_says_of_each_encoder_what_the_panels_does(host):
+    said = """(where) => Object.fromEntries([...document.querySelectorAll(`${where} li[data-value]`)]
+                 .map((el) => [el.dataset.value, el.dataset.sd3]))"""
+    host.size(1024, 1024)
+    host.open()
+    field = host.part("encoder", "input")
+    field.click()
+    assert until(lambda: any("recommended" in text for text in host.page.evaluate(said, f"{host.panel}encoder").values()))
+    panel = host.page.evaluate(said, f"{host.panel}encoder")
+    host.leave()
+    del panel["As in Settings"]
+    host.ui.go(host.page, "Settings")
+    host.ui.settings(host.page)
+    host.page.locator("#setting_sd3_text_encoder input").first.click()
+    assert until(lambda: host.page.evaluate(said, "#setting_sd3_text_encoder") == panel), panel
+    assert {"T5 Q4", "None (CLIP only)"} <= set(panel)
+    host.shot("settings-entries")
+    host.leave_field("#setting_sd3_text_encoder input")
 
 
 def test_the_settings_say_what_a_source_is_before_it_is_applied(host):
@@ -241,6 +261,19 @@ def test_install_shows_the_plan_and_asks(host):
     dialog.locator(".sd3-close").click()
 
 
+@pytest.mark.parametrize(("name", "meant"), [("T5 Q8", "T5 Q8"), ("As in Settings", "Host default")])
+def test_verify_checks_the_encoder_of_the_page_and_says_so(host, name, meant):
+    host.open()
+    host.choose(name)
+    host.part("verify").click()
+    answered(host.page)
+    said = f"Text encoder of this check: {meant}."
+    assert said in host.text(f"{host.panel}diagnosis_done")
+    assert until(lambda: host.host.get("/sdapi/v1/sd3/verify")["state"] == "done")
+    assert host.host.get("/sdapi/v1/sd3/verify")["encoder"] == meant
+    assert until(lambda: host.text(f"{host.panel}diagnosis .sd3-outcome").startswith(said)), host.text(f"{host.panel}diagnosis")
+
+
 def test_a_pasted_error_is_explained_and_nothing_of_it_is_html(host):
     host.open()
     host.unfold("help")
@@ -264,6 +297,35 @@ def test_the_report_goes_to_the_clipboard(host):
     host.page.evaluate(f"document.querySelector('{host.panel}copy').click()")
     host.toast("clipboard")
     assert "transformers" in host.page.evaluate("navigator.clipboard.readText()")
+
+
+def test_the_report_that_is_to_be_saved_is_shown_from_its_beginning(host):
+    host.open()
+    host.unfold("help")
+    host.part("report").click()
+    text = host.part("report_text", "textarea")
+    assert until(lambda: text.count() and text.evaluate("(el) => el.scrollHeight > el.clientHeight"))
+    assert until(lambda: text.evaluate("(el) => el.scrollTop") == 0)
+    text.scroll_into_view_if_needed()
+    host.shot("report")
+    host.part("report").click()
+    answered(host.page)
+    assert until(lambda: text.evaluate("(el) => el.scrollTop") == 0)
+
+
+def test_without_the_clipboard_the_report_is_shown_from_its_beginning(host):
+    host.open()
+    host.page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(new Error('asked and refused')); }")
+    try:
+        host.part("copy").click()
+        text = host.page.locator("dialog textarea")
+        text.wait_for()
+        assert text.evaluate("(el) => [el.selectionStart, el.selectionEnd - el.value.length, el.scrollTop]") == [0, 0, 0]
+        assert text.bounding_box()["height"] > 200
+        host.shot("report-shown")
+    finally:
+        host.page.evaluate("() => { delete navigator.clipboard.writeText; }")
+        host.page.keyboard.press("Escape")
 
 
 # Messages
@@ -338,6 +400,23 @@ def test_the_button_of_a_message_does_what_it_says(host):
     assert until(lambda: host.host.get("/sdapi/v1/sd3/status")["model"])
 
 
+def test_an_encoder_that_a_message_offers_counts_for_the_page_too(host):
+    """Where the page has a choice of its own, the settings alone would change nothing."""
+    host.open()
+    host.choose("T5 Q8")
+    host.ui.go(host.page, "Generate")
+    host.tell("error", "encoder.unsuitable", "T5 Q8 does not run here.", buttons="button.change({'encoder': 'T5 Q4'}, 'take T5 Q4')")
+    try:
+        host.toast("does not run here").get_by_role("button", name="Apply: take T5 Q4").click()
+        host.toast("Done: take T5 Q4 as text encoder.")
+        assert host.host.get("/sdapi/v1/sd3/status")["wanted"] == "T5 Q4"
+        host.open()
+        assert host.part("encoder", "input").input_value() == "As in Settings"
+        assert until(lambda: "T5 Q4" in headline(host)), headline(host)
+    finally:
+        host.host.set(sd3_text_encoder="Host default")
+
+
 def test_a_size_of_a_message_can_be_taken_and_where_nothing_can_be_changed_there_is_no_button(host):
     host.size(1024, 1024)
     host.tell("error", "memory.exhausted", "There was too little.", buttons="button.change({'width': 608, 'height': 608}, '')")
@@ -357,6 +436,25 @@ def test_what_was_mended_is_an_advice_that_orders_nothing_and_offers_the_value(h
     assert "Set the size" not in toast.inner_text()
     toast.get_by_role("button", name="Use 1008×256").click()
     assert until(lambda: host.page.locator(f"#{host.ui.size}_width input[type=number]").first.input_value() == "1008")
+
+
+def test_an_offer_stays_when_something_else_is_said(host):
+    host.tell("info", "size.small", "An offer.", buttons="button.change({'width': 1024, 'height': 1024}, '')")
+    host.tell("info", "encoder.later", "No offer.")
+    host.toast("An offer.")
+    host.toast("No offer.")
+    host.tell("error", "unexpected", "Something else.")
+    host.toast("Something else.")
+    assert host.toast("An offer.").locator(".sd3-action").is_visible()
+    assert host.page.locator(".sd3-toast", has_text="No offer.").count() == 0
+
+
+def test_a_size_that_is_only_advised_can_be_taken_too(host):
+    host.size(272, 256)
+    assert host.generate()
+    host.toast("272×256", "Generate at 1056×992").get_by_role("button", name="Use 1056×992").click()
+    fields = [host.page.locator(f"#{host.ui.size}_{side} input[type=number]").first for side in ("width", "height")]
+    assert until(lambda: [field.input_value() for field in fields] == ["1056", "992"])
 
 
 COVERED = """() => {
@@ -380,8 +478,8 @@ def test_messages_do_not_lie_over_generate_and_are_one_line_where_the_page_is_na
         assert until(lambda: not host.page.evaluate(COVERED))
         host.shot(f"toasts-{width}")
         line = host.page.locator(".sd3-fold")
-        assert line.is_visible() == (width <= 768)
-        if width <= 768:
+        assert line.is_visible() == (width == 420)
+        if width == 420:
             assert "2 messages" in line.inner_text()
             assert "The second thing." in line.inner_text()
             assert not host.toast("The first thing.").is_visible()

@@ -15,21 +15,8 @@ from sd3deploy.diagnosis.checks.context import Context
 from sd3deploy.diagnosis.checks.result import Cancelled, Outcome, Progress, Result, State
 from sd3deploy.diagnosis.checks.runner import Step, run, title
 
-__all__ = [
-    "QUICK",
-    "RUN",
-    "STEPS",
-    "Cancelled",
-    "Context",
-    "Outcome",
-    "Progress",
-    "Result",
-    "State",
-    "Step",
-    "rehearse_in_child",
-    "run",
-    "title",
-]
+__all__ = ["QUICK", "RUN", "STEPS", "Cancelled", "Context", "Outcome", "Progress", "Result", "State", "Step",
+           "rehearse_in_child", "run", "title"]  # fmt: skip
 
 QUICK = (
     Step("environment", environment.check),

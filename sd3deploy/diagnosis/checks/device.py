@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from sd3deploy import deps, messages, units
+from sd3deploy.child import Child
 from sd3deploy.device import Device
-from sd3deploy.diagnosis.checks.child import Child
 from sd3deploy.diagnosis.checks.context import Context
 from sd3deploy.diagnosis.checks.result import Outcome, Say, conclude
 from sd3deploy.diagnosis.checks.rules import seen
-from sd3deploy.diagnosis.checks.runner import known, last_words
+from sd3deploy.diagnosis.checks.runner import crashed, ending, known
 from sd3deploy.diagnosis.finding import Finding
 from sd3deploy.diagnosis.rule import Advice
 from sd3deploy.encoders import choices
@@ -63,7 +63,7 @@ def check(context: Context, say: Say) -> Outcome:
     made = conclude(_sentence(facts), failed, warned, told)
     if made.state == "ok" and not facts.quantizes and _wants_bitsandbytes(context):
         lacks = messages.text("checks.device.without", names="bitsandbytes")
-        return Outcome("warning", f"{made.message} {lacks}", messages.text("checks.device.without.remedy"), facts=told)
+        return Outcome("warning", messages.joined(made.message, lacks), messages.text("checks.device.without.remedy"), facts=told)
     return made
 
 
@@ -104,7 +104,8 @@ def judge(facts: Facts, context: Context) -> tuple[list[Finding], list[Finding]]
     idle = list(_torch(facts, context))
     failed = idle if facts.driver else []
     if facts.crash is not None and not failed:
-        failed.append(last_words(facts.said, context) or _crashed(facts))
+        tried = "bitsandbytes" if facts.capacity else "torch"  # what was tried last
+        failed.append(crashed(tried, facts.crash, facts.said, context))
     if facts.plain and not failed:
         failed += known(facts.plain, context) or [_broken("device-broken", facts, facts.plain)]
     elif facts.four_bit:
@@ -122,13 +123,8 @@ def _torch(facts: Facts, context: Context) -> Iterator[Finding]:
     build = facts.build
     if not facts.cards or not build or build["available"] or context.backend in ("openvino", "ipex", "xpu", "directml"):
         return
-    words = {
-        "card": facts.cards[0],
-        "torch": build["torch"],
-        "driver": facts.driver,
-        "cuda": build["cuda"] or "",
-        "executable": sys.executable,
-    }
+    words = {"card": facts.cards[0], "torch": build["torch"], "driver": facts.driver, "cuda": build["cuda"] or ""}
+    words["executable"] = sys.executable
     if build["cuda"] is None and build["hip"] is None:
         if facts.device is None or facts.device.backend == "cpu":
             flag = "--use-rocm" if not facts.driver else "--use-cuda"
@@ -141,16 +137,7 @@ def _broken(id: str, facts: Facts, text: str) -> Finding:
     last = text.strip().splitlines()[-1][:300]
     name = facts.device.name if facts.device else ""
     words = {"device": name, "error": last, "executable": sys.executable, "torch": facts.build.get("torch", "")}
-    return seen(
-        id, words, Advice(package="bitsandbytes" if id == "bitsandbytes-native" else "torch"), tuple(text.strip().splitlines()[-12:])
-    )
-
-
-def _crashed(facts: Facts) -> Finding:
-    package = "bitsandbytes" if facts.capacity else "torch"  # what was tried last
-    lines = tuple(line for line in facts.said.splitlines() if line.strip())[-12:]
-    words = {"package": package, "code": facts.crash, "executable": sys.executable}
-    return seen("import-crash", words, Advice(package=package), lines)
+    return seen(id, words, Advice(package="bitsandbytes" if id == "bitsandbytes-native" else "torch"), ending(text))
 
 
 def _wants_bitsandbytes(context: Context) -> bool:
@@ -167,8 +154,8 @@ def _sentence(facts: Facts) -> str:
     else:
         said = messages.text("checks.device.ok-ram", **words, usable=units.size(capacity.ram_usable), total=units.size(capacity.ram_total))
     if device.product_dtype != device.compute_dtype:
-        said = f"{said} {messages.text('device.emulates')}"
-    return f"{said} {messages.text('checks.device.four-bit')}" if facts.quantizes and not facts.four_bit else said
+        said = messages.joined(said, messages.text("device.emulates"))
+    return messages.joined(said, messages.text("checks.device.four-bit") if facts.quantizes and not facts.four_bit else "")
 
 
 def _cards() -> tuple[tuple[str, ...], str]:

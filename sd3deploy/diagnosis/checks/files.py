@@ -200,10 +200,8 @@ def _part(folder: Path, model: str) -> Iterator[Finding]:
     for index in sorted([*folder.glob("*.safetensors.index*.json"), *folder.glob("*.bin.index*.json")], key=lambda file: len(file.name)):
         shards = sorted(set(_json(index).get("weight_map", {}).values()))
         variants.append([folder / shard for shard in shards] or [index])
-    whole = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
-    variants += [
-        [file] for file in sorted(whole, key=lambda file: (file.suffix != ".safetensors", len(file.name))) if "-of-" not in file.name
-    ]
+    whole = [file for file in (*folder.glob("*.safetensors"), *folder.glob("*.bin")) if "-of-" not in file.name]
+    variants += [[file] for file in sorted(whole, key=lambda file: (file.suffix != ".safetensors", len(file.name)))]
     first: list[Finding] = []
     for files in variants:
         wrong = [one for file in files for one in _damage(weights.read_header(file), model)]
@@ -220,9 +218,7 @@ def _damage(weight: weights.Weights, model: str) -> Iterator[Finding]:
     elif weight.state == "pointer":
         yield seen("file-pointer", words)
     elif weight.state == "truncated":
-        yield seen(
-            "file-truncated", words, Advice(sentence="checks.rule.file-truncated" if weight.wanted else "checks.rule.file-truncated.header")
-        )
+        yield seen("file-truncated", words, Advice(sentence="" if weight.wanted else "checks.rule.file-truncated.header"))
 
 
 def _unfinished(folder: Path) -> Model | None:
@@ -233,12 +229,8 @@ def _unfinished(folder: Path) -> Model | None:
     waiting = sorted((folder / "blobs").glob("*.incomplete"))
     there = [one for one in (folder / "snapshots").glob("*/model_index.json") if _is_sd3(one.parent)]
     if waiting:
-        words = {"model": name, "folder": folder}
-        return (
-            None
-            if any(not _folder(one.parent).failed for one in there)
-            else Model(folder, name, failed=(seen("download-unfinished", words),))
-        )
+        whole = any(not _folder(one.parent).failed for one in there)
+        return None if whole else Model(folder, name, failed=(seen("download-unfinished", {"model": name, "folder": folder}),))
     if there or any((folder / "snapshots").glob("*/*.safetensors")):
         return None
     wanted = "model-gated" if name.startswith("stabilityai/") else "download-unfinished"

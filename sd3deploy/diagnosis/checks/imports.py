@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
 
 from sd3deploy import messages
-from sd3deploy.diagnosis.checks.child import Child
+from sd3deploy.child import Child
 from sd3deploy.diagnosis.checks.context import Context
 from sd3deploy.diagnosis.checks.result import Outcome, Say, conclude
-from sd3deploy.diagnosis.checks.rules import seen
-from sd3deploy.diagnosis.checks.runner import explain, known, last_words
+from sd3deploy.diagnosis.checks.runner import crashed, explain, known
 from sd3deploy.diagnosis.finding import Finding
-from sd3deploy.diagnosis.rule import Advice
 from sd3deploy.vendored import canonicalize_name
 
 __all__ = ["IMPORTS", "check"]
@@ -58,11 +55,11 @@ def check(context: Context, say: Say) -> Outcome:
         code, said = child.code, child.said
     wrong = context.held.get("wrong", ())
     findings = [one for one in _read(errors, context) if canonicalize_name(one.package) not in wrong]
-    crashed = len(seconds) < len(names)
-    if crashed and canonicalize_name(at) not in wrong:
-        findings.append(_crash(at, code, said, context))
-    if not findings and (errors or crashed):
-        names = ", ".join([*sorted(errors), *([at] if crashed else [])])
+    died = len(seconds) < len(names)
+    if died and canonicalize_name(at) not in wrong:
+        findings.append(crashed(at, code, said, context))
+    if not findings and (errors or died):
+        names = ", ".join([*sorted(errors), *([at] if died else [])])
         return Outcome("failed", messages.text("checks.imports.follows", names=names), messages.text("checks.imports.follows.remedy"))
     facts = {"seconds": seconds, "errors": {name: text.strip().splitlines()[-1] for name, text in errors.items()}}
     return conclude(messages.text("checks.imports.ok", count=len(names)), findings, facts=facts)
@@ -81,9 +78,3 @@ def _read(errors: Mapping[str, str], context: Context) -> list[Finding]:
         for one in explain(text, context):
             unknown.setdefault(one.message, one)
     return list(unknown.values())
-
-
-def _crash(at: str, code: int | None, said: str, context: Context) -> Finding:
-    lines = tuple(line for line in said.splitlines() if line.strip())[-12:]
-    values: dict[str, Any] = {"package": at, "code": code, "executable": context.installed.executable}
-    return last_words(said, context) or seen("import-crash", values, Advice(package=at), lines)

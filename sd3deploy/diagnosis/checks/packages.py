@@ -32,6 +32,9 @@ _WEIGHTY = frozenset(
     {"accelerate", "diffusers", "huggingface-hub", "numpy", "peft", "protobuf", "safetensors", "tokenizers", "torch", "transformers"}
 )
 
+_RULES = {State.MISSING: "package-missing", State.TOO_OLD: "package-too-old", State.TOO_NEW: "package-too-new",
+          State.BROKEN: "package-mixed", State.STALE: "package-stale"}  # fmt: skip
+
 # The web page is none of Stable Diffusion's business: the host itself contradicts what gradio 3 asks for.
 _PAGE = frozenset({"gradio", "fastapi", "starlette", "pydantic", "pydantic-core", "httpx"})
 
@@ -77,7 +80,7 @@ def check(context: Context, say: Say) -> Outcome:
     said = [messages.text("checks.packages.absent", names=", ".join(absent))] if absent else []
     said += [messages.text("checks.packages.brought", name=name, by=by) for name, by in facts["brought"].items()]
     said += [messages.text("checks.packages.shared", module=one, names=", ".join(who), by=who[0]) for one, who in facts["shared"].items()]
-    return conclude(" ".join([text, *said]), failed, warned, facts)
+    return conclude(messages.joined(text, *said), failed, warned, facts)
 
 
 def of_status(status: Status, installed: Installed) -> Iterator[Finding]:
@@ -87,17 +90,10 @@ def of_status(status: Status, installed: Installed) -> Iterator[Finding]:
     if pin and SpecifierSet(status.requirement.specifier).contains(pin, prereleases=True):
         needed = f"{name}=={pin}"
     values = {**_words(name, status.installed, pin), "needed": needed, "loaded": status.loaded or "", "detail": status.detail}
-    rules = {
-        State.MISSING: "package-missing",
-        State.TOO_OLD: "package-too-old",
-        State.TOO_NEW: "package-too-new",
-        State.BROKEN: "package-mixed",
-        State.STALE: "package-stale",
-    }
     if status.blocked:
         yield seen("package-mixed", {**values, **left_alone(status).values}, Advice(package=name, sentence="deps.shared"), (status.detail,))
-    elif status.state in rules:
-        yield seen(rules[status.state], values, Advice(package=name), (status.detail,))
+    elif status.state in _RULES:
+        yield seen(_RULES[status.state], values, Advice(package=name), (status.detail,))
 
 
 def of_host(status: Status, installed: Installed) -> Iterator[Finding]:
@@ -113,7 +109,7 @@ def clashes(installed: Installed) -> Iterator[Finding]:
     """Packages that do not fit each other, each with the one to change: first of all what is not as the host pins it."""
     rest: list[Finding] = []
     for need, there in installed.clashes(STACK - _PAGE):
-        strays = [name for name in (need.name, need.by) if _astray(name, installed)]
+        strays = [name for name in (need.name, need.by) if installed.moved(name)]
         if there is None:
             yield _missing(need.name, installed, f"{need.name}{need.specifier}")
         elif strays:
@@ -132,7 +128,7 @@ def moved(installed: Installed) -> Iterator[Finding]:
     A newer one within the same major version is what updates bring: it is no news.
     """
     for name in installed.pins:
-        if name not in _WEIGHTY or not _astray(name, installed):
+        if name not in _WEIGHTY or not installed.moved(name):
             continue
         there, pin = version(installed.version(name)), version(installed.pin(name))
         if there and pin and (there < pin or there.major != pin.major):
@@ -161,11 +157,6 @@ def _cause(there: str, need: Need, flip: bool = False):
     return "version-too-old" if low != flip else "version-too-new"
 
 
-def _astray(name: str, installed: Installed) -> bool:
-    there, pin = installed.version(name), installed.pin(name)
-    return bool(there and pin and not same_version(there, pin))
-
-
 def _foreign(name: str, installed: Installed, clash: str) -> Finding:
     sentence = "checks.rule.foreign-version.clash" if clash else "checks.rule.foreign-version.seen"
     values = {**_words(name, installed.version(name), installed.pin(name)), "clash": clash}
@@ -189,14 +180,12 @@ def _torch(installed: Installed) -> Iterator[Finding]:
         said = re.search(r"__version__\s*=\s*['\"]([^'\"]+)", (first.path.parent / "torch" / "version.py").read_text(encoding="utf-8"))
     except OSError:
         said = None
-    example = next((one for one in [said[1] if said else "torch/version.py"] if not said or not same_version(one, first.version)), "")
+    example = said[1] if said else "torch/version.py"
     if len(found) > 1:
         example = " + ".join(one.version for one in found)
-    if example:
-        values = {
-            **_words("torch", first.version, installed.pin("torch")),
-            "detail": messages.text("deps.damage.mixed_files", example=example),
-        }
+    if len(found) > 1 or not said or not same_version(example, first.version):
+        detail = messages.text("deps.damage.mixed_files", example=example)
+        values = {**_words("torch", first.version, installed.pin("torch")), "detail": detail}
         yield seen("package-mixed", values, Advice(package="torch", sentence="checks.rule.package-mixed.torch"))
 
 

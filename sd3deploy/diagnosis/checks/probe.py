@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from sd3deploy.diagnosis.checks.child import answer, follow_parent
+from sd3deploy.child import answer, follow_parent
 from sd3deploy.diagnosis.checks.imports import IMPORTS
 
-__all__ = ["device", "guess", "imports", "matmul"]
+__all__ = ["device", "imports", "matmul"]
 
 # Of the output of a 4-bit layer against the same layer in full precision: FP4 loses 0.12 of normally distributed weights (deps/proof.py).
 _TOLERANCE = 0.3
@@ -31,21 +31,8 @@ def imports(names: list[str], write: Callable[[Any], None]) -> None:
         write({"name": name, "seconds": round(time.perf_counter() - started, 3), "error": error})
 
 
-def guess(torch: Any) -> tuple[str, str]:
-    """The device that the host would take, and its word for the stack."""
-    if torch.cuda.is_available():
-        if torch.version.hip:
-            return "cuda", "rocm"
-        return "cuda", "zluda" if "[ZLUDA]" in torch.cuda.get_device_name(0) else "cuda"
-    if hasattr(torch, "xpu") and torch.xpu.is_available():
-        return "xpu", "ipex"
-    if torch.backends.mps.is_available():
-        return "mps", "mps"
-    return "cpu", "cpu"
-
-
 def device(words: list[str], write: Callable[[Any], None]) -> None:
-    """The facts about the device, then what it really computes. words: torch's and the host's for it, "" to guess; "4bit" to try that."""
+    """The facts about the device, then what it really computes. words: torch's and the host's for it, "" to look; "4bit" to try that."""
     import torch
 
     from sd3deploy.device import detect_device
@@ -53,14 +40,13 @@ def device(words: list[str], write: Callable[[Any], None]) -> None:
 
     build = {"torch": torch.__version__, "cuda": torch.version.cuda, "hip": torch.version.hip, "available": torch.cuda.is_available()}
     write(build)
-    where, backend = words[:2] if words[0] else guess(torch)
-    found = detect_device(where, backend)
+    found = detect_device(*words[:2])
     write({"device": asdict(found)})
     write({"capacity": asdict(capacity.read_capacity(found))})
     dtype = getattr(torch, found.compute_dtype)
-    write(_tried("plain", lambda: _plain(torch, where, dtype)))
+    write(_tried("plain", lambda: _plain(torch, found.torch, dtype)))
     if "4bit" in words[2:]:
-        write(_tried("4bit", lambda: matmul(where, found.compute_dtype)))
+        write(_tried("4bit", lambda: matmul(found.torch, found.compute_dtype)))
 
 
 def matmul(where: str, compute_dtype: str) -> dict[str, float]:

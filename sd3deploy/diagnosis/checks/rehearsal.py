@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from sd3deploy import device, messages, pipeline, tiny_sd3, units
+from sd3deploy.child import Child
 from sd3deploy.deps import requirements
 from sd3deploy.device import Device
 from sd3deploy.diagnosis.checks import files, room
-from sd3deploy.diagnosis.checks.child import Child
 from sd3deploy.diagnosis.checks.context import Context
-from sd3deploy.diagnosis.checks.probe import guess
 from sd3deploy.diagnosis.checks.result import Cancelled, Outcome, Progress, Result, Say, State
 from sd3deploy.diagnosis.checks.rules import seen
-from sd3deploy.diagnosis.checks.runner import Step, blocked, known, title, unmade
+from sd3deploy.diagnosis.checks.runner import Step, blocked, ending, known, title, unmade
 from sd3deploy.diagnosis.finding import Finding
 from sd3deploy.encoders import choices, load, measure, source, swap, tokenizer
 from sd3deploy.encoders.choices import HOST_DEFAULT, NONE, Choice
@@ -62,12 +61,9 @@ def base(context: Context, say: Say) -> Outcome:
     started = time.perf_counter()
     context.cleanups.append(_free)
     context.held["pipeline"] = pipeline.load(found.model, found.device, _shipped(context))
+    facts = {"model": str(found.model), "tiny": found.tiny, "made": found.made, "load": round(time.perf_counter() - started, 2)}
     said = messages.text("checks.base.tiny" if found.made else "checks.base.ok", name=found.name, device=found.device.name)
-    return Outcome(
-        "ok",
-        said,
-        facts={"model": str(found.model), "tiny": found.tiny, "made": found.made, "load": round(time.perf_counter() - started, 2)},
-    )
+    return Outcome("ok", said, facts=facts)
 
 
 def encoder(context: Context, say: Say) -> Outcome:
@@ -126,23 +122,21 @@ def image(context: Context, say: Say) -> Outcome:
         return Outcome("failed", wrong.message, wrong.remedy, (wrong,), facts)
     lacks_t5 = getattr(loaded, "text_encoder_3", None) is None and choices.find(context.encoder) is not NONE
     said = messages.text("checks.image.clip" if lacks_t5 else "checks.image.ok", edge=found.edge)
-    return Outcome("ok", f"{said} {messages.text('checks.image.tiny')}" if found.tiny else said, facts=facts)
+    return Outcome("ok", messages.joined(said, messages.text("checks.image.tiny") if found.tiny else ""), facts=facts)
 
 
 def plan(context: Context, say: Say = lambda fraction, text: None) -> Plan:
     """The first whole model, else the tiny one, and the device; worked out once in a run."""
     if "plan" not in context.held:
-        import torch
-
-        where, backend = (context.device, context.backend or context.device) if context.device else guess(torch)
+        where = device.detect_device(context.device, context.backend or context.device)
         models = files.found(context, say)
         meant = [one.path for one in models if one.path == context.model and not one.foreign]
         model = next((one for one in (*meant, *(one.path for one in models if one.complete))), None)
         if model is None:
             say(0.1, messages.text("checks.base.making"))
         place = model or tiny_sd3.ensure()
-        kind = "tiny" if _is_tiny(place) else "cpu" if where == "cpu" else "gpu"
-        context.held["plan"] = Plan(place, place.name, kind == "tiny", model is None, device.detect_device(where, backend), _EDGE[kind])
+        kind = "tiny" if _is_tiny(place) else "cpu" if where.torch == "cpu" else "gpu"
+        context.held["plan"] = Plan(place, place.name, kind == "tiny", model is None, where, _EDGE[kind])
     return context.held["plan"]
 
 
@@ -194,26 +188,20 @@ def in_child(
 
 def _ended(step: Step, code: int | None, said: str, seconds: float, context: Context) -> Result:
     """The child is gone without an answer: the last words, or what its end alone tells."""
-    lines = tuple(line for line in said.splitlines() if line.strip())[-12:]
+    lines = ending(said)
     findings = known(said, context)
     if not findings:
         id = "process-killed" if code in (-9, 137) else "process-ended"  # Linux ends so who takes too much memory
         findings = [seen(id, {"step": title(step.id), "code": code, "error": lines[-1] if lines else ""}, evidence=lines)]
-    return Result(step.id, title(step.id), "failed", findings[0].message, findings[0].remedy, seconds, tuple(findings))
+    first = findings[0]
+    return Result("failed", first.message, first.remedy, tuple(findings), id=step.id, title=title(step.id), seconds=seconds)
 
 
 def _arguments(context: Context) -> list[str]:
     words = ["-m", "sd3deploy", "verify", "--only-run", "--lines", "--encoder", context.encoder]
-    for option, value in (
-        ("--host-root", context.host_root),
-        ("--model", context.model),
-        ("--device", context.device),
-        ("--backend", context.backend),
-    ):
-        words += [option, str(value)] if value else []
-    for folder in context.models:
-        words += ["--models", str(folder)]
-    return words
+    options = [("--host-root", context.host_root), ("--model", context.model), ("--device", context.device)]
+    options += [("--backend", context.backend), *(("--models", folder) for folder in context.models)]
+    return words + [word for option, value in options if value for word in (option, str(value))]
 
 
 def _able(wanted: Choice, place: Device, context: Context) -> Choice:

@@ -46,18 +46,13 @@ class Outcome:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Result:
+@dataclass(frozen=True, kw_only=True)
+class Result(Outcome):
     """One step that is over."""
 
     id: str
     title: str
-    state: State
-    message: str
-    remedy: str = ""
     seconds: float = 0.0
-    findings: tuple[Finding, ...] = ()
-    facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def healthy(self) -> bool:
@@ -66,7 +61,8 @@ class Result:
 
     def report(self) -> dict[str, Any]:
         """As JSON-able values."""
-        return {**self.__dict__, "findings": [found.report() for found in self.findings], "facts": dict(self.facts)}
+        findings = [found.report() for found in self.findings]
+        return {"id": self.id, "title": self.title, **self.__dict__, "findings": findings, "facts": dict(self.facts)}
 
     @classmethod
     def of(cls, report: Mapping[str, Any]) -> Result:
@@ -82,5 +78,5 @@ def conclude(message: str, failed: Iterable[Finding], warned: Iterable[Finding] 
     if not findings:
         return Outcome("ok", message, facts=facts or {})
     first = findings[0]
-    more = f" {messages.text('checks.more', count=len(findings) - 1)}" if findings[1:] else ""
-    return Outcome("failed" if failed else "warning", first.message + more, first.remedy, findings, facts or {})
+    more = messages.text("checks.more", count=len(findings) - 1) if findings[1:] else ""
+    return Outcome("failed" if failed else "warning", messages.joined(first.message, more), first.remedy, findings, facts or {})

@@ -35,18 +35,9 @@ def lack(model: Path, encoder: Choice, device: Device, capacity: Capacity, edge:
     except (SettingError, ImportError):  # what is wrong with it is said elsewhere
         return None
     kind = capacity.kind if capacity.kind != "unknown" else device.backend
-    setup = Setup(
-        weights,
-        encoder,
-        kind=kind,
-        dtype=device.compute_dtype,
-        compute=device.compute_dtype,
-        product=device.product_dtype,
-        width=edge,
-        height=edge,
-        offload="none" if kind == "cpu" else "model",
-        wide_vae=device.compute_dtype == "float16",
-    )
+    dtype, offload = device.compute_dtype, "none" if kind == "cpu" else "model"
+    setup = Setup(weights, encoder, kind=kind, dtype=dtype, compute=dtype, product=device.product_dtype, width=edge, height=edge,
+                  offload=offload, wide_vae=dtype == "float16")  # fmt: skip
     judged = verdict.judge(estimate(setup), capacity)
     if judged.answer != "no":
         return None

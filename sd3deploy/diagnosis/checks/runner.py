@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,11 +12,13 @@ from sd3deploy import messages
 from sd3deploy.diagnosis import matcher
 from sd3deploy.diagnosis.checks.context import Context
 from sd3deploy.diagnosis.checks.result import Cancelled, Outcome, Progress, Result, Say, State
+from sd3deploy.diagnosis.checks.rules import seen
 from sd3deploy.diagnosis.finding import Finding, finding
+from sd3deploy.diagnosis.rule import Advice
 from sd3deploy.diagnosis.unknown import UNKNOWN
 from sd3deploy.errors import Sd3Error
 
-__all__ = ["Step", "blocked", "explain", "known", "last_words", "run", "title", "unmade"]
+__all__ = ["Step", "blocked", "crashed", "ending", "explain", "known", "run", "title", "unmade"]
 
 _ENOUGH: tuple[State, ...] = ("ok", "warning")
 
@@ -76,8 +79,8 @@ def blocked(step: Step, states: Mapping[str, State]) -> str | None:
 def unmade(id: str, lack: str = "") -> Result:
     """The result of a step that was not made: skipped for lack of another one, else cancelled."""
     if lack:
-        return Result(id, title(id), "skipped", messages.text("checks.skipped", step=title(lack)))
-    return Result(id, title(id), "cancelled", messages.text("checks.cancelled"))
+        return Result("skipped", messages.text("checks.skipped", step=title(lack)), id=id, title=title(id))
+    return Result("cancelled", messages.text("checks.cancelled"), id=id, title=title(id))
 
 
 def explain(error: BaseException | str, context: Context) -> list[Finding]:
@@ -86,8 +89,7 @@ def explain(error: BaseException | str, context: Context) -> list[Finding]:
     if found:
         return found
     lines = error.strip().splitlines()[-1:] if isinstance(error, str) else [f"{type(error).__name__}: {_first_line(error)}"]
-    text = (lines or [""])[0]
-    return [finding(UNKNOWN, {"error": text}, evidence=(text,))]
+    return [finding(UNKNOWN, {"error": "".join(lines)}, evidence=tuple(lines))]
 
 
 def known(error: BaseException | str, context: Context) -> list[Finding]:
@@ -98,9 +100,16 @@ def known(error: BaseException | str, context: Context) -> list[Finding]:
         return []
 
 
-def last_words(said: str, context: Context) -> Finding | None:
-    """What a process that has died tells beyond that: whoever started it knows what it was doing."""
-    return next((one for one in known(said, context) if one.rule != "process-crashed"), None)
+def crashed(package: str, code: int | None, said: str, context: Context) -> Finding:
+    """What a process that has died over a package tells; where that is no more than that it died, which package it was."""
+    told = next((one for one in known(said, context) if one.rule != "process-crashed"), None)
+    words = {"package": package, "code": code, "executable": sys.executable}
+    return told or seen("import-crash", words, Advice(package=package), ending(said))
+
+
+def ending(said: str) -> tuple[str, ...]:
+    """The lines of what was said last that a person wants to see."""
+    return tuple(line for line in said.splitlines() if line.strip())[-12:]
 
 
 def _one(step: Step, context: Context, say: Say) -> Result:
@@ -111,8 +120,7 @@ def _one(step: Step, context: Context, say: Say) -> Result:
         outcome = Outcome("cancelled", messages.text("checks.cancelled"))
     except Exception as error:
         outcome = _failed(error, context)
-    seconds = round(time.perf_counter() - started, 3)
-    return Result(step.id, title(step.id), outcome.state, outcome.message, outcome.remedy, seconds, outcome.findings, outcome.facts)
+    return Result(**outcome.__dict__, id=step.id, title=title(step.id), seconds=round(time.perf_counter() - started, 3))
 
 
 def _failed(error: Exception, context: Context) -> Outcome:

@@ -15,6 +15,7 @@ KINDS = kinds(
     Kind("driver-old", "platform-unsupported", "restart", "https://github.com/lllyasviel/stable-diffusion-webui-forge/issues/2053"),
     Kind("driver-start", "platform-unsupported", "restart", "https://github.com/easydiffusion/easydiffusion/issues/379"),
     Kind("driver-missing", "platform-unsupported", "restart", "https://github.com/AUTOMATIC1111/stable-diffusion-webui/issues/16522"),
+    Kind("zluda-missing", "platform-unsupported", "restart", "https://github.com/vladmandic/sdnext/issues/4259"),
     Kind("torch-without-cuda", "platform-unsupported", "restart",
          "https://github.com/pytorch/pytorch/blob/main/torch/cuda/__init__.py", "torch"),
     Kind("device-assert", "device-mismatch", "restart", "https://github.com/cocktailpeanut/fluxgym/issues/158"),
@@ -24,11 +25,12 @@ KINDS = kinds(
 
 # cudaError_t and its twin of HIP: number, what the runtime says, its name.
 _ERRORS = (
+    ("zluda-missing", (), r"Failed to load ZLUDA|ZLUDA: .{0,40}Failed to load|Could not (?:find module|load) .{0,200}zluda[\\/]"),
     ("driver-old", (35,), r"driver (?:on your system )?(?:is too old|version is insufficient)|InsufficientDriver"),
     ("driver-start", (803, 804, 999, 3), r"unsupported display driver|(?:CUDA|HIP) unknown error|driver initialization failed"
      r"|Driver/library version mismatch|SystemDriverMismatch|CompatNotSupported|cuInit.{0,40}(?:failed|error)"),
     ("driver-missing", (100, 101, 38, 10), r"Found no NVIDIA driver|No (?:CUDA|HIP|XPU)(?: GPUs| devices?|-capable device)"
-     r"|invalid device ordinal|not able to use GPU|ErrorNoDevice"),
+     r"|invalid device ordinal|not able to use GPU|ErrorNoDevice|libcuda\.so[.\d]*: cannot open"),
     ("device-assert", (710,), r"device-side assert triggered|Assertion `?\w+ < \w+`? failed|ErrorAssert\b"),
     ("illegal-access", (700, 715, 716, 717, 718, 719), r"illegal memory access|unspecified launch failure|misaligned address"
      r"|illegal instruction was encountered|ErrorIllegalAddress|ErrorLaunchFailure|GPU (?:has fallen|hang)|uncorrectable ECC"),
@@ -37,8 +39,7 @@ _MATCHES = tuple((kind, numbers, re.compile(pattern, re.IGNORECASE)) for kind, n
 _NUMBER = re.compile(r"\b(?:CUDA|HIP|Cuda|cuda\w*) ?(?:runtime |driver )?error ?\(?(\d+)\b|\bError (\d+): \w")
 _VERSION = re.compile(r"found version (\d+)")
 _BUILT = re.compile(
-    r"not (?:compiled|built) with (?:CUDA|ROCm|XPU) (?:enabled|support)|CPU version installed and (?:CUDA|ROCm) is available",
-    re.IGNORECASE,
+    r"(?i)not (?:compiled|built) with (?:CUDA|ROCm|XPU) (?:enabled|support)|CPU version installed and (?:CUDA|ROCm) is available"
 )
 _STATISTICS = re.compile(r"GPU stats:|Processed: memory=")  # SD.Next of 2025 asks for them on every machine
 _CUDNN = re.compile(r"cuDNN version (?:incompatibility|mismatch): PyTorch was compiled against \(?(?P<built>[\d, ]*\d)\)? but"

@@ -17,6 +17,7 @@ KINDS = kinds(
     Kind("path-too-long", "permission", "setting", "https://github.com/Fannovel16/comfyui_controlnet_aux/issues/246"),
     Kind("symlink-right", "permission", "restart", "https://github.com/docling-project/docling/issues/961"),
     Kind("file-in-use", "permission", "restart", "https://github.com/cocktailpeanut/fluxgym/issues/159"),
+    Kind("files-open", "platform-unsupported", "restart", "https://github.com/QwenLM/Qwen2.5-Omni/issues/88"),
     Kind("permission", "permission", "none", "https://github.com/bmaltais/kohya_ss/issues/859"),
     Kind("pip-not-allowed", "permission", "none", "https://pip.pypa.io/en/stable/cli/pip_install/"),
     Kind("pip-locked", "mixed-package-files", "restart", "https://github.com/vladmandic/sdnext/issues/2565"),
@@ -38,30 +39,27 @@ _SAID = (
     ("disk-quota", re.compile(r"Disk quota exceeded", re.IGNORECASE)),
     ("read-only", re.compile(r"Read-only file system", re.IGNORECASE)),
     ("file-in-use", re.compile(r"being used by another process", re.IGNORECASE)),
+    ("files-open", re.compile(r"Too many open files", re.IGNORECASE)),
     ("file-missing", re.compile(r"FileNotFoundError|No such file or directory", re.IGNORECASE)),
     ("permission", re.compile(r"PermissionError|Permission denied:|Access is denied", re.IGNORECASE)),
 )
 _NEEDED = re.compile(r"expected file size is: (?P<needed>[\d.]+ MB)")
 _OURS = re.compile(
-    r"models?\b|models--|cache|hugging|\bhub\b|site-packages|venv|stable[-_ ]?diffusion|sdnext|diffusers|text_encoder|transformer"
+    r"(?i)models?\b|models--|cache|hugging|\bhub\b|site-packages|venv|stable[-_ ]?diffusion|sdnext|diffusers|text_encoder|transformer"
     r"|tokenizer|\bvae"
-    r"|comfy|webui|extensions|outputs?\b|\.(?:safetensors|gguf|ckpt|pth|pt|bin|incomplete|lock)\b|-\d{5}-of-\d{5}",
-    re.IGNORECASE,
+    r"|comfy|webui|extensions|outputs?\b|\.(?:safetensors|gguf|ckpt|pth|pt|bin|incomplete|lock)\b|-\d{5}-of-\d{5}"
 )
 _OF_MODEL = re.compile(
-    r"(?:text_encoder|transformer|tokenizer|\bvae|models--|-\d{5}-of-\d{5}).*\.(?:safetensors|json|model)\b"
-    r"|models[\\/].*\.(?:safetensors|sft|gguf)\b",
-    re.IGNORECASE,
+    r"(?i)(?:text_encoder|transformer|tokenizer|\bvae|models--|-\d{5}-of-\d{5}).*\.(?:safetensors|json|model)\b"
+    r"|models[\\/].*\.(?:safetensors|sft|gguf)\b"
 )
 _NO_WEIGHTS = re.compile(
-    r"Header ?Too ?(?:Large|Small)|InvalidHeader\w*|invalid header\b|invalid load key|having git-lfs|is not a (?:valid )?(?:zip"
-    r"|safetensors|checkpoint) file",
-    re.IGNORECASE,
+    r"(?i)Header ?Too ?(?:Large|Small)|InvalidHeader\w*|invalid header\b|invalid load key|having git-lfs|is not a (?:valid )?(?:zip"
+    r"|safetensors|checkpoint) file"
 )
 _CUT = re.compile(
-    r"MetadataIncompleteBuffer|incomplete metadata|InvalidOffset|invalid offset|not fully covered|PytorchStreamReader failed|unexpected EOF"
-    r"|Ran out of input|central directory|file is (?:truncated|corrupt)|storage has wrong (?:byte )?size|Truncated File Read",
-    re.IGNORECASE,
+    r"(?i)MetadataIncompleteBuffer|incomplete metadata|InvalidOffset|invalid offset|not fully covered|PytorchStreamReader failed"
+    r"|unexpected EOF|Ran out of input|central directory|file is (?:truncated|corrupt)|storage has wrong (?:byte )?size|Truncated File Read"
 )
 _WEIGHTS = frozenset(("SafetensorError", "UnpicklingError", "BadZipFile", "EOFError", "RuntimeError", "OSError", "ValueError"))
 _OS_ERRORS = frozenset(
@@ -71,10 +69,9 @@ _UNNAMED = {"read-only": "that folder"}
 _LOADERS = ("diffusers", "transformers", "huggingface_hub", "safetensors", "accelerate", "peft", "tokenizers")
 _PYTHON_CODE = re.compile(r"\.pyd['\"]|\.dll['\"]|attempting to bind", re.IGNORECASE)
 _LACKS = re.compile(
-    r"no file named (?P<file>[\w.-]{1,100})(?:(?:, or |, "
+    r"(?i)no file named (?P<file>[\w.-]{1,100})(?:(?:, or |, "
     r"| or )[\w.-]{1,100}){0,9},? found in directory(?: (?P<folder>.{1,300}?)\.?(?=['\")]|\s*$|\. ))?"
-    r"|(?<![\w./\\:-])(?P<folder2>[\w./\\:-]{1,300}) does not appear to have a file named (?P<file2>[\w./-]*\w)",
-    re.IGNORECASE,
+    r"|(?<![\w./\\:-])(?P<folder2>[\w./\\:-]{1,300}) does not appear to have a file named (?P<file2>[\w./-]*\w)"
 )
 _WEIGHTS_FILE = re.compile(r"SafetensorError|checkpoint file|\.(?:safetensors|sft|gguf|ckpt|pth?|bin)\b", re.IGNORECASE)
 _CODEC = re.compile(r"['\"](?P<codec>[\w-]+)['\"] codec can't (?:de|en)code")
@@ -126,6 +123,8 @@ def _placed(kind: str, failure: Failure, seen: Seen) -> Verdict | None:
             locked = advice.locked({"file": path}, seen)
             return Verdict(KINDS["pip-locked"], {}, locked) if locked else None
         return Verdict(KINDS["pip-not-allowed" if kind == "permission" else kind], values)
+    if kind == "files-open":
+        return Verdict(KINDS[kind])
     if kind == "file-missing":
         return Verdict(KINDS[kind], values) if _OF_MODEL.search(path) else None
     if (path and not _OURS.search(path)) or (kind in ("permission", "file-in-use") and _PYTHON_CODE.search(failure.said)):

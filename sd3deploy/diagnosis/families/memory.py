@@ -23,10 +23,7 @@ KINDS = kinds(
 )
 
 # Advice to avoid it, in settings and warnings, is no lack of it.
-_ADVICE = re.compile(
-    r"(?:avoid|prevent|may cause|risk of|to fix)(?: running)? (?:an? )?(?:CUDA |GPU )?out[ _]of[ _]memory|OOM-?safe",
-    re.IGNORECASE,
-)
+_ADVICE = re.compile(r"(?i)(?:avoid|prevent|may cause|risk of|to fix)(?: running)? (?:an? )?(?:CUDA |GPU )?out[ _]of[ _]memory|OOM-?safe")
 _PAGING = re.compile(r"(?:os error|WinError) (?:1455|8)\b|paging file")
 _KILLED = re.compile(
     r"(?i:\bKilled$|: line \d+: +\d+ Killed\b|^(?:zsh: |\[\d+\] [+-]? ?\d* *)killed\b|Killed process \d+ \(python|oom[-_]kill|oom_reaper)"
@@ -34,12 +31,10 @@ _KILLED = re.compile(
 )
 # A block that is larger than the driver or the API can give, however much is free: Level Zero's and OpenCL's 4 GiB.
 _BLOCK = re.compile(
-    r"(?:allocat|buffer|block).{0,60}(?:larger|greater|more|exceed)\w*.{0,20}?(\d+(?:\.\d+)? ?[GM]i?B)|INVALID_BUFFER_SIZE",
-    re.IGNORECASE,
+    r"(?i)(?:allocat|buffer|block).{0,60}(?:larger|greater|more|exceed)\w*.{0,20}?(\d+(?:\.\d+)? ?[GM]i?B)|INVALID_BUFFER_SIZE"
 )
 _DISPATCHED = re.compile(
-    r"modules are dispatched on the CPU|offload the (?:whole|entire) model to the disk|not have enough GPU memory to fit",
-    re.IGNORECASE,
+    r"(?i)modules are dispatched on the CPU|offload the (?:whole|entire) model to the disk|not have enough GPU memory to fit"
 )
 _LIBRARY = re.compile(r"(?:BLAS|DNN)_STATUS_(?:NOT_INITIALIZED|EXECUTION_FAILED|INTERNAL_ERROR)|unable to find an engine to execute")
 _SIZES = {"memory-gpu": ("rule.memory-gpu.size", "rule.memory-gpu.free"), "memory-ram": ("rule.memory-ram.size", "rule.memory-ram.free")}

@@ -138,7 +138,7 @@ def _foreign(values: Mapping[str, str], failure: Failure, seen: Seen) -> Verdict
     module = values["module"] or f"{values.get('function', '')}()"
     top = module.partition(".")[0]
     parts = failure.program if top in _OF_PROGRAMS else ""
-    owner = parts or seen.brings(top)
+    owner = parts or seen.installed.brings(top)
     asker = failure.extension if failure.extension_asks else failure.asker(owner) or failure.extension
     words = {"name": values["name"] or module.rpartition(".")[2], "module": module, "owner": owner, "asker": asker or "?", "package": owner}
     if not values["name"] and not parts and "." not in module:

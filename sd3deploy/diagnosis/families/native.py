@@ -6,9 +6,8 @@ import re
 
 from sd3deploy.diagnosis import advice, cure
 from sd3deploy.diagnosis.failure import NATIVE, Failure
-from sd3deploy.diagnosis.installed import STACK
+from sd3deploy.diagnosis.installed import of_stack
 from sd3deploy.diagnosis.rule import Advice, Kind, Seen, Verdict, kinds
-from sd3deploy.vendored import canonicalize_name
 
 __all__ = ["KINDS", "judge"]
 
@@ -26,33 +25,30 @@ KINDS = kinds(
 )
 
 _GPU = re.compile(
-    r"by GPU node|\bXid \(PCI|\bamdgpu|\bROCm|\bHSA|\bhip\w*\.|nvcuda|libcuda|\bnvlddmkm|\bDXGI|device (?:lost|removed|hung)",
-    re.IGNORECASE,
+    r"(?i)by GPU node|\bXid \(PCI|\bamdgpu|\bROCm|\bHSA|\bhip\w*\.|nvcuda|libcuda|\bnvlddmkm|\bDXGI|device (?:lost|removed|hung)"
 )
 # A library that a loader has named: its file, or the module that it is.
 _LIBRARY = re.compile(
-    r"(?P<file>(?:\b[A-Za-z]:(?=[\\/]))?[\w./\\~+\- ]*?[\w+.\-]+\.(?:so[\d.]*|dll|dylib|pyd))['\")]*"
+    r"(?i)(?P<file>(?:\b[A-Za-z]:(?=[\\/]))?[\w./\\~+\- ]*?[\w+.\-]+\.(?:so[\d.]*|dll|dylib|pyd))['\")]*"
     r"(?:: (?:undefined symbol: (?P<symbol>\w+)"
-    r"|symbol \w+, version|cannot open shared"
+    r"|symbol \w+, version|cannot open shared|cannot enable executable stack"
     r"|version `|invalid ELF|wrong ELF|file too short|failed to map| ?\(no such file)| ?\(or one of its dependencies\))"
     r"|DLL load failed while importing (?P<module>\w+)"
     r"|(?:Error loading|Could not find module|Library not loaded:?|dlopen\(|Could not load (?:dynamic )?library|Failed to load"
     r"|cannot load library) ?"
-    r"['\"(]?(?P<file2>[^'\"),]+?\.(?:so[\d.]*|dll|dylib))",
-    re.IGNORECASE,
+    r"['\"(]?(?P<file2>[^'\"),]+?\.(?:so[\d.]*|dll|dylib))"
 )
 _BITSANDBYTES = re.compile(
-    r"Could not (?:find the bitsandbytes (?:CUDA|ROCm|HIP|XPU)? ?binary|load bitsandbytes native library)|Configured (?:CUDA|ROCm"
+    r"(?i)Could not (?:find the bitsandbytes (?:CUDA|ROCm|HIP|XPU)? ?binary|load bitsandbytes native library)|Configured (?:CUDA|ROCm"
     r"|XPU) binary not found at"
     r"|Required library version not found|libbitsandbytes_\w+\.(?:so|dll|dylib)['\"]?: cannot open|libcudart\.so not found in any"
     r"|CUDA Setup failed despite|bitsandbytes was compiled without GPU support|has no attribute ['\"]cadam32bit_grad_fp32"
-    r"|Error (?:named symbol not found|no kernel image is available[\w ]*|invalid device function) at line \d+ in file \S*ops\.(?:cu|hip)",
-    re.IGNORECASE,
+    r"|Error (?:named symbol not found|no kernel image is available[\w ]*|invalid device function) at line \d+ in file \S*ops\.(?:cu|hip)"
 )
 _CUDA = re.compile(r"^lib(?:cu(?!da\.so)|nv|nccl)\w*\.so", re.IGNORECASE)
 _COMPILER = re.compile(
     r"BackendCompilerFailed|InductorError|TritonMissing|torch\._(?:dynamo|inductor)\.exc|backend=['\"]inductor|LoweringException"
-    r"|CppCompileError"
+    r"|CppCompileError|Failed to find C compiler"
 )
 
 
@@ -64,8 +60,8 @@ def judge(failure: Failure, seen: Seen) -> Verdict | None:
     if not failure.failed:
         return None
     if _COMPILER.search(said):
-        triton = re.search(r"triton", said, re.IGNORECASE)
-        sentence = Advice(cause="missing-package", sentence="rule.compile-failed.triton") if triton else Advice()
+        sentence = Advice(cause="missing-package", sentence="rule.compile-failed.triton") if "triton" in said.lower() else Advice()
+        sentence = Advice(sentence="rule.compile-failed.compiler") if "C compiler" in said else sentence
         return Verdict(KINDS["compile-failed"], {"error": failure.last.text[:200] if failure.last else "?"}, sentence)
     if library := _LIBRARY.search(said):
         return _library(library, failure, seen)
@@ -96,5 +92,5 @@ def _library(found: re.Match[str], failure: Failure, seen: Seen) -> Verdict | No
     if said is not None and (found["symbol"] or found["module"]):
         return Verdict(KINDS["binary-symbol" if found["symbol"] else "binary-not-loaded"], values, said)
     owner = next(iter(re.findall(r"(?:site|dist)-packages[\\/](\w+)", file)), "") or (failure.tops[-1] if failure.tops else "")
-    package = owner if canonicalize_name(owner) in STACK else ""
+    package = owner if of_stack(owner) else ""
     return Verdict(KINDS["library-not-loaded"], {"library": name, "owner": owner or top}, Advice(package=package))

@@ -38,7 +38,8 @@ _LOCAL = re.compile(r"^(?:localhost|127\.|0\.0\.0\.0|\[?::1)")
 _DECIDES: tuple[tuple[str, str, tuple[int, ...], str], ...] = (
     ("hub-offline", "OfflineModeIsEnabled", (), r"outgoing traffic has been disabled|offline mode is enabled"),
     ("gated", "GatedRepoError", (), r"gated repo|Access to model \S+ is restricted"),
-    ("token-invalid", "LocalTokenNotFoundError", (), r"Invalid (?:user )?token(?: passed|[.!]|$)|Invalid credentials in Authorization"
+    ("token-invalid", "LocalTokenNotFoundError", (), r"/api/whoami|Invalid (?:user )?token(?: passed|[.!]|$)"
+     r"|Invalid credentials in Authorization"
      r"|Token has been deleted|Token is required|invalid username or password"),
     ("hub-mirror", "FileMetadataError", (), r"Distant resource does not"),
     ("hub-xet", "XetError", (), r"CAS service error|hf_xet.{0,80}(?:error|failed)"),
@@ -61,13 +62,9 @@ _DECIDES: tuple[tuple[str, str, tuple[int, ...], str], ...] = (
 )  # fmt: skip
 _MATCHES = tuple((kind, frozenset(types.split()), numbers, re.compile(said, re.IGNORECASE)) for kind, types, numbers, said in _DECIDES)
 _SCHEME = re.compile(
-    r"(?:scheme for proxy URL|proxy (?:URL )?scheme|Unable to determine SOCKS version|proxies? .{0,20}scheme)\W.*?(\w+)(?=://)",
-    re.IGNORECASE,
+    r"(?i)(?:scheme for proxy URL|proxy (?:URL )?scheme|Unable to determine SOCKS version|proxies? .{0,20}scheme)\W.*?(\w+)(?=://)"
 )
-_SOCKS = re.compile(
-    r"dependencies for SOCKS|['\"]?socksio['\"]? package is not installed|SOCKS support|using SOCKS proxy, but",
-    re.IGNORECASE,
-)
+_SOCKS = re.compile(r"(?i)dependencies for SOCKS|['\"]?socksio['\"]? package is not installed|SOCKS support|using SOCKS proxy, but")
 _NAMED = re.compile(
     r"https?://[^/\s]+/(?:api/models/)?(?P<name>[\w.-]+(?:/[\w.-]*\w)?)(?=/resolve|[/.\s]|$)"
     r"|(?<![\w./-])(?P<name2>[\w./-]{1,200}) is not a local folder"

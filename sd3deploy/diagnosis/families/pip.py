@@ -6,9 +6,8 @@ import re
 
 from sd3deploy.diagnosis import advice, cure
 from sd3deploy.diagnosis.failure import Failure
-from sd3deploy.diagnosis.installed import STACK
+from sd3deploy.diagnosis.installed import of_stack
 from sd3deploy.diagnosis.rule import Advice, Kind, Seen, Verdict, kinds
-from sd3deploy.vendored import canonicalize_name
 
 __all__ = ["KINDS", "judge"]
 
@@ -17,6 +16,7 @@ KINDS = kinds(
     Kind("build-failed", "platform-unsupported", "none", "https://github.com/google/sentencepiece/issues/1121"),
     Kind("pip-leftovers", "mixed-package-files", "install", "https://github.com/vladmandic/sdnext/issues/2565"),
     Kind("pip-managed", "wrong-interpreter", "none", "https://peps.python.org/pep-0668/"),
+    Kind("venv-incomplete", "platform-unsupported", "restart", "https://github.com/AUTOMATIC1111/stable-diffusion-webui/pull/16533"),
     Kind("pip-resolution", "foreign-downgrade", "none", f"{_PIP}dependency-resolution/"),
     Kind("pip-no-version", "platform-unsupported", "none", "https://github.com/AUTOMATIC1111/stable-diffusion-webui/issues/10592"),
     Kind("pip-python", "platform-unsupported", "none", "https://github.com/Stability-AI/stablediffusion/issues/421"),
@@ -26,6 +26,7 @@ KINDS = kinds(
 _SENTENCES = (
     ("pip-leftovers", r"Ignoring invalid distribution (?P<rest>[~\-][\w.\-]*)", advice.leftover),
     ("pip-managed", r"externally-managed-environment|environment is externally managed", None),
+    ("venv-incomplete", r"'ensurepip', .{0,80}returned non-zero exit|ensurepip is not available|No module named ensurepip", None),
     ("pip-resolution", r"Cannot install (?P<what>.{1,300}?) because these package versions have conflicting", advice.pip_refused),
     ("pip-no-version", r"No matching distribution found for (?P<what>[A-Za-z][\w.\-]*\S*)"
      r"|(?<![\w.\-])(?P<file>[A-Za-z][\w.]{0,60}-\d[\w.+\-]{0,150}\.whl) is not a supported wheel on this platform", advice.pip_refused),
@@ -35,8 +36,7 @@ _SENTENCES = (
 )  # fmt: skip
 _MATCHES = tuple((kind, re.compile(pattern, re.IGNORECASE), advise) for kind, pattern, advise in _SENTENCES)
 _NETWORK = re.compile(
-    r"connection broken|Failed to establish|getaddrinfo|Name or service|name resolution|Max retries|Network is unreachable|ProxyError",
-    re.IGNORECASE,
+    r"(?i)connection broken|Failed to establish|getaddrinfo|Name or service|name resolution|Max retries|Network is unreachable|ProxyError"
 )
 _BUILD = re.compile(
     r"(?:Failed building wheel for|Failed to build(?: installable wheels for .*?projects)?|Could not build wheels for"
@@ -63,5 +63,5 @@ def _build(package: str, failure: Failure, seen: Seen) -> Verdict:
     found = _PYTHON.search(failure.text)
     python = seen.told.get("python") or (".".join(filter(None, found.groups())) if found else "3")
     words = {**cure.vocabulary(package, seen), "package": package, "python": python}
-    sentence = "rule.build-failed" if canonicalize_name(package) in STACK else "rule.build-failed.foreign"
+    sentence = "rule.build-failed" if of_stack(package) else "rule.build-failed.foreign"
     return Verdict(KINDS["build-failed"], words, Advice(package, sentence=sentence))

@@ -14,6 +14,7 @@ KINDS = kinds(
     Kind("model-newer", "version-too-old", "none", "https://github.com/Acly/krita-ai-diffusion/issues/1348"),
     Kind("model-mixed", "unknown", "none", "https://github.com/Stability-AI/sd3.5/issues/22"),
     Kind("encoder-other", "missing-text-encoder", "none", "https://github.com/hayd-zju/ICEdit-ComfyUI-official/issues/12"),
+    Kind("weights-packed", "platform-unsupported", "none", "https://github.com/comfyanonymous/ComfyUI_bitsandbytes_NF4/issues/51"),
     Kind("encoder-width", "missing-text-encoder", "none", "https://huggingface.co/stabilityai/stable-diffusion-3-medium-diffusers/tree/main"),
     Kind("vae-channels", "host-bug", "setting", "https://github.com/vladmandic/sdnext/issues/3260"),
     Kind("weights-mismatch", "version-too-old", "none", "https://github.com/huggingface/diffusers/issues/8493", "diffusers"),
@@ -36,6 +37,7 @@ _MISMATCH = re.compile(
     r"size mismatch for (\S+?):|shape mismatch for key (\S+?),|because (\S+) expected shape|(?:key|tensor) ['\"]?(\S+?)['\"]? (?:has"
     r"|expected)"
 )
+_PACKED = re.compile(r"shape torch\.Size\(\[(\d{5,}), 1\]\) from checkpoint")  # bitsandbytes in 4 bit: two weights a byte, in one column
 _LOADING = re.compile(
     r"Error\(s\) in loading state_dict for (\w+)|Cannot load .{0,300}?because \S+ expected shape|shape mismatch for key|(?:Missing"
     r"|Unexpected) key\(s\) in state_dict"
@@ -78,6 +80,8 @@ def _state_dict(failure: Failure, model: str) -> Verdict:
     named = _MISMATCH.search(said)
     key = next(filter(None, named.groups()), "") if named else ""
     words = {"model": model or key, "key": key or "state_dict"}
+    if _PACKED.search(said):
+        return Verdict(KINDS["weights-packed"], words)
     if any(pair <= numbers for pair in _NEWER) or ("Unexpected" in said and re.search(r"x_block\.attn2|\battn2\.(?:add|norm)", said)):
         diffusers = "low_cpu_mem_usage" in said or "diffusers" in failure.tops
         return Verdict(KINDS["model-newer"], words, Advice("diffusers" if diffusers else ""))

@@ -32,31 +32,22 @@ _TYPE = (
 )
 _IMPLEMENTED = re.compile(r"['\"](?P<op>\w+)['\"] not implemented for ['\"](?P<type>\w+)['\"]")
 _DEVICE = r"(?:cpu|cuda|mps|xpu|meta|hip|privateuseone|dml|directml)(?::\d+)?"
-_PAIR = re.compile(
-    rf"\b({_DEVICE})(?:\)? and |,? different from other tensors on |,? but (?:got|found) (?:\w+ ){{0,4}}?)({_DEVICE})\b",
-    re.IGNORECASE,
-)
+_PAIR = re.compile(rf"(?i)\b({_DEVICE})(?:\)? and |,? different from other tensors on |,? but (?:got|found) (?:\w+ ){{0,4}}?)({_DEVICE})\b")
 _SAME_DEVICE = re.compile(
-    r"\bsame device|different devices|(?:two|both) (?:\w+ ){0,2}devices|expected device|is on \w+(?::\d)?, different"
-    r"|device type \w+ .{0,60}but",
-    re.IGNORECASE,
+    r"(?i)\bsame device|different devices|(?:two|both) (?:\w+ ){0,2}devices|expected device|is on \w+(?::\d)?, different"
+    r"|device type \w+ .{0,60}but"
 )
 _SAME_TYPE = re.compile(r"\bsame\b|\bequal\b|\bmatch|mismatch|!=|\bbut (?:got|found)|different|expected", re.IGNORECASE)
 _SAME_DTYPE = re.compile(
-    r"same dtype|dtypes? (?:\([^)]*\) )?(?:mismatch|must (?:match|be the same)|should (?:match|be the same)|do(?:es)? not match)"
-    r"|mismatch\w* (?:\w+ ){0,2}dtypes?|dtype == \S+, got",
-    re.IGNORECASE,
+    r"(?i)same dtype|dtypes? (?:\([^)]*\) )?(?:mismatch|must (?:match|be the same)|should (?:match|be the same)|do(?:es)? not match)"
+    r"|mismatch\w* (?:\w+ ){0,2}dtypes?|dtype == \S+, got"
 )
 _ON_APPLE = re.compile(
     rf"{_TYPE}[\w .]* (?:is not supported on|to the) MPS|MPS (?:framework|backend|device)? ?.{{0,40}}(?:support|convert).{{0,20}}{_TYPE}"
 )
-_NO_BFLOAT16 = re.compile(
-    r"not? support\w* bfloat16|bfloat16 (?:is )?(?:not|only) supported|bf16 .{0,30}(?:not supported|requires)",
-    re.IGNORECASE,
-)
+_NO_BFLOAT16 = re.compile(r"(?i)not? support\w* bfloat16|bfloat16 (?:is )?(?:not|only) supported|bf16 .{0,30}(?:not supported|requires)")
 _UNSUPPORTED = re.compile(
-    r"(?:CU|HIP|ROC)(?:BLAS|DNN|SPARSE)(?:LT)?_STATUS_(?:NOT_SUPPORTED|ARCH_MISMATCH)|requested functionality is not supported",
-    re.IGNORECASE,
+    r"(?i)(?:CU|HIP|ROC)(?:BLAS|DNN|SPARSE)(?:LT)?_STATUS_(?:NOT_SUPPORTED|ARCH_MISMATCH)|requested functionality is not supported"
 )
 _OPERATOR = re.compile(
     r"Could not run ['\"](?P<op>[\w:.]+)['\"] .{0,60}?['\"](?P<backend>\w+)['\"] backend|(?:operator"
@@ -66,13 +57,12 @@ _OPERATOR = re.compile(
 _BUILT = re.compile(r"\bsm_(\d+a?)\b")
 _CAPABILITY = re.compile(r"CUDA capability sm_(\d+)|cuda capability (\d+)\.(\d+)", re.IGNORECASE)
 _KERNEL = re.compile(
-    r"no kernel image|capability sm_\d+ is not compatible|capability \d+\.\d+\.? .{0,40}(?:Minimum|supported by this)"
-    r"|cudaErrorNoKernelImage",
-    re.IGNORECASE,
+    r"(?i)no kernel image|capability sm_\d+ is not compatible|capability \d+\.\d+\.? .{0,40}(?:Minimum|supported by this)"
+    r"|cudaErrorNoKernelImage"
 )
 _HIP = re.compile(
-    r"HIP error: invalid device function|hipErrorInvalidDeviceFunction|hipErrorNoBinaryForGpu|TensileLibrary|hipError\w*: no kernel image",
-    re.IGNORECASE,
+    r"(?i)HIP error: invalid device function|hipErrorInvalidDeviceFunction|hipErrorNoBinaryForGpu|TensileLibrary"
+    r"|hipError\w*: no kernel image"
 )
 _META = re.compile(r"\bmeta tensor\b|device meta is not", re.IGNORECASE)
 

@@ -143,6 +143,7 @@ class GuardFinding(BaseModel, extra="allow"):
     message: str = Field(description="What is the matter.")
     remedy: str = Field(description="What to do about it.")
     change: dict[str, Any] = Field(description="What makes it run: field of the job → value.", examples=[{"width": 1008, "height": 1008}])
+    offer: dict[str, Any] = Field(description="What would be better, and is not set by itself.", examples=[{"width": 1024, "height": 1024}])
     action: Literal["tell", "apply", "refuse"] = Field(description="What is done, as the guard is set.", examples=["apply"])
 
 
@@ -306,6 +307,7 @@ class Verification(BaseModel, extra="allow"):
 
     job: int = Field(description="Its number, 0 where there was none.", examples=[1])
     started: float | None = Field(None, description="Seconds since the epoch.")
+    encoder: str | None = Field(None, description="The text encoder that is checked.", examples=["T5 FP4"])
     state: Literal["none", "running", "done", "cancelled"] = Field(description="How it stands.", examples=["running"])
     fraction: float = Field(description="0 to 1 of all steps.", examples=[0.4])
     text: str = Field(description="What is being done.")

@@ -39,5 +39,5 @@ def _error(name: Any, known: list[str]) -> Any:
     shown = str(name)[:60]
     id = "api.unknown-field" if known else "api.unknown-field.none"
     values = {"name": shown, "nearest": nearest(shown, known), "known": ", ".join(known)}
-    text: Any = f"{messages.text(id, **values)} {messages.remedy(id, **values)}"  # is taken as it is: there is no context to fill in
+    text: Any = messages.joined(messages.text(id, **values), messages.remedy(id, **values))  # as it is: there is no context
     return PydanticCustomError("unknown_field", text)

@@ -59,7 +59,7 @@ class Refused(HTTPException):
     code = 422
 
     def __init__(self, id: str, message: str, remedy: str) -> None:
-        super().__init__(self.code, f"{message} {remedy}".strip())
+        super().__init__(self.code, messages.joined(message, remedy))
         self.body = {"id": id, "message": message, "remedy": remedy}
 
     @classmethod

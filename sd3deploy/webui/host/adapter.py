@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from sd3deploy import deps, guards, units
+from sd3deploy import deps, guards, messages, units
 from sd3deploy.deployment import locks
 from sd3deploy.device import Device, detect_device
 from sd3deploy.encoders.cache import DEFAULT_LIMIT, Cache, folder_for, limit_for
@@ -56,7 +56,7 @@ class ProgressDisplay:
     def report(self, done: int, total: int) -> None:
         """So many bytes of those in all."""
         sdnext.shared.state.sampling_step = int(_STEPS * done / total) if total else 0
-        sdnext.shared.state.textinfo = f"{self._about}: {units.size(done)} / {units.size(total)}"
+        sdnext.shared.state.textinfo = f"{self._about}: {units.size(done, total)} / {units.size(total)}"
 
     def stopped(self) -> bool:
         """Whether the host's Stop was pressed since it began."""
@@ -273,7 +273,7 @@ class SdNext:
     def listen(self, event: Event) -> None:
         """Events go to the host's log with their id, so that a screenshot in any language can be searched."""
         level = {"error": log.error, "warning": log.warning}.get(event.severity, log.info)
-        level(f"SD3 Deploy: id={event.id} {event.message} {event.remedy}".rstrip())
+        level(f"SD3 Deploy: id={event.id} {messages.joined(event.message, event.remedy)}")
 
 
 def _settings(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -117,7 +117,7 @@ class Features:
             name, lost = messages.text(f"feature.{id}", **values), messages.text(f"feature.{id}.lost", **values)
             values = {"feature": name, "lost": lost, "error": f"{type(error).__name__}: {error}"}
             self._events.tell("warning", "host.feature-off", **values)
-            return f"{messages.text('host.feature-off', **values)} {messages.remedy('host.feature-off')}"
+            return messages.joined(messages.text("host.feature-off", **values), messages.remedy("host.feature-off"))
         except Exception:
             logging.getLogger("sd").exception("SD3 Deploy: %s", id)
             return ""

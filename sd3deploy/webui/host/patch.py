@@ -15,10 +15,11 @@ from fastapi import HTTPException
 
 from sd3deploy.errors import JobRefused
 
-__all__ = ["DELIBERATE", "Call", "Patch"]
+__all__ = ["DELIBERATE", "Call", "Patch", "parameters"]
 
 DELIBERATE = (JobRefused, HTTPException)  # what a wrapper raises on purpose, for whoever has asked the host
 
+_REST = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _MARK = "__sd3deploy_original__"
 _RAISED_IN = "__sd3deploy_call__"  # on an exception: the Call whose function has raised it
 
@@ -118,7 +119,7 @@ class Patch:
         if not callable(getattr(self.module, self.name, None)):
             return False
         original = self.original
-        names = _parameters(original)
+        names = parameters(original, self.name)
         if not set(self.expects) <= set(names):
             return False
 
@@ -173,11 +174,34 @@ def _is_ours(function: object) -> bool:
     return hasattr(function, _MARK) and getattr(function, "__wrapped__", None) is getattr(function, _MARK)
 
 
-def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
+def parameters(function: Callable[..., Any], name: str) -> tuple[str, ...]:
+    """The names of its parameters, in their order. Of somebody's wrapper that takes anything and does not say what it wraps, those of the
+    function of that name which its code uses, also through other such wrappers.
+    """
+    inside = [function]
+    for one in inside:
+        found = _parameters(one)
+        if any(each.kind not in _REST for each in found) and (one is function or one.__name__ == name):
+            return tuple(each.name for each in found)
+        if found and all(each.kind in _REST for each in found):
+            inside += [each for each in _used(one) if each not in inside]
+    return ()
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
     try:
-        return tuple(inspect.signature(function).parameters)
+        return list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):  # compiled: it does not tell
-        return ()
+        return []
+
+
+def _used(function: Callable[..., Any]) -> list[Callable[..., Any]]:
+    """The functions that its code names."""
+    try:
+        found = inspect.getclosurevars(function)
+    except (TypeError, ValueError):  # no function, or half made
+        return []
+    return [one for one in (*found.nonlocals.values(), *found.globals.values()) if inspect.isfunction(one)]
 
 
 def _without_frames(error: BaseException) -> BaseException:

@@ -23,6 +23,7 @@ from sd3deploy.errors import Sd3Error
 from sd3deploy.events import Event
 from sd3deploy.memory import exhausted
 from sd3deploy.webui.host.contract import BY_NAME, FEATURES, PLACES, TABLE, Need
+from sd3deploy.webui.host.patch import parameters
 
 __all__ = [
     "HostChanged",
@@ -69,7 +70,7 @@ def words_of(needs: Iterable[Need]) -> dict[str, str]:
     """The features of those rows by name, and what is lost without them, as values of the sentence "host.changed"."""
     ids = dict.fromkeys(need.feature for need in needs if need.feature)
     features = ", ".join(messages.text(f"feature.{id}") for id in ids)
-    return {"features": features, "lost": " ".join(messages.text(f"feature.{id}.lost") for id in ids)}
+    return {"features": features, "lost": messages.joined(*(messages.text(f"feature.{id}.lost") for id in ids))}
 
 
 class State:
@@ -87,7 +88,7 @@ class State:
         self.ms = 0.0
         self.job_seen = False
         self.listen: Callable[[dict[Need, str]], Event | None] | None = None
-        self._told: dict[str, Event | None] = {}  # feature → what has told it
+        self._told: dict[tuple[str, bool], Event | None] = {}  # feature, and whether parts of it are off → what has told it
         self._failed: set[str] = set()  # functions that were found out by a call: how they look says nothing
         self._lock = threading.Lock()
 
@@ -136,16 +137,16 @@ class State:
         if not self.listen:
             return
         with self._lock:
-            needs = [BY_NAME[name] for name in self.unmet]
-            new = [need for need in needs if need.feature is not None and need.feature not in self._told]
-            self._told.update(dict.fromkeys(need.feature or "" for need in new))
+            needs = [need for need in map(BY_NAME.__getitem__, self.unmet) if need.feature is not None]
+            new = [need for need in needs if not self._told.keys() & {(need.feature, need.required), (need.feature, True)}]
+            self._told.update(dict.fromkeys((need.feature or "", need.required) for need in new))
         if new:
             event = self.listen({need: self.unmet[need.name] for need in new})
-            self._told.update(dict.fromkeys((need.feature or "" for need in new), event))
+            self._told.update(dict.fromkeys(((need.feature or "", need.required) for need in new), event))
 
     def told(self, need: Need) -> Event | None:
         """What has told that it is missing."""
-        return self._told.get(need.feature or "")
+        return self._told.get((need.feature or "", need.required)) or self._told.get((need.feature or "", True))
 
     def lacks(self, part: str) -> bool:
         """Whether a part of the extension is switched off because of the host."""
@@ -479,7 +480,8 @@ def _uncallable(need: Need, function: Any) -> str:
     except (TypeError, ValueError):  # compiled: it does not tell
         return ""
     if need.kind == "patch":
-        lacking = [name for name in need.call.split() if name not in signature.parameters]
+        there = parameters(function, need.path[-1])
+        lacking = [name for name in need.call.split() if name not in there]
         return f"has no parameter {', '.join(lacking)}" if lacking else ""
     words = [word.strip() for word in need.call.strip("()").split(",") if word.strip()]
     positional, named = [word for word in words if "=" not in word], [word.strip("=") for word in words if "=" in word]

@@ -68,7 +68,7 @@ def largest(p: Any) -> tuple[int, int]:
 
 
 def attention_facts(pipeline: Any, name: str) -> Job:
-    """Return what the guard of attention processors needs, and nothing else."""
+    """Return what the attention guard needs, and nothing else."""
     return Job(describe_model(pipeline, name), misfits=attention.find_misfits(pipeline), attention_setting=_attention_setting())
 
 

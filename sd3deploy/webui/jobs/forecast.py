@@ -104,7 +104,7 @@ class Forecast:
             "line": judged.sentence,
             "change": {"fields": dict(change.fields), "sentence": change.sentence} if change else None,
             "recommendation": advice.choice.name if advice.choice else None,
-            "advice": f"{advice.sentence} {advice.basis}" if advice.choice else advice.sentence,
+            "advice": messages.joined(advice.sentence, advice.basis if advice.choice else ""),
             "why": advice.sentence,
             "bars": [_bar(bar) for bar in bars(found, capacity)],
             "choices": {
@@ -118,7 +118,7 @@ class Forecast:
                 for choice, one in advice.considered
             },
             "table": [
-                *([messages.text(f"memory.part.{name}"), size] for name, size in found.parts.items()),
+                *([messages.text(f"memory.part.{name}"), size] for name, size in found.parts.items() if size),
                 [messages.text("memory.total"), found.total],
                 *([messages.text("memory.at-most", phase=messages.text(f"memory.phase.{phase}")), need] for phase, need in peaks.items()),
             ],
@@ -156,21 +156,21 @@ class Forecast:
         message, remedy = judged.sentence, _remedy(change)
         buttons = button.change(change.fields, change.steps) if change else ()
         if capacity.spills:
-            message += " " + messages.text("memory.spills")
+            message = messages.joined(message, messages.text("memory.spills"))
         mode, kind = self.mode(state), (setup.width, setup.height, setup.batch, setup.encoder, setup.offload, setup.tiling)
         holds_back = mode == "ask" and self._holds_back(state.press, kind)
         refuses = holds_back or mode == "block"
         if refuses:
-            message += " " + messages.text("guard.refuse")
+            message = messages.joined(message, messages.text("guard.refuse"))
         if holds_back:
-            remedy = f"{remedy} {messages.text('memory.again', seconds=AGAIN_S)}".strip()
+            remedy = messages.joined(remedy, messages.text("memory.again", seconds=AGAIN_S))
             buttons = (*button.generate(AGAIN_S), *buttons)
         if kind not in state.press.reported:  # a folder or a video has many pictures of one kind
             state.press.reported.add(kind)
             self.events.add("error" if refuses else "warning", "memory.verdict.no", message, remedy, job=True, buttons=buttons)
         if refuses:
             raise JobRefused("memory.verdict.no", message, remedy)
-        state.report(f"{message} {remedy}".rstrip())
+        state.report(messages.joined(message, remedy))
 
     def _holds_back(self, press: Press, kind: Hashable) -> bool:
         """Return whether a picture waits for a second press. Nothing waits that nobody has pressed for; and a press within AGAIN_S of the
@@ -209,7 +209,7 @@ class Forecast:
         remedy = messages.text("memory.instead", name=better.shown) if better else _remedy(change)
         if not goes_on and mode == "ask":
             self._refused = choice, time.monotonic() + AGAIN_S
-            remedy = f"{remedy} {messages.text('memory.again-setting', seconds=AGAIN_S)}".strip()
+            remedy = messages.joined(remedy, messages.text("memory.again-setting", seconds=AGAIN_S))
         error = EncoderError("memory.encoder", name=choice.shown, verdict=judged.sentence, remedy=remedy)
         error.buttons = button.change(change.fields, change.steps) if change else ()
         if not goes_on:

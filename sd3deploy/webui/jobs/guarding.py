@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import HTTPException
 
-from sd3deploy import button, events, guards
+from sd3deploy import events, guards, messages
 from sd3deploy.encoders.swap import is_sd3
 from sd3deploy.errors import JobRefused
 from sd3deploy.webui.host.adapter import SdNext
@@ -96,10 +96,10 @@ class Guarding:
             if found.severity != "advice" or text not in self._advised:
                 mended = found.severity == "advice" or done == "apply"
                 severity: events.Severity = "info" if mended else "error" if done == "refuse" else "warning"
-                self.events.add(severity, found.id, text, found.advised(done), job=True, buttons=button.take(found.change))
+                self.events.add(severity, found.id, text, found.advised(done), job=True, buttons=found.buttons)
                 self._advised.append(text)
             if state is not None:
-                state.report(f"{text} {found.advised(done)}".rstrip())
+                state.report(messages.joined(text, found.advised(done)))
         outcome.raise_refused()
         return outcome
 

@@ -22,6 +22,8 @@ AS_SET = "As in Settings"  # the value, in every language
 
 # What it is about → its possible modes. The order is that of the script's arguments, after the encoder.
 _MODES: dict[str, tuple[str, ...]] = {"size": guards.MODES, "memory": MODES, "sampling": guards.MODES}
+# The same → how the metadata of pictures calls it: as the English screen does.
+_KEYS = {"size": "SD3 size guard", "memory": "SD3 memory check", "sampling": "SD3 sampler guard"}
 _COUNT = 2 + len(_MODES)  # the encoder before them, the page behind them
 
 
@@ -37,7 +39,7 @@ class Override:
 
     def describe(self) -> dict[str, str]:
         """Return key → value for the metadata of a picture."""
-        return {_key(name): mode for name, mode in self.modes.items()}
+        return {_KEYS[name]: mode for name, mode in self.modes.items()}
 
 
 def encoder(script: Any, device: Device) -> Any:
@@ -75,7 +77,7 @@ def pasted(components: list[Any]) -> list[tuple[Any, Callable[[Mapping[str, Any]
     first, *rest, _ = components
     fields: list[tuple[Any, Callable[[Mapping[str, Any]], Any]]] = [(first, lambda found: _encoder(found.get("T5")))]
     for component, (name, values) in zip(rest, _MODES.items(), strict=True):
-        fields.append((component, lambda found, name=name, values=values: _known(found.get(_key(name)), values)))
+        fields.append((component, lambda found, name=name, values=values: _known(_stored(found, name), values)))
     return fields
 
 
@@ -94,8 +96,8 @@ def read_override(values: tuple[Any, ...], complain: Callable[[SettingError], ob
     return Override(None if chosen in ("", None, AS_SET) else chosen, found, page if isinstance(page, str) else "")
 
 
-def _key(name: str) -> str:
-    return f"SD3 {name} check"
+def _stored(found: Mapping[str, Any], name: str) -> Any:
+    return found.get(_KEYS[name], found.get(f"SD3 {name} check"))  # as pictures called all of them until 0.1
 
 
 def _encoder(name: Any) -> Any:

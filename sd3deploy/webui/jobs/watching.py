@@ -161,12 +161,13 @@ class Watching:
         change = verdict.cheapest(setup, _as_seen(capacity, wanted, found, on_cpu), self.forecast.suitable())
         where = messages.text(f"memory.phase.{phase}")
         missing = messages.text("memory.missing", size=units.size(found.missing)) if found.missing else ""
-        said = messages.text("memory.said", need=units.size(wanted), usable=units.size(_usable(capacity, on_cpu)))
-        text = " ".join(filter(None, [messages.text("memory.exhausted", phase=where), missing, said]))
+        usable = _usable(capacity, on_cpu)
+        said = messages.text("memory.said", need=units.size(wanted, usable), usable=units.size(usable, wanted))
+        text = messages.joined(messages.text("memory.exhausted", phase=where), missing, said)
         remedy = change.sentence if change else messages.text("memory.nothing")
         buttons = button.change(change.fields, change.steps) if change else ()
         self.events.add("error", "memory.exhausted", text, remedy, job=True, buttons=buttons)
-        return f"{text} {remedy}", change
+        return messages.joined(text, remedy), change
 
     def inner(self, proceed: Callable[[], Any], p: Any) -> Any:
         """Run the job `p` by `proceed`, which calls the host's process_images_inner, with a fresh state. What is to be said of the job goes

@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 
 from sd3deploy import messages
+from sd3deploy.webui.jobs.override import AS_SET
 from sd3deploy.webui.page.language import spoken
 from sd3deploy.webui.page.outcome import findings_html, outcome_html
 from sd3deploy.webui.services.reporting import Reporting
@@ -15,9 +16,10 @@ from sd3deploy.webui.services.verifying import Verifying
 __all__ = ["buttons", "help"]
 
 
-def buttons(script: Any, verifying: Verifying) -> tuple[Any, Any]:
+def buttons(script: Any, verifying: Verifying, encoder: Any) -> tuple[Any, Any]:
     """Add the row of buttons, and below it what they show. The page fills in state, findings, checks and the progress of installs, and
-    wires the buttons of the classes sd3-install, sd3-cancel and sd3-copy (javascript/). Returns the button that diagnoses and the place
+    wires the buttons of the classes sd3-install, sd3-cancel and sd3-copy (javascript/). encoder: the drop-down of this page, whose choice
+    is checked: the next picture will have it. Returns the button that diagnoses and the place
     for its answer, for `help`.
     """
     with gr.Row(elem_classes=["sd3-row"]):
@@ -29,7 +31,11 @@ def buttons(script: Any, verifying: Verifying) -> tuple[Any, Any]:
     done = gr.HTML(elem_id=script.elem_id("diagnosis_done"))
     found = gr.HTML(elem_id=script.elem_id("found"))
     gr.HTML('<div class="sd3-state"></div>', elem_id=script.elem_id("state"))
-    verify.click(fn=spoken(lambda: outcome_html(verifying.begin)), inputs=[], outputs=[done])
+
+    def check(chosen: Any) -> str:
+        return outcome_html(lambda: verifying.begin("" if chosen in (None, AS_SET) else chosen))
+
+    verify.click(fn=spoken(check), inputs=[encoder], outputs=[done])
     return diagnose, found
 
 

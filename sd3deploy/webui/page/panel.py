@@ -89,7 +89,7 @@ def script_class(
                 memory_panel.job(self)
                 encoder = override.encoder(self, deployment.host.device())
                 memory_panel.recommendation(self, watching, encoder)
-                diagnosis = diagnosis_panel.buttons(self, verifying)
+                diagnosis = diagnosis_panel.buttons(self, verifying, encoder)
                 with gr.Accordion(messages.text("panel.page"), open=False, elem_id=self.elem_id("page")):
                     gr.HTML('<p class="sd3-defaults"></p>', elem_id=self.elem_id("defaults"))  # filled in by the page
                     components = [encoder, *override.modes(self)]
@@ -131,20 +131,21 @@ def state_line(status: dict[str, Any]) -> str:
     """One line: model, encoder, and what is under way or went wrong."""
     if status["busy"]:
         return str(status["busy"])
+    more = []
     if status["model"] is None:
         line = messages.text("panel.no-model", wanted=_shown(status["wanted"]))
     else:
         id = "panel.state" if status["t5_bytes"] else "panel.state.no-t5"
         line = messages.text(id, model=status["model"], encoder=_shown(status["encoder"]), size=units.size(status["t5_bytes"]))
         if status["quantized_before"]:
-            line += " " + messages.text("encoder.quantized-before", form=status["quantized_before"])
+            more.append(messages.text("encoder.quantized-before", form=status["quantized_before"]))
         if status["emulates"]:
-            line += " " + messages.text("device.emulates")
+            more.append(messages.text("device.emulates"))
         if status["wanted"] != status["encoder"] and not status["last_error"]:  # what has failed is not tried with every image
-            line += " " + messages.text("panel.pending", wanted=_shown(status["wanted"]))
+            more.append(messages.text("panel.pending", wanted=_shown(status["wanted"])))
         if status["encoder_warning"]:
-            line += f" {status['encoder_warning']['message']}"
-    return f"{line} {status['last_error']['message']}" if status["last_error"] else line
+            more.append(status["encoder_warning"]["message"])
+    return messages.joined(line, *more, status["last_error"]["message"] if status["last_error"] else "")
 
 
 def _shown(name: str) -> str:

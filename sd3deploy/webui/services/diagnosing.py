@@ -82,7 +82,7 @@ class Diagnosing:
         found = matcher.read([text], self._look)
         notes = [] if found else [messages.text("panel.diagnose.unknown")]
         notes += [messages.text("panel.diagnose.left-out", count=f"{left_out:,}", read=f"{PASTED:,}")] if left_out else []
-        return found, " ".join(notes)
+        return found, messages.joined(*notes)
 
     def _look(self) -> installed.Installed:
         return installed.read_installed(self.host.install_options().host_root, self.host.device().backend)

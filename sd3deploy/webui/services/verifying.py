@@ -27,9 +27,12 @@ __all__ = ["Verification", "Verifying"]
 
 @dataclass
 class Verification:
-    """One run of the checks. state: running, done or cancelled. fraction: 0 to 1 of all steps. text: what is being done."""
+    """One run of the checks. encoder: name of the choice that is checked. state: running, done or cancelled. fraction: 0 to 1 of all steps.
+    text: what is being done.
+    """
 
     number: int
+    encoder: str
     started: float = field(default_factory=time.time)
     state: str = "running"
     fraction: float = 0.0
@@ -41,6 +44,7 @@ class Verification:
         return {
             "job": self.number,
             "started": self.started,
+            "encoder": self.encoder,
             "state": self.state,
             "fraction": round(self.fraction, 3),
             "text": self.text,
@@ -58,19 +62,19 @@ class Verifying(Background[Verification]):
 
     def start(self, model: str = "", encoder: str = "") -> Verification:
         """Begin; where a job runs already, that one. Raises SettingError for an encoder or a model that there is not."""
-        context = self._context(model, encoder)
-        return self._begin(Verification, lambda job: self._run(job, context))
+        chosen = choices.find(encoder or self.host.option("sd3_text_encoder"))
+        context = self._context(model, chosen)
+        return self._begin(lambda number: Verification(number, chosen.name), lambda job: self._run(job, context))
 
-    def begin(self) -> str:
+    def begin(self, encoder: str = "") -> str:
         """`start`, as a button does it: the sentence to show."""
-        self.start()
-        return messages.text("verify.started")
+        return messages.joined(_about(self.start(encoder=encoder)), messages.text("verify.started"))
 
     def _run(self, job: Verification, context: checks.Context) -> None:
         from sd3deploy.diagnosis import checks
 
         def progress(now: checks.Progress) -> None:
-            job.fraction, job.text = (order.index(now.id) + now.fraction) / len(order), f"{now.title} {now.text}".strip()
+            job.fraction, job.text = (order.index(now.id) + now.fraction) / len(order), messages.joined(now.title, now.text)
 
         order = [step.id for step in checks.STEPS]
 
@@ -84,13 +88,12 @@ class Verifying(Background[Verification]):
         finally:
             over = "verify.healthy" if all(result.healthy for result in job.results) else "verify.unhealthy"
             stopped = self._cancelled.is_set()
-            job.fraction, job.text = 1.0, "" if stopped else messages.text(over)
+            job.fraction, job.text = 1.0, "" if stopped else messages.joined(_about(job), messages.text(over))
             job.state = "cancelled" if stopped else "done"
 
-    def _context(self, model: str, encoder: str) -> checks.Context:
+    def _context(self, model: str, chosen: choices.Choice) -> checks.Context:
         from sd3deploy.diagnosis import checks
 
-        chosen = choices.find(encoder or self.host.option("sd3_text_encoder"))
         place = Path(model or self.host.facts().model or ".")
         if model and not place.exists():
             raise SettingError("verify.no-model", path=model)
@@ -104,3 +107,7 @@ class Verifying(Background[Verification]):
             device=device.torch,
             backend=device.backend,
         )
+
+
+def _about(job: Verification) -> str:
+    return messages.text("verify.encoder", encoder=choices.find(job.encoder).shown)

@@ -18,7 +18,7 @@ from sd3deploy import messages
 
 __all__ = ["Child", "answer", "follow_parent"]
 
-_OURS = Path(__file__).parents[3]
+_OURS = Path(__file__).parents[1]
 _PARENT = "SD3DEPLOY_PARENT"  # set for a process that ends when its standard input does, that is with the process that started it
 _TICK = 0.1  # s
 _KEPT = 60_000  # bytes of what it says on stderr
