@@ -184,7 +184,7 @@
     resting = setTimeout(() => { sd3.placeChips(); sd3.placeToasts(); }, REST_MS);
   };
 
-  // Whether the chip is not where it should be any more: a panel that slides and a picture that comes tell nobody.
+  // Whether the chip is not where it should be any more: a panel that slides, a picture that comes and a Generate that is back tell nobody.
   const misplaced = (el, near) => {
     if (el.hidden !== (!sd3.visible(near) || covered(near))) return true;
     if (el.hidden || el.matches('.sd3-nowhere')) return false;
@@ -204,6 +204,7 @@
       return el && near && misplaced(el, near);
     });
     if (wrong) sd3.placeChips();
+    if (!document.querySelector('#sd3-toasts:is(:hover, :focus-within)')) sd3.placeToasts();
   }, LOOK_MS);
 
   window.addEventListener('resize', sd3.placeLater);

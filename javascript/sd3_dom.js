@@ -52,5 +52,5 @@
     el.replaceChildren(...make(data));
   };
 
-  sd3.visible = (el) => Boolean(el && el.offsetParent);
+  sd3.visible = (el) => Boolean(el && el.getClientRects().length > 0); // what is fixed has no offsetParent
 })();

@@ -60,7 +60,7 @@
   sd3.placeToasts = () => {
     const all = document.getElementById('sd3-toasts');
     if (!all || !all.querySelector('.sd3-toast')) return;
-    const pressed = [...document.querySelectorAll(PRESSED)].filter((el) => sd3.visible(el) || el.closest('.sd3-chip:not([hidden])')).map((el) => el.getBoundingClientRect());
+    const pressed = [...document.querySelectorAll(PRESSED)].filter(sd3.visible).map((el) => el.getBoundingClientRect());
     const covers = () => {
       const box = all.getBoundingClientRect();
       return pressed.some((one) => one.right > box.left && one.left < box.right && one.bottom > box.top && one.top < box.bottom);

@@ -459,7 +459,7 @@ def test_a_size_that_is_only_advised_can_be_taken_too(host):
 
 COVERED = """() => {
   const box = document.getElementById('sd3-toasts').getBoundingClientRect();
-  return [...document.querySelectorAll('[id$="_generate"], #settings_submit')].filter((el) => el.offsetParent).some((el) => {
+  return [...document.querySelectorAll('[id$="_generate"], #settings_submit')].filter((el) => el.getClientRects().length).some((el) => {
     const one = el.getBoundingClientRect();
     return one.right > box.left && one.left < box.right && one.bottom > box.top && one.top < box.bottom;
   });
@@ -487,6 +487,24 @@ def test_messages_do_not_lie_over_generate_and_are_one_line_where_the_page_is_na
         assert host.toast("The first thing.").is_visible()
     finally:
         host.page.set_viewport_size(size)
+
+
+def test_messages_make_way_for_a_generate_that_is_back_after_a_job(host):
+    """ModernUI has it at the bottom of a narrow page; nothing tells when the host shows it again."""
+    host.tell("warning", "restart.needed", "In the way.", "What to do.")
+    host.toast("In the way.")
+    host.page.evaluate("""() => {
+      const box = document.querySelector('.sd3-toast:last-of-type').getBoundingClientRect();
+      const back = document.createElement('button');
+      back.id = 'other_generate';
+      back.style.cssText = `position: fixed; z-index: 1; left: ${box.left}px; top: ${box.top}px; width: 60px; height: 30px`;
+      document.body.append(back);
+    }""")
+    try:
+        assert until(lambda: not host.page.evaluate(COVERED))
+        assert host.toast("In the way.").is_visible()
+    finally:
+        host.page.evaluate("document.getElementById('other_generate').remove()")
 
 
 PAYLOADS = ["<img src=x onerror=window.sd3hacked=1>", "<script>window.sd3hacked=1</script>", "\"><svg onload=window.sd3hacked=1>"]
