@@ -154,7 +154,8 @@
 
   // gradio opens its list where there is more room: above, over the bars that follow it.
   const openDownwards = (el, list) => {
-    const { bottom } = el.querySelector('input').getBoundingClientRect();
+    const input = el.querySelector('input');
+    const { bottom } = (input.closest('.wrap') || input).getBoundingClientRect(); // the field as it is drawn
     const room = innerHeight - bottom;
     if (room < ENTRIES_PX || list.getBoundingClientRect().top >= bottom) return;
     Object.assign(list.style, { top: `${bottom}px`, bottom: 'auto' });
