@@ -354,3 +354,34 @@ def test_the_library_that_is_missing_is_named_as_it_is():
 )
 def test_an_end_that_was_asked_for_and_a_browser_that_has_gone_are_no_failure(log):
     assert matcher.read([log]) == []
+
+
+def test_a_failure_below_a_line_that_only_informs_is_its_own():
+    log = (
+        "09:15:01-001122 INFO     Torch: torch==2.9.1+cu128\n"
+        'docker: Error response from daemon: could not select device driver "nvidia" with capabilities: [[gpu]].\n'
+    )
+    assert [one.rule for one in matcher.read([log])] == ["unknown"]
+    traceback = "09:15:01-001122 INFO     Starting SD.Next\n" + plain("MoonError", "full")
+    assert "MoonError: full" in matcher.read([traceback])[0].message
+
+
+def test_pip_has_not_found_what_it_could_not_ask_for():
+    log = (
+        "Could not fetch URL https://pypi.org/simple/bitsandbytes/: There was a problem confirming the ssl certificate: … - skipping\n"
+        "ERROR: Could not find a version that satisfies the requirement bitsandbytes (from versions: none)\n"
+        "ERROR: No matching distribution found for bitsandbytes\n"
+    )
+    assert {one.rule for one in matcher.read([log])} == {"server-unreachable"}
+
+
+@pytest.mark.parametrize(("log", "rule"), [
+    ("ERROR: Could not install packages due to an OSError: [Errno 2] No such file or directory: 'C:\\\\sdnext\\\\venv\\\\torch\\\\a.h'\n"
+     "HINT: This error might have occurred since this system does not have Windows Long Path support enabled.\n", "path-too-long"),
+    ("RuntimeError: mat1 and mat2 shapes cannot be multiplied (333x4096 and 1x8388608)\n", "weights-packed"),
+    ("ImportError: dlopen(/venv/site-packages/torch/_C.cpython-312-darwin.so, 0x0002): tried: '/venv/site-packages/torch/_C.so'"
+     " (mach-o file, but is an incompatible architecture (have 'x86_64', need 'arm64'))\n", "library-not-loaded"),
+    ("The following part of your input was truncated because CLIP can only handle sequences up to 77 tokens: ['out of memory']\n", ""),
+])  # fmt: skip
+def test_what_is_meant_and_not_what_is_quoted(log, rule):
+    assert [one.rule for one in matcher.read([log])] == ([rule] if rule else [])

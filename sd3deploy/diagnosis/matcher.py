@@ -35,6 +35,7 @@ _INSTALLED = re.compile(
 _TOLD = (
     ("python", re.compile(r"\bPython(?:: version=| version: | )(3\.\d+(?:\.\d+)?)")),
     ("torch", re.compile(r"\b(?:torch==|pytorch version: )(\d[\w.+]*)")),
+    ("unfetched", re.compile(r"Could not fetch URL https?://([\w.-]+)")),
     ("mirror", re.compile(r"(?:HF_ENDPOINT\W{1,4}(?:https?://)?|https?://(?=[\w.-]*mirror))([\w-]+\.[\w.-]*\w)")),
 )
 _NAMED = re.compile(r"(?<![\w.\-])([A-Za-z][\w.\-]*?)(?:(?:==|-)(\d[\w.+]*)|(?=[<>~=!\s\"',\]]|$))")  # a==1.0, a-1.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from sd3deploy.diagnosis.collected import bare
 
@@ -190,6 +191,8 @@ class _Entry:
     def _belongs(self, line: str, traceback: bool) -> bool:
         if len(self._lines) >= _LONGEST:
             return False
+        if self._level in QUIET:  # it is read for what it says itself: a failure below it is its own
+            return line[:1].isspace() and not traceback
         if self._level:
             if traceback:
                 return not (self._loose() if self._traceback < 0 else self._raised and not self._chained())
@@ -218,13 +221,8 @@ class _Entry:
 
 def _bounded(lines: Sequence[str]) -> list[str]:
     """The first of them."""
-    size, found = 0, []
-    for line in lines[:_KEPT]:
-        size += len(line)
-        if size > _LARGEST:
-            break
-        found.append(line)
-    return found
+    sizes = accumulate(map(len, lines[:_KEPT]))
+    return [line for line, size in zip(lines, sizes, strict=False) if size <= _LARGEST]
 
 
 def _level(line: str) -> str:

@@ -100,7 +100,7 @@ def judge(failure: Failure, seen: Seen) -> Verdict | None:
         kind = {**_WINDOWS, **_POSIX}.get(failure.errno, "") if failure.errno < 32 else _WINDOWS.get(failure.errno, kind)
         kind = "" if failure.errno == 19 and not failure.windows else kind  # a disk that can not be mapped, elsewhere
     if kind:
-        return _placed(kind, failure, seen)
+        return _placed("path-too-long" if "Long Path support" in said else kind, failure, seen)
     if failure.types & _OS_ERRORS and failure.last and (ours or any(map(_OURS.search, failure.paths))):
         return Verdict(KINDS["file-unreadable"], {"error": failure.last.text[:300]})
     return None

@@ -86,7 +86,7 @@ def _library(found: re.Match[str], failure: Failure, seen: Seen) -> Verdict | No
         return Verdict(KINDS["flash-attention-built"], values)
     if _CUDA.match(name):
         return Verdict(KINDS["torch-cuda-library"], values, cure.say("torch", values=cure.vocabulary("torch", seen)))
-    if re.search(r"[\\/]torch[\\/]", file):
+    if re.search(r"[\\/]torch[\\/].*\.dll$", file, re.IGNORECASE):
         return Verdict(KINDS["torch-library"], values, cure.say("torch", values=cure.vocabulary("torch", seen)))
     said = advice.binary(values, seen)
     if said is not None and (found["symbol"] or found["module"]):

@@ -6,6 +6,7 @@ import re
 
 from sd3deploy.diagnosis import advice, cure
 from sd3deploy.diagnosis.failure import Failure
+from sd3deploy.diagnosis.families import network
 from sd3deploy.diagnosis.installed import of_stack
 from sd3deploy.diagnosis.rule import Advice, Kind, Seen, Verdict, kinds
 
@@ -51,6 +52,8 @@ def judge(failure: Failure, seen: Seen) -> Verdict | None:
     said = failure.said
     for kind, pattern, advise in _MATCHES:
         if (found := pattern.search(said)) and not (kind == "pip-no-version" and _NETWORK.search(said)):
+            if kind == "pip-no-version" and (host := seen.told.get("unfetched")):  # pip has said so before, and goes on as if nothing were
+                return Verdict(network.KINDS["server-unreachable"], {"host": host})
             values = {name: value or "" for name, value in found.groupdict().items()}
             said_of = advise(values, seen) if advise else Advice()
             return Verdict(KINDS[kind], values, said_of) if said_of is not None else None

@@ -64,6 +64,8 @@ def judge(failure: Failure, seen: Seen) -> Verdict | None:
         return _mixed(failure, given, wanted, _CHANNELS)
     if product := _MULTIPLIED.search(said):
         tokens, given, wanted, inside = map(int, product.groups())
+        if wanted == 1 and inside > 100_000:
+            return Verdict(KINDS["weights-packed"], {"key": f"{wanted}x{inside}"})
         if wanted in (4096, 2048) and inside in _INSIDE:
             return Verdict(KINDS["encoder-width"], {"given": f"{tokens}x{given}", "wanted": f"{wanted}x{inside}"})
         return _mixed(failure, given, wanted)
