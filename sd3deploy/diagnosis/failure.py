@@ -74,7 +74,7 @@ _SAYS = re.compile(
     r"|Python was not found|No Python at|\S+: \S+: bad interpreter|Failed to validate prompt|Stable diffusion model failed to load"
     r"|Unable to determine the device handle|NVIDIA-SMI (?:has failed|couldn't)"
     r"|[\s*!]*Failed to import \S+ because|Cannot import \S+ module for custom nodes"
-    r"|Unhandled |Uncaught |fatal: "
+    r"|Unhandled |Uncaught |fatal: |Unable to open /dev|\[Errno \d+\] |Could not load library |\S*python[\w.]*: No module named "
 )
 _ENDS = re.compile(rf"(?:{CLASS}|(?:[a-z_]\w*\.)+[A-Z]\w+)(?::(?: |$)|$)")  # the last line of a traceback
 _BEFORE = re.compile(r"[\d\-T:.,\[\] ]*(?:- )?(?:\(\w[^)]*\) |[\w.\-]+ *[|:] +|Error is: )?")  # a time, a thread, a container, a node

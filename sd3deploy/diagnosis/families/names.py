@@ -81,7 +81,7 @@ _INSTALL = re.compile(
     r"pip install (?:--?[\w-]+ )*['\"]?([A-Za-z][\w.\-]*)|(?:the|an?|and|requires|needs"
     r"|install) [`'\"]?([A-Za-z][\w\-]*)[`'\"]? (?:library|package|on which|to be installed)"
     r"|^[`'\"]?([A-Za-z][\w\-]*)[`'\"]? (?:library |package )?(?:is|was)(?:n't| not) (?:available|installed|found)"
-    r"|requires? (?:the )?[`'\"]?([A-Za-z][\w\-]*)[`'\"]? ?(?:\d|>=|\.|,|to\b|but|$)"
+    r"|requires? (?:the )?[`'\"]?(?!CUDA|ROCm|GPU)([A-Za-z][\w\-]*)[`'\"]? ?(?:\d|>=|\.|,|to\b|but|$)"
     r"|(?:[Pp]lease |to )install (?:the )?[`'\"]?([A-Za-z][\w\-]*)[`'\"]?",
 )
 _OF_PROGRAMS = ("comfy", "modules", "backend", "ldm_patched", "folder_paths", "nodes", "execution", "scripts")
