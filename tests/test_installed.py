@@ -281,7 +281,7 @@ def build(folder: Path, listed: dict[str, set[str]]) -> Path:
     for name, files in listed.items():
         for file in files:
             (site / file).parent.mkdir(parents=True, exist_ok=True)
-            (site / file).write_text(f"{name} {file}" * (5 + NAMES.index(name)))  # no two are of one size
+            (site / file).write_text(f"{name} {file}" * (5 + list(listed).index(name)))  # no two are of one size
         info = site / f"{name}-1.0.dist-info"
         info.mkdir()
         (info / "METADATA").write_text(f"Name: {name}\nVersion: 1.0\n\n")
