@@ -53,14 +53,15 @@ def turned(weights, columns):
 
 
 def cuts(bits):
-    """Of the clippings: start, scale, and what a look-up takes for the error of each cell of 16 integers."""
+    """Of the clippings: start, scale, and what a look-up takes for the error of each cell."""
     top, errors, found = 2**bits - 1, [], []
+    places = numpy.arange(256)[:, None] + (numpy.arange(16) + 0.5) / 16
     for low, high in _CUTS:
-        start, end = low * 4095 / top, 4095 - high * 4095 / top
+        start, end = low * 255 / top, 255 * (1 - high / top)
         scale = (end - start) / top
-        codes = ((numpy.arange(4096) - start) / scale).round().clip(0, top)
-        errors.append(((codes * scale + start - numpy.arange(4096)) ** 2).reshape(256, 16).mean(1))
-        found.append((F(start), F(scale)))
+        codes = ((places - start) / scale).round().clip(0, top)
+        errors.append(((codes * scale + start - places) ** 2).mean(1))
+        found.append((start, scale))
     return found, (numpy.array(errors) / numpy.max(errors) * 1023).round().astype(int)
 
 
@@ -70,17 +71,16 @@ def fitted(x, bits):
     low, high = x.min(), x.max()
     if bits == 8:
         return (high - low) / F(top), low / F(2) + high / F(2)
-    step = max(high / F(4095) - low / F(4095), tiny)
-    grid = ((x - low) * (F(1) / step)).round()
+    width = max((high - low) / F(255), tiny)
+    cells = ((x - low) * (F(1) / width)).astype(int)
     known, errors = cuts(bits)
-    sums = [errors[number][(grid // 16).astype(int)].sum() for number in range(len(known))]
+    sums = [errors[number][cells].sum() // 4 for number in range(len(known))]  # the two lowest bits hold the number
     start, scale = known[sums.index(min(sums))]
-    codes = ((grid - start) * (F(1) / scale)).round().clip(0, top)
-    square = F((codes * codes).sum() * F(n)) - codes.sum() * codes.sum()
-    both = F((codes * grid).sum() * F(n)) - codes.sum() * grid.sum()
-    slope = both / max(square, F(1)) if square > 0 else F(0)
-    middle = (grid.sum() - slope * codes.sum()) / F(n) + slope * F(top / 2)
-    return slope * step, low + middle * step
+    codes = ((cells + 0.5 - start) / scale).round().clip(0, top).astype(int)
+    square = n * (codes * codes).sum() - codes.sum() ** 2
+    slope = F(n * (codes * cells).sum() - codes.sum() * cells.sum()) / F(max(square, 1))
+    middle = (F(cells.sum()) - slope * F(codes.sum())) / F(n) + (slope * F(top / 2) + F(0.5))
+    return slope * width, low + middle * width
 
 
 def expected(weights, kind):
@@ -96,8 +96,8 @@ def expected(weights, kind):
         middle = (middles / of_middles).round().astype("int8")
         wide = scale.astype(F) * of_scales
         least = middle.astype(F) * of_middles - wide * F(top / 2)
-        inverse = numpy.array([F(1) / one if one > 0 else F(0) for one in wide], F)
-        codes = ((groups - least[:, None]) * inverse[:, None]).round().clip(0, top).astype(int).reshape(-1)
+        start, inverse = least - wide / F(2), F(1) / numpy.maximum(wide, tiny)
+        codes = ((groups - start[:, None]) * inverse[:, None]).clip(0, top).astype(int).reshape(-1)
         data = [*numpy.array([of_scales, of_middles], F).tobytes(), *scale.tobytes(), *middle.tobytes()]
         for shift, width in [(0, 8)] if bits == 8 else [(0, 4), (4, bits - 4)] if bits > 4 else [(0, 4)]:
             size = columns * width // 8
