@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 
+from sd3deploy.lazy import lazy
 from sd3deploy.vendored import InvalidRequirement, Specification, canonicalize_name
 
 __all__ = [
@@ -38,7 +39,7 @@ __all__ = [
     "writable_site",
 ]
 
-_INFO = re.compile(r"^(?P<name>[A-Za-z0-9][\w.\-]*?)(?:-(?P<version>[^-]+)(?:-py[\d.]+)?)?\.(?:dist|egg)-info$")
+_INFO = lazy(r"^(?P<name>[A-Za-z0-9][\w.\-]*?)(?:-(?P<version>[^-]+)(?:-py[\d.]+)?)?\.(?:dist|egg)-info$")
 
 # pip renames what it removes to "~" plus characters of this set plus the rest of the name (pip/_internal/utils/temp_dir.py,
 # AdjacentTempDirectory.LEADING_CHARS); what is still there afterwards was left by a process that died or a file in use.

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from sd3deploy import __version__, messages, units
+from sd3deploy.lazy import lazy
 from sd3deploy.redact import Redactor
 from sd3deploy.terminal import columns, pad, wrap
 
@@ -19,8 +20,8 @@ _STATES = {"ok": "report.state.ok", "warning": "report.state.warning", "failed":
 _SHOWN = ("torch", "diffusers", "transformers", "accelerate", "bitsandbytes")  # packages of the head; markdown and JSON have all
 _MEMORY = 10_000_000  # among the facts of a device a larger number is one of bytes
 _EVENTS = 20  # of the last are shown; JSON has all
-_SIGNS = re.compile(r"[&<>@#`*_\[\]|\\~$]")  # that mean something in markdown, in HTML or to GitHub
-_BREAK = re.compile(r"\r\n|[\r\v\f\x85\u2028\u2029]")
+_SIGNS = lazy(r"[&<>@#`*_\[\]|\\~$]")  # that mean something in markdown, in HTML or to GitHub
+_BREAK = lazy(r"\r\n|[\r\v\f\x85\u2028\u2029]")
 
 
 @dataclass(frozen=True)

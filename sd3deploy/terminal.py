@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
+
+from sd3deploy.lazy import lazy
 
 __all__ = ["columns", "pad", "wrap"]
 
 _CLOSING = "，。；：、？！）》”’…"  # that no line begins with
-_PIECE = re.compile(rf"[⺀-鿿豈-﫿︰-﹏＀-￯][{_CLOSING}]*|[^\s⺀-鿿豈-﫿︰-﹏＀-￯]+")  # one wide character, or a word in one piece
+_PIECE = lazy(rf"[⺀-鿿豈-﫿︰-﹏＀-￯][{_CLOSING}]*|[^\s⺀-鿿豈-﫿︰-﹏＀-￯]+")  # one wide character, or a word in one piece
 
 
 def columns(text: str) -> int:

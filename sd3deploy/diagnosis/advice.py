@@ -12,6 +12,7 @@ from sd3deploy.diagnosis import cure
 from sd3deploy.diagnosis.installed import STACK, Installed, of_stack
 from sd3deploy.diagnosis.names import NAMES
 from sd3deploy.diagnosis.rule import Advice, Seen
+from sd3deploy.lazy import lazy
 from sd3deploy.vendored import canonicalize_name, same_version
 
 __all__ = [
@@ -28,7 +29,7 @@ _TRITON = ("triton", "triton-windows", "pytorch-triton-rocm", "pytorch-triton-xp
 _OPTIONAL = frozenset(("xformers", *_TRITON, "hf-xet", "torchao", "optimum-quanto"))
 
 # Parts that are compiled: where one is missing, the package was installed for another Python, or only in part.
-_COMPILED = re.compile(r"^(?:_C|_imaging|_multiarray_umath|_umath_linalg|_pydantic_core|_safetensors_rust|_sentencepiece|tokenizers)$")
+_COMPILED = lazy(r"^(?:_C|_imaging|_multiarray_umath|_umath_linalg|_pydantic_core|_safetensors_rust|_sentencepiece|tokenizers)$")
 
 _COMPILED_OF = {"_imaging": "pillow", "_multiarray_umath": "numpy", "_umath_linalg": "numpy"}
 

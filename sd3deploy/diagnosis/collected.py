@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import textwrap
 
+from sd3deploy.lazy import lazy
+
 __all__ = ["bare"]
 
 _LOOKED_AT = 5  # lines of a block, which tell how all of it is written
 _DEEP = 3  # a container's line in Compose's in the journal
 _PREFIXES = tuple(
-    re.compile(pattern, re.MULTILINE)
+    lazy(pattern, re.MULTILINE)
     for pattern in (
         r"^[\w.-]{1,60} +\| ",  # docker compose: the service
         # docker logs --timestamps, kubectl logs --timestamps, CRI and GitHub: a time that no program prints so exactly

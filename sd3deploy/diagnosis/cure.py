@@ -14,13 +14,14 @@ from sd3deploy import messages
 from sd3deploy.deps import host_packages, requirements
 from sd3deploy.diagnosis.installed import Installed, of_stack
 from sd3deploy.diagnosis.rule import Advice, Cause, Seen
+from sd3deploy.lazy import lazy
 from sd3deploy.vendored import InvalidSpecifier, SpecifierSet, canonicalize_name, same_version, version
 
 __all__ = ["back", "by_name", "change", "compare", "direction", "either", "late", "mismatch", "missing_sentence", "of_host", "older",
            "preferred", "put_back", "repair", "say", "vocabulary"]  # fmt: skip
 
-_FOLDER = re.compile(r"File \"(?P<folder>(?:/|[A-Za-z]:)[^\"]*?(?:site|dist)-packages)[\\/]")
-_USER_SITE = re.compile(r"/\.local/lib/|appdata/roaming/python|/library/python/", re.IGNORECASE)  # of no one Python
+_FOLDER = lazy(r"File \"(?P<folder>(?:/|[A-Za-z]:)[^\"]*?(?:site|dist)-packages)[\\/]")
+_USER_SITE = lazy(r"/\.local/lib/|appdata/roaming/python|/library/python/", re.IGNORECASE)  # of no one Python
 _TORCH = frozenset(("torch", "torchvision", "torchaudio", "xformers"))  # from an index of its own: pip alone would bring the wrong build
 _REINSTALLS = ("advice.missing-torch", "advice.put-back-torch", "advice.torch-other")  # what the host's next start does, with --reinstall
 

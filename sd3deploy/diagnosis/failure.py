@@ -10,51 +10,52 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from sd3deploy.lazy import lazy
 from sd3deploy.vendored import canonicalize_name
 
 __all__ = ["NATIVE", "Failure", "Frame", "Raised", "class_owner", "failure_of", "message"]
 
 CLASS = r"(?:[A-Za-z_]\w*\.)*_?[A-Z]\w*(?:Error|Exception|Timeout|Exhausted|Failed|Disconnected|NotFound|Interrupt|Read|Refused|Corruption)"
-_RAISED = re.compile(rf"(?<![\w.'\"/\\<(\[])(?P<name>{CLASS})(?=: | ?$)")
-_NAMED = re.compile(rf"(?<![\w.])({CLASS})\b")
-_LAST = re.compile(r"(?P<name>(?:\w+\.)*\w+)(?:: (?P<text>.*))?$")  # what ends a traceback, whatever it is called
-_TRACEBACK = re.compile(r"(?:\^C)?(?:[╭┌+|]\s?[─-]* ?(?:Exception Group )?)?Traceback \(most recent call last\)")
-_CHAINED = re.compile(r"The above exception was the direct cause|During handling of the above exception|Traceback \(most recent")
-_DRAWN = re.compile("[│┃╭╮╰╯┌┐└┘─━❱├]+")
+_RAISED = lazy(rf"(?<![\w.'\"/\\<(\[])(?P<name>{CLASS})(?=: | ?$)")
+_NAMED = lazy(rf"(?<![\w.])({CLASS})\b")
+_LAST = lazy(r"(?P<name>(?:\w+\.)*\w+)(?:: (?P<text>.*))?$")  # what ends a traceback, whatever it is called
+_TRACEBACK = lazy(r"(?:\^C)?(?:[╭┌+|]\s?[─-]* ?(?:Exception Group )?)?Traceback \(most recent call last\)")
+_CHAINED = lazy(r"The above exception was the direct cause|During handling of the above exception|Traceback \(most recent")
+_DRAWN = lazy("[│┃╭╮╰╯┌┐└┘─━❱├]+")
 _WALLS = "│┃╭╮╰╯┌┐└┘├❱|"
 _PLAIN = r'File "(?P<path>[^"]+)", line (?P<line>\d+)(?:,? in (?P<function>[\w<>.]+))?'
 _RICH = r"(?P<path2>(?:[A-Za-z]:[\\/]|/|~/)[^\"'│:]{1,400}?\.py):(?P<line2>\d[\d ]*) in (?P<function2>[\w<>.]+)"
-_FRAMES = re.compile(f"{_PLAIN}|{_RICH}")
-_STARTS = re.compile(r'File "|[A-Za-z]:\\.{1,200}\.py:\d+ in |/.{1,200}\.py:\d+ in ')
-_ENTRY = re.compile(r"^.{0,120}?\b(?:ERROR|CRITICAL|FATAL)\b[\s|:\]]*")  # what stands before a message: time, machine, level, logger
+_FRAMES = lazy(f"{_PLAIN}|{_RICH}")
+_STARTS = lazy(r'File "|[A-Za-z]:\\.{1,200}\.py:\d+ in |/.{1,200}\.py:\d+ in ')
+_ENTRY = lazy(r"^.{0,120}?\b(?:ERROR|CRITICAL|FATAL)\b[\s|:\]]*")  # what stands before a message: time, machine, level, logger
 
 # Who owns a file, the most special first: what a path holds last counts.
 _OWNERS = (
-    ("distribution", re.compile(r".*[\\/](?:site|dist)-packages[\\/]+(?P<name>[^\\/]+)")),
-    ("extension", re.compile(r".*[\\/](?:extensions(?:-builtin)?|custom_nodes)[\\/]+(?P<name>[^\\/\"'\s]+)")),
-    ("python", re.compile(r"(?:.*[\\/]lib[\\/](?:python\d[\d.]*[\\/])?(?P<name>[\w.]+)[\\/.]|<frozen (?P<name2>\S+)>)", re.IGNORECASE)),
+    ("distribution", lazy(r".*[\\/](?:site|dist)-packages[\\/]+(?P<name>[^\\/]+)")),
+    ("extension", lazy(r".*[\\/](?:extensions(?:-builtin)?|custom_nodes)[\\/]+(?P<name>[^\\/\"'\s]+)")),
+    ("python", lazy(r"(?:.*[\\/]lib[\\/](?:python\d[\d.]*[\\/])?(?P<name>[\w.]+)[\\/.]|<frozen (?P<name2>\S+)>)", re.IGNORECASE)),
 )
-_SITE = re.compile(r"(?:site|dist)-packages[\\/]+(\w+)")
+_SITE = lazy(r"(?:site|dist)-packages[\\/]+(\w+)")
 # Programs by what only their paths and modules have.
 _PROGRAMS = (
-    ("ComfyUI", re.compile(r"ComfyUI|[\\/]comfy[\\/]|[\\/]custom_nodes[\\/]|^comfy\b|\bgot prompt\b")),
-    ("Forge", re.compile(r"modules_forge|ldm_patched|[\\/]backend[\\/]|webui-forge|^backend\b")),
-    ("Fooocus", re.compile(r"Fooocus", re.IGNORECASE)),
-    ("InvokeAI", re.compile(r"invokeai", re.IGNORECASE)),
-    ("SD.Next", re.compile(r"sd\.?next|[\\/]automatic[\\/]|\| sd \|", re.IGNORECASE)),
-    ("Stable Diffusion web UI", re.compile(r"stable-diffusion-webui", re.IGNORECASE)),
+    ("ComfyUI", lazy(r"ComfyUI|[\\/]comfy[\\/]|[\\/]custom_nodes[\\/]|^comfy\b|\bgot prompt\b")),
+    ("Forge", lazy(r"modules_forge|ldm_patched|[\\/]backend[\\/]|webui-forge|^backend\b")),
+    ("Fooocus", lazy(r"Fooocus", re.IGNORECASE)),
+    ("InvokeAI", lazy(r"invokeai", re.IGNORECASE)),
+    ("SD.Next", lazy(r"sd\.?next|[\\/]automatic[\\/]|\| sd \|", re.IGNORECASE)),
+    ("Stable Diffusion web UI", lazy(r"stable-diffusion-webui", re.IGNORECASE)),
 )
 # Classes that a message names without their library, by how the libraries call theirs.
 _CLASSES = (
-    ("bitsandbytes", re.compile(r"Params4bit|Int8Params|Linear4bit|Linear8bitLt")),
-    ("diffusers", re.compile(r"\w*(?:Pipeline|Transformer\dDModel|UNet\w*|AutoencoderKL\w*|Scheduler|ControlNetModel|AttnProcessor\w*)$")),
-    ("transformers", re.compile(r"(?:CLIP|T5|UMT5|Siglip|Llama|Qwen|Gemma|Mistral|Bert|Auto|PreTrained)\w+|\w+Tokenizer(?:Fast)?$")),
-    ("peft", re.compile(r"(?:Lora|Peft)\w*")),
-    ("torch", re.compile(r"Tensor$|Parameter$|(?:LayerNorm|Linear|Conv2d|Embedding|ModuleList|Sequential)$")),
+    ("bitsandbytes", lazy(r"Params4bit|Int8Params|Linear4bit|Linear8bitLt")),
+    ("diffusers", lazy(r"\w*(?:Pipeline|Transformer\dDModel|UNet\w*|AutoencoderKL\w*|Scheduler|ControlNetModel|AttnProcessor\w*)$")),
+    ("transformers", lazy(r"(?:CLIP|T5|UMT5|Siglip|Llama|Qwen|Gemma|Mistral|Bert|Auto|PreTrained)\w+|\w+Tokenizer(?:Fast)?$")),
+    ("peft", lazy(r"(?:Lora|Peft)\w*")),
+    ("torch", lazy(r"Tensor$|Parameter$|(?:LayerNorm|Linear|Conv2d|Embedding|ModuleList|Sequential)$")),
 )
 # How a process ends that could not say anything itself: by the C++ runtime, the GPU's driver, Python's faulthandler, a shell, the kernel,
 # a supervisor. Exit codes: 128 and the signal (132 to 139; 143 was asked for), the signal below 0, Windows' NTSTATUS from 0xC0000000 on.
-NATIVE = re.compile(
+NATIVE = lazy(
     r"(?i)NVRM: Xid \(|Segmentation fault|Memory access fault by GPU|terminate called|terminating due to uncaught|\(core dumped\)"
     r"|Illegal instruction"
     r"|Bus error\b|Fatal Python error|Windows fatal exception|double free or corruption|free\(\): invalid|corrupted size vs"
@@ -67,7 +68,7 @@ NATIVE = re.compile(
     r"(?:13[2-9]\b|-(?:[4-9]|11)\b|32212\d{5}|-10737\d{5}|0xc0000\w{3})"
 )
 # A line that says itself that it is an error: pip's, A1111's, ComfyUI's, a server's, the end of a traceback of which the rest was cut off.
-_SAYS = re.compile(
+_SAYS = lazy(
     r"(?i)\W{0,4}(?:stderr: )?(?:\w+ ){0,2}(?:error|exception)"
     r"(?= ?:| (?:during|completing|loading|verifying|in |occurred|while|code|no |named|response from)|\(s\) in)"
     r"|× (?:Failed|Preparing|Getting|Building|No solution)|docker: |failed to register layer"
@@ -76,22 +77,22 @@ _SAYS = re.compile(
     r"|[\s*!]*Failed to import \S+ because|Cannot import \S+ module for custom nodes"
     r"|Unhandled |Uncaught |fatal: |Unable to open /dev|\[Errno \d+\] |Could not load library |\S*python[\w.]*: No module named "
 )
-_ENDS = re.compile(rf"(?:{CLASS}|(?:[a-z_]\w*\.)+[A-Z]\w+)(?::(?: |$)|$)")  # the last line of a traceback
-_BEFORE = re.compile(r"[\d\-T:.,\[\] ]*(?:- )?(?:\(\w[^)]*\) |[\w.\-]+ *[|:] +|Error is: )?")  # a time, a thread, a container, a node
-_AGAIN = re.compile(
+_ENDS = lazy(rf"(?:{CLASS}|(?:[a-z_]\w*\.)+[A-Z]\w+)(?::(?: |$)|$)")  # the last line of a traceback
+_BEFORE = lazy(r"[\d\-T:.,\[\] ]*(?:- )?(?:\(\w[^)]*\) |[\w.\-]+ *[|:] +|Error is: )?")  # a time, a thread, a container, a node
+_AGAIN = lazy(
     r"(?i)thrown while requesting (?:HEAD|GET)|Retrying in \d|Trying to resume download|will (?:now )?(?:retry|fall ?back|try to load)"
     r"|\bfalling back to\b"
 )
-_PROBE = re.compile(r"_?(?:is|has|check|try|probe)_\w*(?:available|installed|import|version|support\w*)$")
+_PROBE = lazy(r"_?(?:is|has|check|try|probe)_\w*(?:available|installed|import|version|support\w*)$")
 _FAILED = ("ERROR", "CRITICAL", "FATAL")
-_STATUS = re.compile(
+_STATUS = lazy(
     r"(?i)\b([45]\d\d) (?:Client|Server) Error|\bHTTP(?:/[\d.]+)?[ :]+(?:status |error )?\W?([45]\d\d)\b"
     r"|\bstatus(?:[ _]code)?\W{1,3}([45]\d\d)\b|HTTP Error ([45]\d\d)"
     r"|\b([45]\d\d),? (?:Too Many|Unauthorized|Forbidden|Not Found|Bad Gateway)"
 )
-_ERRNO = re.compile(r"\[Errno (-?\d+)\]|\bos error (\d+)\)|\[WinError (\d+)\]|WinError (\d+)\b")
-_URL = re.compile(r"https?://([\w.-]+)|host=['\"]([\w.-]+)['\"]|Failed to resolve ['\"]([\w.-]+)")
-_PATH = re.compile(r"['\"]((?:[A-Za-z]:)?[^'\"]*?[\\/][^'\"]+)['\"]|: ((?:/|[A-Za-z]:[\\/])\S+)")
+_ERRNO = lazy(r"\[Errno (-?\d+)\]|\bos error (\d+)\)|\[WinError (\d+)\]|WinError (\d+)\b")
+_URL = lazy(r"https?://([\w.-]+)|host=['\"]([\w.-]+)['\"]|Failed to resolve ['\"]([\w.-]+)")
+_PATH = lazy(r"['\"]((?:[A-Za-z]:)?[^'\"]*?[\\/][^'\"]+)['\"]|: ((?:/|[A-Za-z]:[\\/])\S+)")
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from sd3deploy.diagnosis.knowledge import JUDGES, REMARKS
 from sd3deploy.diagnosis.record import QUIET, Record, from_text, records
 from sd3deploy.diagnosis.rule import NOTHING, Seen, Verdict
 from sd3deploy.diagnosis.unknown import UNKNOWN, unknown
+from sd3deploy.lazy import lazy
 from sd3deploy.vendored import canonicalize_name
 
 __all__ = ["diagnose", "read"]
@@ -28,17 +29,17 @@ _REMEMBERED = 256  # kinds of entries, before the oldest is judged for good
 _UNKNOWN = 3  # errors that no rule knows are mentioned so many times
 _OURS = "SD3 Deploy: id="  # what this extension has explained already
 _NO_DIGITS = dict.fromkeys(map(ord, "0123456789"))
-_STARTED = re.compile(r"Starting SD\.?Next")
-_INSTALLED = re.compile(
+_STARTED = lazy(r"Starting SD\.?Next")
+_INSTALLED = lazy(
     r"(?:\binstall(?:ing|ed)?:? (?:package|requirement)s?\s*[=:]\s*|successfully installed )(?P<what>.+)", re.IGNORECASE
 )
 _TOLD = (
-    ("python", re.compile(r"\bPython(?:: version=| version: | )(3\.\d+(?:\.\d+)?)")),
-    ("torch", re.compile(r"\b(?:torch==|pytorch version: )(\d[\w.+]*)")),
-    ("unfetched", re.compile(r"Could not fetch URL https?://([\w.-]+)")),
-    ("mirror", re.compile(r"(?:HF_ENDPOINT\W{1,4}(?:https?://)?|https?://(?=[\w.-]*mirror))([\w-]+\.[\w.-]*\w)")),
+    ("python", lazy(r"\bPython(?:: version=| version: | )(3\.\d+(?:\.\d+)?)")),
+    ("torch", lazy(r"\b(?:torch==|pytorch version: )(\d[\w.+]*)")),
+    ("unfetched", lazy(r"Could not fetch URL https?://([\w.-]+)")),
+    ("mirror", lazy(r"(?:HF_ENDPOINT\W{1,4}(?:https?://)?|https?://(?=[\w.-]*mirror))([\w-]+\.[\w.-]*\w)")),
 )
-_NAMED = re.compile(r"(?<![\w.\-])([A-Za-z][\w.\-]*?)(?:(?:==|-)(\d[\w.+]*)|(?=[<>~=!\s\"',\]]|$))")  # a==1.0, a-1.0
+_NAMED = lazy(r"(?<![\w.\-])([A-Za-z][\w.\-]*?)(?:(?:==|-)(\d[\w.+]*)|(?=[<>~=!\s\"',\]]|$))")  # a==1.0, a-1.0
 _SAME = 5  # lines around a failure in which a program says once more that there was one
 
 Look = Callable[[], Installed | None]  # None, or nothing in it, where nobody knows

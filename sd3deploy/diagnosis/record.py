@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from sd3deploy.diagnosis.collected import bare
+from sd3deploy.lazy import lazy
 
 __all__ = ["PASTED", "QUIET", "Record", "bounded", "from_text", "records"]
 
@@ -38,27 +39,27 @@ _SHORTEST = min(map(len, _TELLING))
 
 # Of SD.Next's file and console, of A1111's and ComfyUI's loggers, of Python's own; the level stands near, where there is one.
 _LEVELS = r"DEBUG|TRACE|INFO|WARNING|WARN|ERROR|CRITICAL|FATAL"
-_HEAD = re.compile(
+_HEAD = lazy(
     rf"\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d,\d+ \| [^|]* \| [^|]* \| (?P<level>{_LEVELS}) "  # SD.Next's, in one go: it has most lines
     r"|\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d|\[\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d"
     rf"|\[?\d\d:\d\d:\d\d(?:[-.,]\d+)?\]?\s+(?:\[?(?:{_LEVELS})\b)|\[(?:{_LEVELS})\]|(?:{_LEVELS}):"
 )
-_LEVEL = re.compile(rf"(?:^|[\s|\[(:-])({_LEVELS})(?=[\s|\])\]:-]|$)")
+_LEVEL = lazy(rf"(?:^|[\s|\[(:-])({_LEVELS})(?=[\s|\])\]:-]|$)")
 _NEAR = 100  # characters: a time, a machine, a logger
 _HEADS = frozenset("0123456789[DTIWECF")  # with which a head can begin
 QUIET = ("DEBUG", "TRACE", "INFO")  # levels at which nobody complains
-_TRACEBACK = re.compile(  # or cut off
+_TRACEBACK = lazy(  # or cut off
     r"\s*(?:\^C)?(?:[╭┌+][─-]+ )?Traceback \(most recent call last\)|(?P<indent>\s+)File \"[^\"]+\", line \d+"
 )
 # With which ComfyUI, A1111, Python's own clean-up and asyncio announce a traceback.
-_MARK = re.compile(r"(?:!!!|\*\*\*) |Exception ignored (?:in|while)|Exception in callback |handle: <Handle ")
+_MARK = lazy(r"(?:!!!|\*\*\*) |Exception ignored (?:in|while)|Exception in callback |handle: <Handle ")
 # What pip and uv say of a build is indented below, what faulthandler says of a crash goes on with its threads.
 _GOES_ON = ("error: subprocess-exited", "× Failed to build", "× Failed to download", "Fatal Python error", "Windows fatal exception")
 _THREADS = ("Thread 0x", "Current thread 0x", "Extension modules:")
 _CHAINED = ("The above exception was the direct cause", "During handling of the above exception")
-_ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\))")
+_ESCAPE = lazy(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\))")
 _DRAWN = "│┃╭╮╰╯┌┐└┘─━❱"
-_FRAME = re.compile(f"[{_DRAWN}]+")
+_FRAME = lazy(f"[{_DRAWN}]+")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +11,17 @@ from typing import Any
 
 from sd3deploy.encoders.containers import foreign
 from sd3deploy.errors import EncoderError
+from sd3deploy.lazy import lazy
 
 __all__ = ["Found", "find", "shard_names", "spellings"]
 
 # transformers 5.13, modeling_utils.py `_add_variant`; "model.fp16.safetensors.index.json" is diffusers', "-of-00002.fp16" old AuraFlow's.
 _STEMS = (("model", "safetensors"), ("pytorch_model", "bin"))
-_VARIANT = re.compile(
+_VARIANT = lazy(
     r"(?:pytorch_)?model(?:\.(?:safetensors|bin)\.index\.([\w-]+?)\.json"
     r"|(?:-\d+-of-\d+)?\.([\w-]+?)(?:-\d+-of-\d+)?\.(?:safetensors|bin)(?:\.index\.json)?)"
 )
-_SHARD = re.compile(r"(.+?)-(\d{1,5})-of-(\d{1,5})((?:\.[\w-]+)?\.(?:safetensors|bin))")
+_SHARD = lazy(r"(.+?)-(\d{1,5})-of-(\d{1,5})((?:\.[\w-]+)?\.(?:safetensors|bin))")
 _USUAL = ("fp16", "bf16", "fp32")  # the variants that are asked for first; of a repository they are the only ones
 _WEIGHTS = (".safetensors", ".sft", ".gguf", ".bin", ".pt", ".pth")
 _PARTS = ("text_encoder_3", "text_encoder_2")  # T5 in a model's folder: SD3's, FLUX.1's

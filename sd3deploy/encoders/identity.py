@@ -5,13 +5,13 @@ What looks like it and is another model is a row of LOOK_ALIKES: a new one is a 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sd3deploy import messages
 from sd3deploy.errors import EncoderError
+from sd3deploy.lazy import lazy
 
 __all__ = [
     "BIAS",
@@ -47,7 +47,7 @@ _CONFIG = {
 }
 _EMBEDDINGS = ("shared.", "encoder.embed_tokens.")
 _SMALLER = {512: "small", 768: "base", 1024: "large", 2048: "XL"}  # d_model of T5 v1.1
-_BLOCK = re.compile(r"(?:^|\.)encoder\.block\.(\d+)\.")
+_BLOCK = lazy(r"(?:^|\.)encoder\.block\.(\d+)\.")
 
 
 @dataclass(frozen=True)

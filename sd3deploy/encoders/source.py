@@ -17,13 +17,14 @@ from sd3deploy import messages
 from sd3deploy.encoders.hub import Repository, Spec, downloaded
 from sd3deploy.encoders.weights import has_t5, require_t5
 from sd3deploy.errors import EncoderError, Sd3Error, SettingError
+from sd3deploy.lazy import lazy
 
 __all__ = ["KINDS", "Facts", "Source", "find", "kind_of", "offline", "shown", "understood"]
 
 KINDS = ("Automatic", "Model", "Shared repository", "Local file", "Repository")
 _SUBFOLDER = "text_encoder_3"
 _ADDRESS = "file://"
-_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(?:@[\w.-]+)?:\S+|https?://\S+", re.ASCII)  # owner/name:file, or the address of a page
+_REPOSITORY = lazy(r"[\w.-]+/[\w.-]+(?:@[\w.-]+)?:\S+|https?://\S+", re.ASCII)  # owner/name:file, or the address of a page
 
 
 @dataclass(frozen=True)

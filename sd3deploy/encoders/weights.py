@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ from sd3deploy.encoders.files import File, LocalFile
 from sd3deploy.encoders.forms import Layer, declared_of, layers_declared, recognise_all
 from sd3deploy.encoders.stored import Stored, Weight
 from sd3deploy.errors import EncoderError
+from sd3deploy.lazy import lazy
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +30,7 @@ _LOOKS = 4  # places in two embeddings whose rows are compared, from the first t
 _CLOSE = 0.5  # of the norm: what two roundings of the same rows are apart at most; 4 bit costs 0.2, other rows are 1.4 apart
 _COPY = "encoder.embed_tokens"  # of the embedding, which many files have twice
 _OTHERS = ("decoder.", "lm_head.")  # of a full T5, which is no encoder alone
-_LAYER = re.compile(
+_LAYER = lazy(
     r"(shared|encoder\.embed_tokens|encoder\.final_layer_norm|encoder\.block\.\d+\.layer\.[01]\."
     r"(?:layer_norm|SelfAttention\.(?:q|k|v|o|relative_attention_bias)|DenseReluDense\.(?:wi|wi_0|wi_1|wo)))\.(.+)"
 )

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from sd3deploy.lazy import lazy
+
 __all__ = ["Exhausted", "read_exhausted"]
 
 # Spellings of torch's allocators (c10/cuda, c10/xpu, aten/mps, c10/core/impl/alloc_cpu.cpp), of cuBLAS and cuDNN, of the XPU and
 # DirectML drivers, of ComfyUI's own error, of Linux and Windows (1455: the paging file; its sentence is in the user's language), and of
 # the assertion in which torch ends when NVML can not be asked (pytorch/pytorch#112377).
-_SPELLINGS = re.compile(
+_SPELLINGS = lazy(
     r"\bout[ _]of[ _](?:device[ _]|host[ _]|GPU[ _]|video[ _])?(?:V?RAM|memory)\b|OutOfMemoryError|_OUT_OF_\w*MEMORY"
     r"|_ERROR_OUT_OF_RESOURCES"
     r"|(?:BLAS|DNN|SPARSE|SOLVER)_STATUS_ALLOC_FAILED|Allocation on device|\bbad_?alloc\b|(?:^|[\s:])MemoryError\b|\[Errno 12\]"
@@ -21,18 +23,18 @@ _SPELLINGS = re.compile(
     r"|not enough memory: you|NVML_SUCCESS == r INTERNAL ASSERT",
     re.IGNORECASE,
 )
-_IN_RAM = re.compile(
+_IN_RAM = lazy(
     r"CPUAllocator|alloc_cpu|for an array with shape|Cannot allocate memory|(?:os error|WinError) 1455\b|\[Errno 12\]|os error 12\b"
     r"|bad_?alloc"
     r"|(?:^|[\s:])MemoryError\b|host memory",
     re.IGNORECASE,
 )
 _AMOUNT = r"(\d+(?:\.\d+)?)\s*(bytes?|[KMGTPE]i?B)"
-_TRIED = re.compile(
+_TRIED = lazy(
     rf"(?:tried to allocate|unable to allocate|allocate tensor with|requested\s*:|invalid buffer size:)\s*{_AMOUNT}", re.IGNORECASE
 )
 # The other order is that of cudaMallocAsync (c10/cuda/CUDAMallocAsyncAllocator.cpp), after a line that ends in the size of the device.
-_FREE = re.compile(rf"{_AMOUNT}\s+(?:is\s+)?free\b(?!\s*\()|free \(according to CUDA\)\s*:\s*{_AMOUNT}", re.IGNORECASE)
+_FREE = lazy(rf"{_AMOUNT}\s+(?:is\s+)?free\b(?!\s*\()|free \(according to CUDA\)\s*:\s*{_AMOUNT}", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

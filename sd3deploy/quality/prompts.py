@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sd3deploy.encoders import tokenizer as t5
 from sd3deploy.errors import EncoderError, SettingError
+from sd3deploy.lazy import lazy
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +21,7 @@ OWN = Path(__file__).with_name("prompts.txt")
 LENGTH = 256  # tokens, to which each prompt is cut or padded: max_sequence_length of diffusers' StableDiffusion3Pipeline
 _MOST = 2**20  # bytes of a file with prompts
 _CLIP = 77  # tokens, which is all that CLIP sees of a prompt
-_WRITING = re.compile(r'["“]\w')
+_WRITING = lazy(r'["“]\w')
 
 
 @dataclass(frozen=True)

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import re
 
+from sd3deploy.lazy import lazy
+
 __all__ = ["AUTHORITY", "credentials", "emails"]
 
-AUTHORITY = re.compile(r"(?<=://)[^\s/?#\"'<>]*@")
-_ODD_AUTHORITY = re.compile(r"(?<=://)[^\s/:@\"'<>]{1,64}:(?!\d{1,5}(?:[/?#\s\"']|$)|/)[^\s\"'<>]{1,128}@(?=[\w\[])")
-_ENCODED_AUTHORITY = re.compile(r"(?<=%3A%2F%2F)(?:[^\s&\"'%]|%(?!40|2F)[0-9A-F]{2}){1,200}%40", re.IGNORECASE)
-_SSHPASS = re.compile(r"(sshpass -p ?)(?!<)\S+")
-_CURL = re.compile(r"(?<!\S)(-u[ =]?[\"']?)[^\s:\"'<>]{1,64}:[^\s\"']+")
-_AT = re.compile(r"@|%40|\\u0040")
-_LOCAL = re.compile(
+AUTHORITY = lazy(r"(?<=://)[^\s/?#\"'<>]*@")
+_ODD_AUTHORITY = lazy(r"(?<=://)[^\s/:@\"'<>]{1,64}:(?!\d{1,5}(?:[/?#\s\"']|$)|/)[^\s\"'<>]{1,128}@(?=[\w\[])")
+_ENCODED_AUTHORITY = lazy(r"(?<=%3A%2F%2F)(?:[^\s&\"'%]|%(?!40|2F)[0-9A-F]{2}){1,200}%40", re.IGNORECASE)
+_SSHPASS = lazy(r"(sshpass -p ?)(?!<)\S+")
+_CURL = lazy(r"(?<!\S)(-u[ =]?[\"']?)[^\s:\"'<>]{1,64}:[^\s\"']+")
+_AT = lazy(r"@|%40|\\u0040")
+_LOCAL = lazy(
     r"(?:\\{1,4}u[0-9a-fA-F]{4}|\\x[89a-fA-F][0-9a-fA-F]|\"[^\"\s@\\/]{1,30}(?: [^\"\s@\\/]{1,30}){0,3}\"|[\w.!#$&'*+=?^`{|}~-]"
     r"|%(?!40|2F|3A|3D|26|22|27|20)[0-9A-Fa-f]{2})+$"
 )
 _CODED_LETTER = r"%[89A-Fa-f][0-9A-Fa-f]|\\{1,4}u[0-9a-fA-F]{4}|\\x[89a-fA-F][0-9a-fA-F]"  # not one of ASCII, in a URL, JSON or Python
-_DOMAIN = re.compile(
+_DOMAIN = lazy(
     rf"(?:(?:[^\W_]|{_CODED_LETTER})(?:(?:[\w-]|{_CODED_LETTER}){{0,62}})\.){{1,8}}"
     rf"(?P<top>xn--[\w-]{{2,58}}|(?:[^\W\d_]|{_CODED_LETTER}){{2,24}})(?![\w-])"
 )
 _ENDINGS = "png jpg jpeg gif webp svg json yaml txt js css whl gz safetensors ckpt gguf dll exe log"
 _FILES = frozenset(_ENDINGS.split())  # logo@2x.png
-_PROMPT = re.compile(r"(?<![\w.@+<-])[A-Za-z_][\w.-]{0,31}(?=@(?:localhost\b|[\w-]{1,63}:[~/]))")
+_PROMPT = lazy(r"(?<![\w.@+<-])[A-Za-z_][\w.-]{0,31}(?=@(?:localhost\b|[\w-]{1,63}:[~/]))")
 
 
 def credentials(line: str, lowered: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from sd3deploy.lazy import lazy
+
 __all__ = ["homes"]
 
 # What a line has to have, in lower case, before it is looked at.
@@ -11,7 +13,7 @@ _HINTS = ("home", "users", "documents", "dokumente", "media")
 _SLASH = r"(?:[\\/]{1,8}|%5C|%2F|%255C|%252F)"
 _CODED = r"%(?!2F|5C|22|27|3A|25|26)[0-9A-Fa-f]{2}|\\{1,4}u[0-9a-fA-F]{4}|\\x[89a-fA-F][0-9a-fA-F]"
 _LETTER = rf"(?:[^\s\\/:*?\"'<>|,;\[\]=%]|{_CODED}|\\ |(?<=\w)'(?=\w))"
-_HOME = re.compile(
+_HOME = lazy(
     rf"(?P<prefix>{_SLASH}(?:home|users|documents and settings|documents%20and%20settings|dokumente und einstellungen){_SLASH}"
     rf"|(?<![\w.])/(?:run/)?media/)"
     rf"(?:(?P<long>{_LETTER}{{1,64}}(?:(?:,? |,){_LETTER}{{1,32}}){{0,5}})(?={_SLASH})"
@@ -22,7 +24,7 @@ _HOME = re.compile(
 _NOBODY = frozenset(("public", "shared", "default", "all users", "all%20users", "default user"))
 # Not what pip leaves of a package that it could not delete, such as ~umpy.
 _LEFTOVER = "umpy|orch|ransformers|iffusers|ccelerate|itsandbytes|illow|ydantic|radio|okenizers|afetensors"
-_TILDE = re.compile(rf"(?<![^\s\"'=:,(\[])~(?!(?:{_LEFTOVER})\b)[A-Za-z_][\w.-]{{0,31}}(?=[\\/])")
+_TILDE = lazy(rf"(?<![^\s\"'=:,(\[])~(?!(?:{_LEFTOVER})\b)[A-Za-z_][\w.-]{{0,31}}(?=[\\/])")
 
 
 def homes(line: str, lowered: str) -> str:

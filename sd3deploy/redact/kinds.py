@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from sd3deploy.lazy import lazy
+
 __all__ = [
     "COMMON",
     "LEFT",
@@ -22,7 +24,7 @@ __all__ = [
     "mark",
 ]
 
-PLACEHOLDER = re.compile(r"<(?:cookie|email|host|password|private key|secret|token|user)>")
+PLACEHOLDER = lazy(r"<(?:cookie|email|host|password|private key|secret|token|user)>")
 _PLACE = {"authorization": "token", "cookie": "cookie", "password": "password", "token": "token", "key": "token", "user": "user"}
 _I = re.IGNORECASE
 
@@ -38,16 +40,16 @@ WORD = (
     rf"|(?P<key>tokens|{LEFT}keys?)|(?P<user>{LEFT}(?:user[-_]?name|logname|user|login)))"
     rf"(?:[-_]?(?:value|hash|\d{{1,2}}))?(?![\w-])"
 )
-WHOLE = re.compile(WORD + r"$", _I)
+WHOLE = lazy(WORD + r"$", _I)
 # Tokens of language models and of textual inversion, which are words.
-_SPECIAL = re.compile(
+_SPECIAL = lazy(
     r"(?:eos|bos|pad|unk|cls|sep|mask|special|image|next|per|num|max|min|prompt|new|stop|start|end|extra|control|placeholder|trigger"
     r"|instance|initializer|modifier)[-_ ]?$",
     _I,
 )
 
 # A value that is none: nothing there, a state, or what the code of a traceback computes it from.
-NOTHING = re.compile(
+NOTHING = lazy(
     r"(?:none|null|nil|true|false|undefined|unset|unknown|yes|no|on|off|\d|\*+|\.{3}|…|<[^>\n]{0,40}>)?$", _I
 )  # fmt: skip
 _WORDS = (
@@ -55,14 +57,14 @@ _WORDS = (
     " read rejected required set should str the this to unauthorized valid was were will with write wrong you your"
 )
 SAID = frozenset(_WORDS.split())
-_CODE = re.compile(
+_CODE = lazy(
     r"(?:self|cls|kwargs|args|os|options|opts|shared|config|getattr|getpass|cmd_opts|request|response)\b[.(\[]|token\b(?![^\s,)])"
 )
-_CALL = re.compile(r"[({\[]|[A-Za-z_][\w.]{0,80}[(\[]")
-_KEY = re.compile(r"[A-Za-z0-9]{6}")
-_NUMBER = re.compile(r"\d{1,6}(?:\.\d{1,6})?$")
-SPECIAL_VALUE = re.compile(r"(?:\[\w{1,8}\]|\$\{?[A-Z][A-Z0-9_]{2,40}\}?)$")
-_PART = re.compile(r"[A-Za-z]{0,24}\d{0,4}[A-Za-z]{0,4}$")
+_CALL = lazy(r"[({\[]|[A-Za-z_][\w.]{0,80}[(\[]")
+_KEY = lazy(r"[A-Za-z0-9]{6}")
+_NUMBER = lazy(r"\d{1,6}(?:\.\d{1,6})?$")
+SPECIAL_VALUE = lazy(r"(?:\[\w{1,8}\]|\$\{?[A-Z][A-Z0-9_]{2,40}\}?)$")
+_PART = lazy(r"[A-Za-z]{0,24}\d{0,4}[A-Za-z]{0,4}$")
 # Names of accounts that tell nothing about a person, and would make holes into every text.
 _ACCOUNTS = (
     "root user users admin administrator ubuntu debian runner home guest test default public app docker data model models image images work"

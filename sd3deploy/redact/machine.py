@@ -13,15 +13,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from sd3deploy.lazy import lazy
 from sd3deploy.redact.addresses import AUTHORITY
 from sd3deploy.redact.kinds import COMMON, NOTHING, SPECIAL_VALUE, kind_of
 
 __all__ = ["hosts", "people", "secrets"]
 
 # Variables of the environment that hold secrets, and some that only sound like it.
-_SECRET_VARIABLE = re.compile(r"TOKEN|KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL|COOKIE", re.IGNORECASE)
-_NO_SECRET_VARIABLE = re.compile(r"TOKENIZERS|MAX_TOKENS|KEYBOARD|KEYMAP|KEYRING|_TIMEOUT$", re.IGNORECASE)
-_SECRET_SETTING = re.compile(r"(?:^|_)(?:token|key|secret|password|passwd|credentials?)$", re.IGNORECASE)
+_SECRET_VARIABLE = lazy(r"TOKEN|KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL|COOKIE", re.IGNORECASE)
+_NO_SECRET_VARIABLE = lazy(r"TOKENIZERS|MAX_TOKENS|KEYBOARD|KEYMAP|KEYRING|_TIMEOUT$", re.IGNORECASE)
+_SECRET_SETTING = lazy(r"(?:^|_)(?:token|key|secret|password|passwd|credentials?)$", re.IGNORECASE)
 _SHORTEST = 6  # characters: what is shorter, such as "false" or "8 GB", is in every text
 
 

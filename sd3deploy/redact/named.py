@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from sd3deploy.lazy import lazy
 from sd3deploy.redact.kinds import PLACEHOLDER, SAID, WHOLE, WORD, group, is_secret, kind_of, mark
 
 __all__ = ["elements", "named"]
@@ -15,7 +16,7 @@ _HINTS = (
     "logname", "sig", "policy", "code", "state",
 )  # fmt: skip
 # A name, what closes its quotes, and what joins it to its value.
-_NAMED = re.compile(
+_NAMED = lazy(
     WORD + r"(?P<closed>\\{0,4}[\"'`]|%(?:25)?2[27]|&(?:quot|apos|#39|#x27|#34);)?\]?\*{0,2}(?:[ \t]{0,8}|(?:%20){0,4})"
     r"(?:(?P<pair>,[ \t]{0,8}(?=b?\\{0,4}[\"']))"
     r"|(?P<sep>:[ \t]?(?:str|bytes|Any|(?:typing\.)?Optional\[[^\]]{1,40}\]{1,2}|str ?\| ?None)[ \t]?=(?!=)"
@@ -24,23 +25,23 @@ _NAMED = re.compile(
     _I,
 )
 # Parameters of web addresses that are secret only there: of signed downloads and of a sign-in.
-_SIGNED = re.compile(
+_SIGNED = lazy(
     r"((?:[?&;]|%3F|%26)(?:(?:x-amz-|x-goog-)?(?:signature|sig|credential|security-token)|policy|key-pair-id|key|pass|code|state)(?:=|%3D))"
     r"[^&\s\"'<>]+",
     _I,
 )
-_ELEMENT = re.compile(r"(<(\w[\w.-]{0,40})>)(?!<)[^<]+(?=</\2>)")
-_LINE_START = re.compile(r"^[ \t]*(?:- )?[\"']?[\w.-]{0,40}$")
+_ELEMENT = lazy(r"(<(\w[\w.-]{0,40})>)(?!<)[^<]+(?=</\2>)")
+_LINE_START = lazy(r"^[ \t]*(?:- )?[\"']?[\w.-]{0,40}$")
 # How a value begins, and how far it goes: in quotes, in brackets, and bare, by kind.
-_OPEN = re.compile(r"b?(?P<escape>\\{0,4})(?P<quote>[\"'`])|(?P<percent>%(?:25)?2[27]|&(?:quot|apos|#39|#x27|#34);)", _I)
-_BRACKET = re.compile(r"[(\[{](?:[^)\]}\"']|\"(?:[^\"\\]|\\.)*\"?|'(?:[^'\\]|\\.)*'?)*[)\]}]?")
-_PLAIN = {'"': re.compile(r"(?:[^\"\\]|\\.)*"), "'": re.compile(r"(?:[^'\\]|\\.)*"), "`": re.compile(r"[^`]*")}
-_BARE_PASSWORD = re.compile(r"(?:[^\s\"'&,\\<]|[\"'](?=\w)|[&,](?![\w-]{1,40}=)(?=\S)|\\(?!\\{0,3}[\"'])|<(?!/?[a-z ]{1,12}>))+")
-_BARE_TOKEN = re.compile(r"[^\s\"'`&,;)\]}<>\\]+")
-_BARE_ENCODED = re.compile(r"(?:[^\s\"'&<>,%]|%(?!2[0267C]|7D)[0-9A-Fa-f]{2})+", _I)
-_BARE_USER = re.compile(r"[^\s\"'`&,;:)\]}<>\\/]+")
-_SCHEME = re.compile(r"(?:Bearer|Basic|Token|Negotiate|NTLM|ApiKey|Digest|AWS4-HMAC-SHA256)(?:[ \t+]+|%20)", _I)
-_PROSE = re.compile(r"[A-Za-z]+[A-Za-z',.;:() -]*$")
+_OPEN = lazy(r"b?(?P<escape>\\{0,4})(?P<quote>[\"'`])|(?P<percent>%(?:25)?2[27]|&(?:quot|apos|#39|#x27|#34);)", _I)
+_BRACKET = lazy(r"[(\[{](?:[^)\]}\"']|\"(?:[^\"\\]|\\.)*\"?|'(?:[^'\\]|\\.)*'?)*[)\]}]?")
+_PLAIN = {'"': lazy(r"(?:[^\"\\]|\\.)*"), "'": lazy(r"(?:[^'\\]|\\.)*"), "`": lazy(r"[^`]*")}
+_BARE_PASSWORD = lazy(r"(?:[^\s\"'&,\\<]|[\"'](?=\w)|[&,](?![\w-]{1,40}=)(?=\S)|\\(?!\\{0,3}[\"'])|<(?!/?[a-z ]{1,12}>))+")
+_BARE_TOKEN = lazy(r"[^\s\"'`&,;)\]}<>\\]+")
+_BARE_ENCODED = lazy(r"(?:[^\s\"'&<>,%]|%(?!2[0267C]|7D)[0-9A-Fa-f]{2})+", _I)
+_BARE_USER = lazy(r"[^\s\"'`&,;:)\]}<>\\/]+")
+_SCHEME = lazy(r"(?:Bearer|Basic|Token|Negotiate|NTLM|ApiKey|Digest|AWS4-HMAC-SHA256)(?:[ \t+]+|%20)", _I)
+_PROSE = lazy(r"[A-Za-z]+[A-Za-z',.;:() -]*$")
 
 
 def named(line: str, lowered: str) -> str:

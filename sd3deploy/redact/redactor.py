@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from sd3deploy.lazy import lazy
 from sd3deploy.redact import machine
 from sd3deploy.redact.addresses import credentials, emails
 from sd3deploy.redact.homes import homes
@@ -21,7 +21,7 @@ from sd3deploy.redact.tokens import private_keys, tokens
 __all__ = ["Redactor"]
 
 # Colours, commands to a terminal, signs without width: a secret with one of them in it would not be recognized, but could be copied.
-_INVISIBLE = re.compile(
+_INVISIBLE = lazy(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b\\))?|[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u200b\u200e\u200f\u202a-\u202e"
     r"\u2060-\u2069\ufeff\ud800-\udfff]|(?<=[ -~])[\u200c\u200d]"
 )

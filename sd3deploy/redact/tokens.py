@@ -6,6 +6,7 @@ import base64
 import re
 from itertools import pairwise
 
+from sd3deploy.lazy import lazy
 from sd3deploy.redact.kinds import LEFT
 
 __all__ = ["private_keys", "tokens"]
@@ -19,7 +20,7 @@ _BEGINNINGS = (
 _START = r"(?:(?<![A-Za-z0-9])|(?<=%[0-9A-Fa-f]{2})|(?<=\\[nrt])|(?<=\\u[0-9A-Fa-f]{4}))"
 # Tokens that are known by their beginning: the documentation of GitHub, GitLab, Hugging Face, OpenAI, AWS, Slack, Google, Stripe, npm,
 # PyPI, Docker, Replicate, SendGrid and Telegram; and the web addresses of hooks, which are secrets as a whole.
-_TOKEN = re.compile(
+_TOKEN = lazy(
     r"hf_[A-Za-z0-9]{20,}|api_org_[A-Za-z0-9]{10,}|gh[pousr]_[A-Za-z0-9]{10,}|github_pat_\w{10,}|glpat-[\w-]{10,}|dckr_pat_[\w-]{10,}"
     rf"|{_START}(?:hf_(?=[a-z]{{0,40}}[A-Z0-9])[A-Za-z0-9]{{6,}}"
     r"|sk-(?:(?:proj|ant|or|admin|svcacct)-|(?=[A-Za-z_-]{0,160}[0-9]))[\w-]{16,}|sk-[A-Za-z]{20,}|[srp]k_(?:live|test)_[A-Za-z0-9]{10,}"
@@ -28,17 +29,17 @@ _TOKEN = re.compile(
     r"|(?:(?<=hooks\.slack\.com/services/)|(?<=discord\.com/api/webhooks/)|(?<=discordapp\.com/api/webhooks/))[\w/-]+"
     rf"|{_START}[0-9a-z]{{10,40}}(?=\.gradio\.live)"
 )
-_LONG = re.compile(r"(?<![A-Za-z0-9])[A-Za-z0-9]{32,}")
-_RANDOM = re.compile(r"(?<![\w-])[\w-]{36,200}(?![\w-])", re.ASCII)
-_SYMBOL = re.compile(r"_{1,3}Z(?:N[KSVR]?|S|T[VIS])?(?:St)?\d")  # what C++ makes of a name, as in "undefined symbol: _ZN3c106detail…"
-_BASE64_LINE = re.compile(r"^[ \t]*[A-Za-z0-9+/]{56,}={0,2}[ \t\r]*$")
-_BEARER = re.compile(rf"{LEFT}(?P<scheme>bearer|basic)(?P<space>[ \t+]{{1,4}}|%20)(?P<value>[\w.~+/=:-]{{6,}})", re.IGNORECASE)
-_BEGIN = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
-_END = re.compile(r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
-_BODY = re.compile(r"(?:[ \t\r\n]|\\[nrt]|[A-Za-z0-9+/=]{16,})*")
+_LONG = lazy(r"(?<![A-Za-z0-9])[A-Za-z0-9]{32,}")
+_RANDOM = lazy(r"(?<![\w-])[\w-]{36,200}(?![\w-])", re.ASCII)
+_SYMBOL = lazy(r"_{1,3}Z(?:N[KSVR]?|S|T[VIS])?(?:St)?\d")  # what C++ makes of a name, as in "undefined symbol: _ZN3c106detail…"
+_BASE64_LINE = lazy(r"^[ \t]*[A-Za-z0-9+/]{56,}={0,2}[ \t\r]*$")
+_BEARER = lazy(rf"{LEFT}(?P<scheme>bearer|basic)(?P<space>[ \t+]{{1,4}}|%20)(?P<value>[\w.~+/=:-]{{6,}})", re.IGNORECASE)
+_BEGIN = lazy(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
+_END = lazy(r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
+_BODY = lazy(r"(?:[ \t\r\n]|\\[nrt]|[A-Za-z0-9+/=]{16,})*")
 _LONGEST_KEY = 20_000  # characters; one of 16384 bits has 13,000
 _IN_KEY = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/= \t\r\n\\"
-_KEY_LINE = re.compile(r"^[ \t]*[A-Za-z0-9+/=]{40,}", re.MULTILINE)
+_KEY_LINE = lazy(r"^[ \t]*[A-Za-z0-9+/=]{40,}", re.MULTILINE)
 
 
 def tokens(line: str, lowered: str) -> str:

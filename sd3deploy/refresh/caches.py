@@ -5,19 +5,19 @@ here; no statement of a library is run.
 from __future__ import annotations
 
 import functools
-import re
 import sys
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
+from sd3deploy.lazy import lazy
 from sd3deploy.refresh.package import Package, pattern
 from sd3deploy.refresh.private import MISSING_BACKENDS, PACKAGE_MAP
 from sd3deploy.vendored import canonicalize_name
 
 __all__ = ["correct_backends", "correct_flags", "correct_map", "forget", "modules_of", "placeholder"]
 
-_CHECK = re.compile(r"^_?is_|avail|version")
+_CHECK = lazy(r"^_?is_|avail|version")
 _CACHED = type(functools.lru_cache(lambda: None))
 
 

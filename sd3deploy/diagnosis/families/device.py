@@ -7,6 +7,7 @@ import re
 from sd3deploy.diagnosis import cure
 from sd3deploy.diagnosis.failure import Failure
 from sd3deploy.diagnosis.rule import Advice, Kind, Seen, Verdict, kinds
+from sd3deploy.lazy import lazy
 
 __all__ = ["KINDS", "judge"]
 
@@ -35,14 +36,14 @@ _ERRORS = (
     ("illegal-access", (700, 715, 716, 717, 718, 719), r"illegal memory access|unspecified launch failure|misaligned address"
      r"|illegal instruction was encountered|ErrorIllegalAddress|ErrorLaunchFailure|GPU (?:has fallen|hang)|uncorrectable ECC"),
 )  # fmt: skip
-_MATCHES = tuple((kind, numbers, re.compile(pattern, re.IGNORECASE)) for kind, numbers, pattern in _ERRORS)
-_NUMBER = re.compile(r"\b(?:CUDA|HIP|Cuda|cuda\w*) ?(?:runtime |driver )?error ?\(?(\d+)\b|\bError (\d+): \w")
-_VERSION = re.compile(r"found version (\d+)")
-_BUILT = re.compile(
+_MATCHES = tuple((kind, numbers, lazy(pattern, re.IGNORECASE)) for kind, numbers, pattern in _ERRORS)
+_NUMBER = lazy(r"\b(?:CUDA|HIP|Cuda|cuda\w*) ?(?:runtime |driver )?error ?\(?(\d+)\b|\bError (\d+): \w")
+_VERSION = lazy(r"found version (\d+)")
+_BUILT = lazy(
     r"(?i)not (?:compiled|built) with (?:CUDA|ROCm|XPU) (?:enabled|support)|CPU version installed and (?:CUDA|ROCm) is available"
 )
-_STATISTICS = re.compile(r"GPU stats:|Processed: memory=")  # SD.Next of 2025 asks for them on every machine
-_CUDNN = re.compile(r"cuDNN version (?:incompatibility|mismatch): PyTorch was compiled against \(?(?P<built>[\d, ]*\d)\)? but"
+_STATISTICS = lazy(r"GPU stats:|Processed: memory=")  # SD.Next of 2025 asks for them on every machine
+_CUDNN = lazy(r"cuDNN version (?:incompatibility|mismatch): PyTorch was compiled against \(?(?P<built>[\d, ]*\d)\)? but"
                     r" (?:found runtime version|linked against) \(?(?P<found>[\d, ]*\d)", re.IGNORECASE)  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import re
 from sd3deploy.diagnosis import advice
 from sd3deploy.diagnosis.failure import Failure
 from sd3deploy.diagnosis.rule import Advice, Kind, Seen, Verdict, kinds
+from sd3deploy.lazy import lazy
 
 __all__ = ["KINDS", "judge"]
 
@@ -35,29 +36,29 @@ _POSIX = {28: "disk-full", 122: "disk-quota", 69: "disk-quota", 30: "read-only",
 _WINDOWS = {112: "disk-full", 39: "disk-full", 19: "read-only", 206: "path-too-long", 1314: "symlink-right", 32: "file-in-use",
             33: "file-in-use", 5: "permission", 2: "file-missing", 3: "file-missing"}  # fmt: skip
 _SAID = (
-    ("disk-full", re.compile(r"No space left on device|not enough (?:free disk )?space (?:on the disk|to download)", re.IGNORECASE)),
-    ("disk-quota", re.compile(r"Disk quota exceeded", re.IGNORECASE)),
-    ("read-only", re.compile(r"Read-only file system", re.IGNORECASE)),
-    ("file-in-use", re.compile(r"being used by another process", re.IGNORECASE)),
-    ("files-open", re.compile(r"Too many open files", re.IGNORECASE)),
-    ("file-missing", re.compile(r"FileNotFoundError|No such file or directory", re.IGNORECASE)),
-    ("permission", re.compile(r"PermissionError|Permission denied:|Access is denied", re.IGNORECASE)),
+    ("disk-full", lazy(r"No space left on device|not enough (?:free disk )?space (?:on the disk|to download)", re.IGNORECASE)),
+    ("disk-quota", lazy(r"Disk quota exceeded", re.IGNORECASE)),
+    ("read-only", lazy(r"Read-only file system", re.IGNORECASE)),
+    ("file-in-use", lazy(r"being used by another process", re.IGNORECASE)),
+    ("files-open", lazy(r"Too many open files", re.IGNORECASE)),
+    ("file-missing", lazy(r"FileNotFoundError|No such file or directory", re.IGNORECASE)),
+    ("permission", lazy(r"PermissionError|Permission denied:|Access is denied", re.IGNORECASE)),
 )
-_NEEDED = re.compile(r"expected file size is: (?P<needed>[\d.]+ MB)")
-_OURS = re.compile(
+_NEEDED = lazy(r"expected file size is: (?P<needed>[\d.]+ MB)")
+_OURS = lazy(
     r"(?i)models?\b|models--|cache|hugging|\bhub\b|site-packages|venv|stable[-_ ]?diffusion|sdnext|diffusers|text_encoder|transformer"
     r"|tokenizer|\bvae"
     r"|comfy|webui|extensions|outputs?\b|\.(?:safetensors|gguf|ckpt|pth|pt|bin|incomplete|lock)\b|-\d{5}-of-\d{5}"
 )
-_OF_MODEL = re.compile(
+_OF_MODEL = lazy(
     r"(?i)(?:text_encoder|transformer|tokenizer|\bvae|models--|-\d{5}-of-\d{5}).*\.(?:safetensors|json|model)\b"
     r"|models[\\/].*\.(?:safetensors|sft|gguf)\b"
 )
-_NO_WEIGHTS = re.compile(
+_NO_WEIGHTS = lazy(
     r"(?i)Header ?Too ?(?:Large|Small)|InvalidHeader\w*|invalid header\b|invalid load key|having git-lfs|is not a (?:valid )?(?:zip"
     r"|safetensors|checkpoint) file"
 )
-_CUT = re.compile(
+_CUT = lazy(
     r"(?i)MetadataIncompleteBuffer|incomplete metadata|InvalidOffset|invalid offset|not fully covered|PytorchStreamReader failed"
     r"|unexpected EOF|Ran out of input|central directory|file is (?:truncated|corrupt)|storage has wrong (?:byte )?size|Truncated File Read"
 )
@@ -67,14 +68,14 @@ _OS_ERRORS = frozenset(
 )
 _UNNAMED = {"read-only": "that folder"}
 _LOADERS = ("diffusers", "transformers", "huggingface_hub", "safetensors", "accelerate", "peft", "tokenizers")
-_PYTHON_CODE = re.compile(r"\.pyd['\"]|\.dll['\"]|attempting to bind", re.IGNORECASE)
-_LACKS = re.compile(
+_PYTHON_CODE = lazy(r"\.pyd['\"]|\.dll['\"]|attempting to bind", re.IGNORECASE)
+_LACKS = lazy(
     r"(?i)no file named (?P<file>[\w.-]{1,100})(?:(?:, or |, "
     r"| or )[\w.-]{1,100}){0,9},? found in directory(?: (?P<folder>.{1,300}?)\.?(?=['\")]|\s*$|\. ))?"
     r"|(?<![\w./\\:-])(?P<folder2>[\w./\\:-]{1,300}) does not appear to have a file named (?P<file2>[\w./-]*\w)"
 )
-_WEIGHTS_FILE = re.compile(r"SafetensorError|checkpoint file|\.(?:safetensors|sft|gguf|ckpt|pth?|bin)\b", re.IGNORECASE)
-_CODEC = re.compile(r"['\"](?P<codec>[\w-]+)['\"] codec can't (?:de|en)code")
+_WEIGHTS_FILE = lazy(r"SafetensorError|checkpoint file|\.(?:safetensors|sft|gguf|ckpt|pth?|bin)\b", re.IGNORECASE)
+_CODEC = lazy(r"['\"](?P<codec>[\w-]+)['\"] codec can't (?:de|en)code")
 
 
 def judge(failure: Failure, seen: Seen) -> Verdict | None:

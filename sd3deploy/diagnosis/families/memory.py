@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
-
 from sd3deploy import units
 from sd3deploy.diagnosis.failure import Failure
 from sd3deploy.diagnosis.rule import Advice, Kind, Seen, Verdict, kinds
+from sd3deploy.lazy import lazy
 from sd3deploy.memory.exhausted import Exhausted, read_exhausted
 
 __all__ = ["KINDS", "judge"]
@@ -23,22 +22,22 @@ KINDS = kinds(
 )
 
 # Advice to avoid it, in settings and warnings, is no lack of it.
-_ADVICE = re.compile(r"(?i)(?:avoid|prevent|may cause|risk of|to fix)(?: running)? (?:an? )?(?:CUDA |GPU )?out[ _]of[ _]memory|OOM-?safe")
-_PAGING = re.compile(r"(?:os error|WinError) (?:1455|8)\b|paging file")
-_KILLED = re.compile(
+_ADVICE = lazy(r"(?i)(?:avoid|prevent|may cause|risk of|to fix)(?: running)? (?:an? )?(?:CUDA |GPU )?out[ _]of[ _]memory|OOM-?safe")
+_PAGING = lazy(r"(?:os error|WinError) (?:1455|8)\b|paging file")
+_KILLED = lazy(
     r"(?i:\bKilled$|: line \d+: +\d+ Killed\b|^(?:zsh: |\[\d+\] [+-]? ?\d* *)killed\b|Killed process \d+ \(python|oom[-_]kill|oom_reaper)"
     r"|SIGKILL(?!_handler| handler)|(?i:(?:exit|return)\w*(?: with)?(?: exit| return)? (?:code|status)\W{0,3}(?:137|-9)\b)"
 )
 # A block that is larger than the driver or the API can give, however much is free: Level Zero's and OpenCL's 4 GiB.
-_BLOCK = re.compile(
+_BLOCK = lazy(
     r"(?i)(?:allocat|buffer|block).{0,60}(?:larger|greater|more|exceed)\w*.{0,20}?(\d+(?:\.\d+)? ?[GM]i?B)|INVALID_BUFFER_SIZE"
 )
-_DISPATCHED = re.compile(
+_DISPATCHED = lazy(
     r"(?i)modules are dispatched on the CPU|offload the (?:whole|entire) model to the disk|not have enough GPU memory to fit"
 )
-_LIBRARY = re.compile(r"(?:BLAS|DNN)_STATUS_(?:NOT_INITIALIZED|EXECUTION_FAILED|INTERNAL_ERROR)|unable to find an engine to execute")
+_LIBRARY = lazy(r"(?:BLAS|DNN)_STATUS_(?:NOT_INITIALIZED|EXECUTION_FAILED|INTERNAL_ERROR)|unable to find an engine to execute")
 _SIZES = {"memory-gpu": ("rule.memory-gpu.size", "rule.memory-gpu.free"), "memory-ram": ("rule.memory-ram.size", "rule.memory-ram.free")}
-_UNUSED = re.compile(r"([\d.]+) ([KMG]i?B) is reserved by PyTorch but unallocated")
+_UNUSED = lazy(r"([\d.]+) ([KMG]i?B) is reserved by PyTorch but unallocated")
 
 
 def judge(failure: Failure, seen: Seen) -> Verdict | None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from sd3deploy.diagnosis import advice, cure
 from sd3deploy.diagnosis.failure import Failure, class_owner
 from sd3deploy.diagnosis.rule import Advice, Kind, Seen, Verdict, kinds
+from sd3deploy.lazy import lazy
 
 __all__ = ["KINDS", "judge"]
 
@@ -75,9 +76,9 @@ _SENTENCES: tuple[tuple[str, str, Advise], ...] = (
      r"|missing \d+ required (?:positional|keyword-only) arguments?: ['\"](?P<name2>\w+)"
      r"|got multiple values for (?:keyword )?argument ['\"](?P<name3>\w+))", advice.unexpected_argument),
 )  # fmt: skip
-_MATCHES = tuple((kind, re.compile(pattern, re.IGNORECASE), advise) for kind, pattern, advise in _SENTENCES)
+_MATCHES = tuple((kind, lazy(pattern, re.IGNORECASE), advise) for kind, pattern, advise in _SENTENCES)
 _IMPORTS = frozenset(("ImportError", "ModuleNotFoundError", "PackageNotFoundError", "DistributionNotFound"))
-_INSTALL = re.compile(
+_INSTALL = lazy(
     r"pip install (?:--?[\w-]+ )*['\"]?([A-Za-z][\w.\-]*)|(?:the|an?|and|requires|needs"
     r"|install) [`'\"]?([A-Za-z][\w\-]*)[`'\"]? (?:library|package|on which|to be installed)"
     r"|^[`'\"]?([A-Za-z][\w\-]*)[`'\"]? (?:library |package )?(?:is|was)(?:n't| not) (?:available|installed|found)"
@@ -85,7 +86,7 @@ _INSTALL = re.compile(
     r"|(?:[Pp]lease |to )install (?:the )?[`'\"]?([A-Za-z][\w\-]*)[`'\"]?",
 )
 _OF_PROGRAMS = ("comfy", "modules", "backend", "ldm_patched", "folder_paths", "nodes", "execution", "scripts")
-_OF_CLASS = re.compile(r"(?:type object )?['\"](?P<class>\w+)['\"] (?:object )?has no attribute ['\"](?P<name>\w+)")
+_OF_CLASS = lazy(r"(?:type object )?['\"](?P<class>\w+)['\"] (?:object )?has no attribute ['\"](?P<name>\w+)")
 
 
 def judge(failure: Failure, seen: Seen) -> Verdict | None:

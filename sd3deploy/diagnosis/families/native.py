@@ -8,6 +8,7 @@ from sd3deploy.diagnosis import advice, cure
 from sd3deploy.diagnosis.failure import NATIVE, Failure
 from sd3deploy.diagnosis.installed import of_stack
 from sd3deploy.diagnosis.rule import Advice, Kind, Seen, Verdict, kinds
+from sd3deploy.lazy import lazy
 
 __all__ = ["KINDS", "judge"]
 
@@ -24,11 +25,11 @@ KINDS = kinds(
     Kind("compile-failed", "platform-unsupported", "setting", "https://github.com/pytorch/pytorch/issues/137689"),
 )
 
-_GPU = re.compile(
+_GPU = lazy(
     r"(?i)by GPU node|\bXid \(PCI|\bamdgpu|\bROCm|\bHSA|\bhip\w*\.|nvcuda|libcuda|\bnvlddmkm|\bDXGI|device (?:lost|removed|hung)"
 )
 # A library that a loader has named: its file, or the module that it is.
-_LIBRARY = re.compile(
+_LIBRARY = lazy(
     r"(?i)(?P<file>(?:\b[A-Za-z]:(?=[\\/]))?[\w./\\~+\- ]*?[\w+.\-]+\.(?:so[\d.]*|dll|dylib|pyd))['\")]*"
     r"(?:: (?:undefined symbol: (?P<symbol>\w+)"
     r"|symbol \w+, version|cannot open shared|cannot enable executable stack"
@@ -38,15 +39,15 @@ _LIBRARY = re.compile(
     r"|cannot load library) ?"
     r"['\"(]?(?P<file2>[^'\"),]+?\.(?:so[\d.]*|dll|dylib))"
 )
-_BITSANDBYTES = re.compile(
+_BITSANDBYTES = lazy(
     r"(?i)Could not (?:find the bitsandbytes (?:CUDA|ROCm|HIP|XPU)? ?binary|load bitsandbytes native library)|Configured (?:CUDA|ROCm"
     r"|XPU) binary not found at"
     r"|Required library version not found|libbitsandbytes_\w+\.(?:so|dll|dylib)['\"]?: cannot open|libcudart\.so not found in any"
     r"|CUDA Setup failed despite|bitsandbytes was compiled without GPU support|has no attribute ['\"]cadam32bit_grad_fp32"
     r"|Error (?:named symbol not found|no kernel image is available[\w ]*|invalid device function) at line \d+ in file \S*ops\.(?:cu|hip)"
 )
-_CUDA = re.compile(r"^lib(?:cu(?!da\.so)|nv|nccl)\w*\.so", re.IGNORECASE)
-_COMPILER = re.compile(
+_CUDA = lazy(r"^lib(?:cu(?!da\.so)|nv|nccl)\w*\.so", re.IGNORECASE)
+_COMPILER = lazy(
     r"BackendCompilerFailed|InductorError|TritonMissing|torch\._(?:dynamo|inductor)\.exc|backend=['\"]inductor|LoweringException"
     r"|CppCompileError|Failed to find C compiler"
 )

@@ -6,6 +6,7 @@ import re
 
 from sd3deploy.diagnosis.failure import Failure
 from sd3deploy.diagnosis.rule import Advice, Kind, Seen, Verdict, kinds
+from sd3deploy.lazy import lazy
 
 __all__ = ["KINDS", "judge"]
 
@@ -29,9 +30,9 @@ KINDS = kinds(
     Kind("server-unreachable", "network", "none", "https://requests.readthedocs.io/en/latest/user/quickstart/#errors-and-exceptions"),
 )
 
-_HUB = re.compile(r"hugging ?face|\bhf\.co|hf-mirror|xethub|diffusers|transformers", re.IGNORECASE)
-_HUB_HOST = re.compile(r"(?:^|\.)(?:huggingface\.co|hf\.co|xethub\.hf\.co)$")
-_LOCAL = re.compile(r"^(?:localhost|127\.|0\.0\.0\.0|\[?::1)")
+_HUB = lazy(r"hugging ?face|\bhf\.co|hf-mirror|xethub|diffusers|transformers", re.IGNORECASE)
+_HUB_HOST = lazy(r"(?:^|\.)(?:huggingface\.co|hf\.co|xethub\.hf\.co)$")
+_LOCAL = lazy(r"^(?:localhost|127\.|0\.0\.0\.0|\[?::1)")
 
 # What decides, in this order: a class of an error (of huggingface_hub, requests, urllib3, httpx, the standard library), a number of the
 # system (Linux, macOS, Windows, getaddrinfo), or what they say themselves.
@@ -60,16 +61,16 @@ _DECIDES: tuple[tuple[str, str, tuple[int, ...], str], ...] = (
      r"couldn't connect to '|specific connection error|cannot find the requested files in the (?:local|disk) cache"
      r"|Connection (?:refused|reset)|unable to access 'https?:|Failed to connect to \S+ port|Network is unreachable|Max retries exceeded"),
 )  # fmt: skip
-_MATCHES = tuple((kind, frozenset(types.split()), numbers, re.compile(said, re.IGNORECASE)) for kind, types, numbers, said in _DECIDES)
-_SCHEME = re.compile(
+_MATCHES = tuple((kind, frozenset(types.split()), numbers, lazy(said, re.IGNORECASE)) for kind, types, numbers, said in _DECIDES)
+_SCHEME = lazy(
     r"(?i)(?:scheme for proxy URL|proxy (?:URL )?scheme|Unable to determine SOCKS version|proxies? .{0,20}scheme)\W.*?(\w+)(?=://)"
 )
-_SOCKS = re.compile(r"(?i)dependencies for SOCKS|['\"]?socksio['\"]? package is not installed|SOCKS support|using SOCKS proxy, but")
-_NAMED = re.compile(
+_SOCKS = lazy(r"(?i)dependencies for SOCKS|['\"]?socksio['\"]? package is not installed|SOCKS support|using SOCKS proxy, but")
+_NAMED = lazy(
     r"https?://[^/\s]+/(?:api/models/)?(?P<name>[\w.-]+(?:/[\w.-]*\w)?)(?=/resolve|[/.\s]|$)"
     r"|(?<![\w./-])(?P<name2>[\w./-]{1,200}) is not a local folder"
 )
-_MODEL = re.compile(r"Access to model (?P<model>[\w./-]{1,200}\w)|huggingface\.co/(?:api/models/)?(?P<model2>[\w.-]+/[\w.-]*\w)")
+_MODEL = lazy(r"Access to model (?P<model>[\w./-]{1,200}\w)|huggingface\.co/(?:api/models/)?(?P<model2>[\w.-]+/[\w.-]*\w)")
 _BY_THE_MIRROR = ("hub-unreachable", "hub-dns", "hub-timeout", "hub-down", "hub-certificate", "repository-missing", "download-broken")
 
 

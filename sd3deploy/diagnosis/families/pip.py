@@ -9,6 +9,7 @@ from sd3deploy.diagnosis.failure import Failure
 from sd3deploy.diagnosis.families import network
 from sd3deploy.diagnosis.installed import of_stack
 from sd3deploy.diagnosis.rule import Advice, Kind, Seen, Verdict, kinds
+from sd3deploy.lazy import lazy
 
 __all__ = ["KINDS", "judge"]
 
@@ -35,16 +36,16 @@ _SENTENCES = (
      r" ['\"](?P<versions>[^'\"]+)", advice.pip_refused),
     ("python-version", r"Incompatible Python version|Python version incompatible", None),
 )  # fmt: skip
-_MATCHES = tuple((kind, re.compile(pattern, re.IGNORECASE), advise) for kind, pattern, advise in _SENTENCES)
-_NETWORK = re.compile(
+_MATCHES = tuple((kind, lazy(pattern, re.IGNORECASE), advise) for kind, pattern, advise in _SENTENCES)
+_NETWORK = lazy(
     r"(?i)connection broken|Failed to establish|getaddrinfo|Name or service|name resolution|Max retries|Network is unreachable|ProxyError"
 )
-_BUILD = re.compile(
+_BUILD = lazy(
     r"(?:Failed building wheel for|Failed to build(?: installable wheels for .*?projects)?|Could not build wheels for"
     r"|Failed to (?:download and )?build)"
     r" [\s`(]*(?P<package>[A-Za-z][\w.\-]*)"
 )
-_PYTHON = re.compile(r"[\\/]python(3\.\d+)[\\/]|Python(3)(\d+)[\\/]|\bcp(3)(\d\d+)\b|\bPython (3\.\d+)", re.IGNORECASE)
+_PYTHON = lazy(r"[\\/]python(3\.\d+)[\\/]|Python(3)(\d+)[\\/]|\bcp(3)(\d\d+)\b|\bPython (3\.\d+)", re.IGNORECASE)
 
 
 def judge(failure: Failure, seen: Seen) -> Verdict | None:

@@ -6,6 +6,7 @@ import re
 
 from sd3deploy.diagnosis.failure import Failure
 from sd3deploy.diagnosis.rule import Advice, Kind, Seen, Verdict, kinds
+from sd3deploy.lazy import lazy
 
 __all__ = ["KINDS", "judge"]
 
@@ -32,22 +33,22 @@ _CHANNELS = {3: "a picture", 4: "latents of Stable Diffusion 1.5 and SDXL", 9: "
 # Per block of the transformer: 6 vectors of 1536 for the modulation, 9 in those of 3.5 medium that have a second attention; and the square
 # of pos_embed_max_size, 192 and 384. See _MEDIUM.
 _NEWER = ({13824, 9216}, {147456, 36864})
-_SIZES = re.compile(r"(?:torch\.Size\(\[|tensor\(\.\.\., (?:[^)]*?)size=\(|shape \(?\[?|\()(\d+(?:, ?\d+)*),?[\])]")
-_MISMATCH = re.compile(
+_SIZES = lazy(r"(?:torch\.Size\(\[|tensor\(\.\.\., (?:[^)]*?)size=\(|shape \(?\[?|\()(\d+(?:, ?\d+)*),?[\])]")
+_MISMATCH = lazy(
     r"size mismatch for (\S+?):|shape mismatch for key (\S+?),|because (\S+) expected shape|(?:key|tensor) ['\"]?(\S+?)['\"]? (?:has"
     r"|expected)"
 )
-_PACKED = re.compile(r"shape torch\.Size\(\[(\d{5,}), 1\]\) from checkpoint")  # bitsandbytes in 4 bit: two weights a byte, in one column
-_LOADING = re.compile(
+_PACKED = lazy(r"shape torch\.Size\(\[(\d{5,}), 1\]\) from checkpoint")  # bitsandbytes in 4 bit: two weights a byte, in one column
+_LOADING = lazy(
     r"Error\(s\) in loading state_dict for (\w+)|Cannot load .{0,300}?because \S+ expected shape|shape mismatch for key|(?:Missing"
     r"|Unexpected) key\(s\) in state_dict"
 )
-_MULTIPLIED = re.compile(r"shapes? cannot be multiplied \((\d+)x(\d+) and (\d+)x(\d+)\)")
-_TENSORS = re.compile(
+_MULTIPLIED = lazy(r"shapes? cannot be multiplied \((\d+)x(\d+) and (\d+)x(\d+)\)")
+_TENSORS = lazy(
     r"size of tensor a \((\d+)\) must match the size of tensor b \((\d+)\)|shapes? \[[^\]]*?(\d+)\] (?:and|vs) \[[^\]]*?(\d+)\]"
 )
-_CONVOLUTION = re.compile(r"expected input\[[\d, ]*\] to have (?P<wanted>\d+) channels, but got (?P<given>\d+)")
-_SD3 = re.compile(r"SD3|MMDiT|MMDIT|joint_blocks|context_embedder|time_text_embed|transformer_blocks|pos_embed")
+_CONVOLUTION = lazy(r"expected input\[[\d, ]*\] to have (?P<wanted>\d+) channels, but got (?P<given>\d+)")
+_SD3 = lazy(r"SD3|MMDiT|MMDIT|joint_blocks|context_embedder|time_text_embed|transformer_blocks|pos_embed")
 
 
 def judge(failure: Failure, seen: Seen) -> Verdict | None:

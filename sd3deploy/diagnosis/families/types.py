@@ -6,6 +6,7 @@ import re
 
 from sd3deploy.diagnosis.failure import Failure
 from sd3deploy.diagnosis.rule import Advice, Kind, Seen, Verdict, kinds
+from sd3deploy.lazy import lazy
 
 __all__ = ["KINDS", "judge"]
 
@@ -30,41 +31,41 @@ _TYPE = (
     r"(?:struct )?(?:c10::|torch\.(?:cuda\.|xpu\.|mps\.)?)?(Half|BFloat16|Float8_\w+|Float|Double|Byte|Char|Long|Int|u?int\d+|b?float\d+\w*"
     r"|(?<=\()(?:half|double|float)(?=\))|(?<= )float(?= !=|$)|(?<=!= )float)(?:Tensor)?"
 )
-_IMPLEMENTED = re.compile(r"['\"](?P<op>\w+)['\"] not implemented for ['\"](?P<type>\w+)['\"]")
+_IMPLEMENTED = lazy(r"['\"](?P<op>\w+)['\"] not implemented for ['\"](?P<type>\w+)['\"]")
 _DEVICE = r"(?:cpu|cuda|mps|xpu|meta|hip|privateuseone|dml|directml)(?::\d+)?"
-_PAIR = re.compile(rf"(?i)\b({_DEVICE})(?:\)? and |,? different from other tensors on |,? but (?:got|found) (?:\w+ ){{0,4}}?)({_DEVICE})\b")
-_SAME_DEVICE = re.compile(
+_PAIR = lazy(rf"(?i)\b({_DEVICE})(?:\)? and |,? different from other tensors on |,? but (?:got|found) (?:\w+ ){{0,4}}?)({_DEVICE})\b")
+_SAME_DEVICE = lazy(
     r"(?i)\bsame device|different devices|(?:two|both) (?:\w+ ){0,2}devices|expected device|is on \w+(?::\d)?, different"
     r"|device type \w+ .{0,60}but"
 )
-_SAME_TYPE = re.compile(r"\bsame\b|\bequal\b|\bmatch|mismatch|!=|\bbut (?:got|found)|different|expected", re.IGNORECASE)
-_SAME_DTYPE = re.compile(
+_SAME_TYPE = lazy(r"\bsame\b|\bequal\b|\bmatch|mismatch|!=|\bbut (?:got|found)|different|expected", re.IGNORECASE)
+_SAME_DTYPE = lazy(
     r"(?i)same dtype|dtypes? (?:\([^)]*\) )?(?:mismatch|must (?:match|be the same)|should (?:match|be the same)|do(?:es)? not match)"
     r"|mismatch\w* (?:\w+ ){0,2}dtypes?|dtype == \S+, got"
 )
-_ON_APPLE = re.compile(
+_ON_APPLE = lazy(
     rf"{_TYPE}[\w .]* (?:is not supported on|to the) MPS|MPS (?:framework|backend|device)? ?.{{0,40}}(?:support|convert).{{0,20}}{_TYPE}"
 )
-_NO_BFLOAT16 = re.compile(r"(?i)not? support\w* bfloat16|bfloat16 (?:is )?(?:not|only) supported|bf16 .{0,30}(?:not supported|requires)")
-_UNSUPPORTED = re.compile(
+_NO_BFLOAT16 = lazy(r"(?i)not? support\w* bfloat16|bfloat16 (?:is )?(?:not|only) supported|bf16 .{0,30}(?:not supported|requires)")
+_UNSUPPORTED = lazy(
     r"(?i)(?:CU|HIP|ROC)(?:BLAS|DNN|SPARSE)(?:LT)?_STATUS_(?:NOT_SUPPORTED|ARCH_MISMATCH)|requested functionality is not supported"
 )
-_OPERATOR = re.compile(
+_OPERATOR = lazy(
     r"Could not run ['\"](?P<op>[\w:.]+)['\"] .{0,60}?['\"](?P<backend>\w+)['\"] backend|(?:operator"
     r"|op) ['\"](?P<op2>aten::[\w.]+)['\"] is not current(?:ly)? "
     r"(?:implemented|supported) (?:for|on) the (?P<backend2>\w+)"
 )
-_BUILT = re.compile(r"\bsm_(\d+a?)\b")
-_CAPABILITY = re.compile(r"CUDA capability sm_(\d+)|cuda capability (\d+)\.(\d+)", re.IGNORECASE)
-_KERNEL = re.compile(
+_BUILT = lazy(r"\bsm_(\d+a?)\b")
+_CAPABILITY = lazy(r"CUDA capability sm_(\d+)|cuda capability (\d+)\.(\d+)", re.IGNORECASE)
+_KERNEL = lazy(
     r"(?i)no kernel image|capability sm_\d+ is not compatible|capability \d+\.\d+\.? .{0,40}(?:Minimum|supported by this)"
     r"|cudaErrorNoKernelImage"
 )
-_HIP = re.compile(
+_HIP = lazy(
     r"(?i)HIP error: invalid device function|hipErrorInvalidDeviceFunction|hipErrorNoBinaryForGpu|TensileLibrary"
     r"|hipError\w*: no kernel image"
 )
-_META = re.compile(r"\bmeta tensor\b|device meta is not", re.IGNORECASE)
+_META = lazy(r"\bmeta tensor\b|device meta is not", re.IGNORECASE)
 
 
 def judge(failure: Failure, seen: Seen) -> Verdict | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
+from sd3deploy.lazy import lazy
 
 __all__ = ["REMARKS"]
 
 REMARKS = tuple(
-    re.compile(pattern)
+    lazy(pattern)
     for pattern in (
         r"A matching Triton is not available|Error caught was: No module named 'triton'",  # https://github.com/facebookresearch/xformers/issues/982
         # SD.Next, on every start without the packages of an upscaler that nobody has chosen: https://github.com/vladmandic/sdnext/issues/3281

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sd3deploy.encoders.cache.manifest import Manifest, stamp
+from sd3deploy.lazy import lazy
 
 __all__ = ["CONFIG", "LIST", "LOCK", "MANIFEST", "MODEL", "TEMPORARY", "Entry", "name_for", "ours"]
 
@@ -19,7 +19,7 @@ LIST, LOCK = "finished.jsonl", "lock"  # of the journal that it was; they stay w
 _RENEWED = "manifest.json.part"
 # In the order of removal: Windows refuses to remove a file that is in use, and only the first can be.
 _FILES = (MODEL, LIST, LOCK, _RENEWED, CONFIG, MANIFEST)
-_NAME = re.compile(r"t5-([a-z0-9-]+)-[0-9a-f]{12}")
+_NAME = lazy(r"t5-([a-z0-9-]+)-[0-9a-f]{12}")
 _PIECE = 1 << 22  # bytes at a time
 
 

@@ -6,10 +6,12 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from sd3deploy.lazy import lazy
+
 __all__ = ["FOREIGN", "of_file", "of_folder"]
 
-_HTML = re.compile(rb"\s*<(!doctype|html|head|body|!--)", re.IGNORECASE)
-_XML = re.compile(rb"\s*<\?xml")
+_HTML = lazy(rb"\s*<(!doctype|html|head|body|!--)", re.IGNORECASE)
+_XML = lazy(rb"\s*<\?xml")
 
 
 @dataclass(frozen=True)

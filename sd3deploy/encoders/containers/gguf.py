@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +16,7 @@ from sd3deploy.encoders.containers.content import Content
 from sd3deploy.encoders.files import File
 from sd3deploy.encoders.stored import Stored
 from sd3deploy.errors import EncoderError
+from sd3deploy.lazy import lazy
 
 __all__ = ["BLOCKS", "Gguf"]
 
@@ -62,7 +62,7 @@ _ENDS = {
     "enc.output_norm.weight": "encoder.final_layer_norm.weight",
     "output.weight": "lm_head.weight",
 }
-_BLOCK = re.compile(r"enc\.blk\.(\d+)\.(\w+)\.(.+)")
+_BLOCK = lazy(r"enc\.blk\.(\d+)\.(\w+)\.(.+)")
 
 
 class Gguf:

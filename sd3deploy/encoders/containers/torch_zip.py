@@ -18,13 +18,14 @@ from sd3deploy.encoders.containers.content import Content
 from sd3deploy.encoders.files import File
 from sd3deploy.encoders.stored import Stored
 from sd3deploy.errors import EncoderError
+from sd3deploy.lazy import lazy
 
 __all__ = ["TorchZip"]
 
 _LOCAL, _NAME, _EXTRA = 30, 26, 28  # of a zip's local header: its bytes, and where the lengths of name and extra field stand
 _LARGEST = 2**22  # bytes of a pickle; that of T5-XXL has 40 KB
 _SAFE = (2, 6)  # torch.load(weights_only=True) could run code before (CVE-2025-32434)
-_BARE = re.compile(rb"\x80[\x02-\x05][\x8a}cXU(\x95]")  # a pickle outside of a zip, as torch wrote before 1.6
+_BARE = lazy(rb"\x80[\x02-\x05][\x8a}cXU(\x95]")  # a pickle outside of a zip, as torch wrote before 1.6
 
 
 @dataclass(frozen=True)

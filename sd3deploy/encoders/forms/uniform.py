@@ -4,7 +4,6 @@ type, would change its numbers without a sign of it in the layer itself.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -16,10 +15,11 @@ from sd3deploy.encoders.forms.fp8 import SCALES
 from sd3deploy.encoders.forms.plain import FP8
 from sd3deploy.encoders.forms.scales import FLOATS
 from sd3deploy.errors import EncoderError
+from sd3deploy.lazy import lazy
 
 __all__ = ["require_uniform"]
 
-_BLOCK = re.compile(r"^encoder\.block\.\d+\.")
+_BLOCK = lazy(r"^encoder\.block\.\d+\.")
 
 
 def require_uniform(layers: Mapping[str, tuple[Layer, Mine]], *, marked: bool) -> None:

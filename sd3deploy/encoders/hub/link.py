@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,13 +13,14 @@ from sd3deploy.encoders.hub.patience import Patience
 from sd3deploy.encoders.hub.session import Answer
 from sd3deploy.encoders.stopping import Stopped
 from sd3deploy.errors import EncoderError
+from sd3deploy.lazy import lazy
 
 __all__ = ["Link", "NoRanges", "Place"]
 
 _LOOKS = 5  # tries to find a file: 7.5 seconds without an answer
 _TIMEOUT = 10.0  # seconds for an answer without a body, as huggingface_hub has them
 _EXPIRED = (401, 403, 404, 410)  # of an address that was good for an hour
-_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_RANGE = lazy(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
 class NoRanges(Exception):

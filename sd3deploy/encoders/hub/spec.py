@@ -6,14 +6,15 @@ import re
 from dataclasses import dataclass
 
 from sd3deploy.errors import EncoderError
+from sd3deploy.lazy import lazy
 
 __all__ = ["DEFAULT", "Spec"]
 
 DEFAULT = "comfyanonymous/flux_text_encoders:t5xxl_fp16.safetensors"  # open to everybody, 9.8 GB, FP16
 _PART = r"[A-Za-z0-9](?:[\w.-]{0,94}[A-Za-z0-9_])?"  # huggingface_hub's utils/_validators.py: at most 96 characters, no end in - or .
 _STEP = r"\w[\w.-]*"  # between the slashes of a revision: it is the name of a file in huggingface_hub's folders
-_SPEC = re.compile(rf"({_PART}/{_PART})(?:@({_STEP}(?:/{_STEP})*))?(?::(.*))?", re.ASCII)
-_ADDRESS = re.compile(r"https?://[^/]+/([^/]+/[^/]+)(?:/(?:blob|resolve|tree)/([^/]+)(?:/(.*?))?)?(?:\?.*)?/?")
+_SPEC = lazy(rf"({_PART}/{_PART})(?:@({_STEP}(?:/{_STEP})*))?(?::(.*))?", re.ASCII)
+_ADDRESS = lazy(r"https?://[^/]+/([^/]+/[^/]+)(?:/(?:blob|resolve|tree)/([^/]+)(?:/(.*?))?)?(?:\?.*)?/?")
 
 
 @dataclass(frozen=True)
