@@ -145,8 +145,9 @@
     }
     timer = setTimeout(async () => {
       const values = new URLSearchParams(sd3.memoryQuestion(tab));
-      if (name === AS_SET) values.delete('encoder');
-      else values.set('encoder', name);
+      const meant = name === AS_SET ? sd3.nextEncoder() : name;
+      if (meant) values.set('encoder', meant);
+      else values.delete('encoder');
       const answer = await sd3.get(`memory?${values}`).catch((error) => { console.debug(String(error)); });
       if (answer && looked[tab] === name) show(tab, answer, true);
     }, LOOK_MS);

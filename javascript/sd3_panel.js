@@ -10,14 +10,22 @@
   sd3.showState = async () => {
     if (document.querySelectorAll('.sd3-state').length === 0) return;
     status = await sd3.get('status');
-    const more = status.wanted !== status.encoder || ['busy', 'last_error', 'encoder_warning', 'quantized_before', 'emulates'].some((name) => status[name]);
+    const more = status.next !== status.encoder || ['busy', 'last_error', 'encoder_warning', 'quantized_before', 'emulates'].some((name) => status[name]);
     for (const el of document.querySelectorAll('.sd3-state')) el.textContent = more || !el.closest('.sd3-panel') ? status.line : ''; // its head says it
     for (const el of document.querySelectorAll('.sd3-findings')) sd3.fill(el, status.findings, (found) => found.map(finding));
     TABS.forEach(sd3.showHeadline);
     sd3.showQuieted();
   };
 
-  // Model, encoder, whether it fits, findings: in the head of the panel, so that it says something while it is closed.
+  // The text encoder of the next picture of a page, by its stored name; null where it is the one that is loaded. One that has failed is not
+  // tried again, and leaves that.
+  sd3.nextEncoder = (own) => {
+    const next = status && (own || status.next);
+    return next === (status || {}).encoder || next === (status || {}).failed ? null : next;
+  };
+
+  // What the next picture is made with, whether it fits, and what has failed: in the head of the panel, so that it says something while it
+  // is closed. At length it is on top of the panel, and what the head says when it is pointed at.
   sd3.showHeadline = (tab) => {
     const head = document.querySelector(`#script_${tab}_sd3_deploy_panel .label-wrap`);
     if (!head || !status) return;
@@ -26,12 +34,16 @@
       el = sd3.element('span', 'sd3-headline');
       head.firstElementChild.after(el);
     }
-    const { verdict = {}, encoder } = sd3.estimate(tab); // of the next job of this page
-    const found = status.findings.length > 0 ? sd3.text('page.findings', { count: status.findings.length }) : '';
-    const model = status.model ? [status.model.split('/').pop(), sd3.shown(encoder || status.encoder), verdict.short] : [sd3.text('page.headline.none')];
-    const parts = status.busy ? [status.busy] : [...model, found];
+    const { verdict = {}, line } = sd3.estimate(tab); // of the next job of this page
+    const next = sd3.nextEncoder(sd3.encoder(tab)) || status.encoder;
+    const model = status.model ? [status.model.split('/').pop(), sd3.shown(next), verdict.short] : [sd3.text('page.headline.none')];
+    const failed = status.failed ? sd3.text('page.headline.failed', { name: sd3.shown(status.failed) }) : sd3.text('page.headline.error');
+    const error = status.last_error && failed;
+    const found = status.findings.length > 0 && sd3.text('page.findings', { count: status.findings.length });
+    const parts = status.busy ? [status.busy] : [...model, error, found];
     el.textContent = parts.filter(Boolean).join(' · ');
-    el.className = `sd3-headline sd3-${status.last_error || found ? 'failed' : verdict.answer || 'unknown'}`;
+    el.title = [status.line, ...status.findings.map((one) => one.message), verdict.answer ? line : ''].filter(Boolean).join('\n');
+    el.className = `sd3-headline sd3-${error || found ? 'failed' : verdict.answer || 'unknown'}`;
   };
 
   const finding = (found) => { // the sentence and its remedy, the lines that led to them on demand
