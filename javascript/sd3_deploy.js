@@ -80,6 +80,7 @@
     sd3.describeButtons();
     sd3.describeSave();
     sd3.readFromTop();
+    sd3.revealAnswers();
     sd3.translate();
     sd3.follow();
   };
@@ -89,6 +90,7 @@
     document.addEventListener('click', (e) => {
       if (!e.target.closest) return;
       if (e.target.closest(WAKES)) sd3.wake();
+      for (const kind of ['verify', 'quality', 'install']) if (e.target.closest(`.sd3-panel .sd3-${kind}`)) sd3.expect(kind);
       const pressed = e.target.closest('.sd3-panel .sd3-install, .sd3-panel .sd3-cancel, .sd3-panel .sd3-copy, .sd3-end');
       if (pressed) sd3.act(pressed.matches('.sd3-install') ? 'install' : pressed.matches('.sd3-cancel') ? 'cancel' : 'report');
     }, true);

@@ -72,6 +72,10 @@
     return [el, text];
   };
 
+  const pressed = new Set(); // the kinds of work that this page has asked for: it is scrolled to where they begin and where they are over
+  sd3.expect = (kind) => pressed.add(kind);
+  const shown = {}; // kind → its job that was shown last, and how that stood
+
   const show = (kind, job, make, places = '.sd3-work') => {
     for (const work of document.querySelectorAll(places)) {
       let area = work.querySelector(`.sd3-${kind}-work`);
@@ -79,9 +83,12 @@
         area = sd3.element('div', `sd3-${kind}-work sd3-checks`);
         work.append(area);
       }
-      sd3.fill(area, job, () => [...make(job), ...(job.state === 'running' ? bar(job) : [])]);
+      sd3.fill(area, job, () => [...(job.state === 'running' ? bar(job) : []), ...make(job)]);
+      if (pressed.has(kind) && shown[kind] !== `${job.job} ${job.state}` && area.firstChild) sd3.reveal(area.firstChild);
     }
+    shown[kind] = `${job.job} ${job.state}`;
   };
+
   // The page with all numbers, as an address of this browser: a link of its own would not bring the password along.
   let opened = { job: 0, address: '' };
   const quality = async (job) => {
@@ -122,7 +129,9 @@
     verify: rows('verify', (job) => {
       const list = sd3.element('ol');
       list.append(...job.results.map(check));
-      return job.state === 'done' ? [list, sd3.element('p', 'sd3-outcome', job.text)] : [list];
+      const encoder = job.encoder && sd3.text('page.verify.encoder', { encoder: sd3.shown(job.encoder) });
+      const said = [encoder, job.state === 'running' ? '' : job.text].filter(Boolean).join(' ');
+      return said ? [sd3.element('p', 'sd3-outcome', said), list] : [list];
     }),
     install: rows('install', (job) => {
       if (job.state === 'none' || job.state === 'running') return [];
@@ -161,6 +170,15 @@
     for (const name of ['quality', 'install', 'verify', 'diagnose', 'copy']) {
       const text = sd3.text(`page.hint.${name}`);
       for (const el of document.querySelectorAll(`.sd3-panel button.sd3-${name}`)) if (el.title !== text) el.title = text;
+    }
+  };
+
+  const ANSWERS = '[id$="_sd3_deploy_found"], [id$="_sd3_deploy_diagnosis_done"], [id$="_sd3_deploy_report_text"], [id$="_sd3_deploy_bundle"]';
+  sd3.revealAnswers = () => { // what a button of the panel has to say stands below it, maybe out of sight
+    for (const el of document.querySelectorAll(ANSWERS)) {
+      const said = String(Boolean(el.querySelector('textarea, a'))) + el.textContent;
+      if ('sd3Said' in el.dataset && el.dataset.sd3Said !== said) sd3.reveal(el);
+      el.dataset.sd3Said = said;
     }
   };
 

@@ -191,7 +191,7 @@ def test_a_choice_says_of_its_packages_whether_they_come_when_it_is_chosen(host)
         return found["answer"], found["short"]
 
     answer, short = said("fp4")
-    assert (answer, short.partition(", ")[2]) == ("fits", "installs bitsandbytes when it is chosen")
+    assert (answer, short.partition(", ")[2]) == ("fits", "installs bitsandbytes")
     host.set(sd3_auto_install=False)
     assert said("fp4") == ("no", "needs bitsandbytes, and installing is switched off")
     host.set(sd3_auto_install=True, offline_mode=True)
