@@ -172,14 +172,13 @@
 
   // Below the field, as tall as there is room, because the bars above it follow the entry that is looked at. gradio opens its list where there
   // is more room. Once it opens, the page is scrolled as far as the bars stay in sight.
-  const opened = new WeakSet(); // the lists for which that was done
   const openDownwards = (tab, el, list) => {
     const input = el.querySelector('input');
     const field = input.closest('.wrap') || input; // as it is drawn
     const below = () => innerHeight - field.getBoundingClientRect().bottom - EDGE_PX;
     list.classList.toggle('sd3-scrolled', true);
-    if (!opened.has(list)) {
-      opened.add(list);
+    if (!el.dataset.sd3Scrolled) {
+      el.dataset.sd3Scrolled = 'true';
       const bars = document.querySelector(`#script_${tab}_sd3_deploy_memory .sd3-bars`);
       const spare = bars ? bars.getBoundingClientRect().top - EDGE_PX : 0;
       scroller(el).scrollTop += Math.max(0, Math.min(spare, list.scrollHeight - below()));
@@ -208,6 +207,7 @@
         if (active) look(tab, active.dataset.value);
       }
     }).observe(el, { subtree: true, childList: true, attributes: true, attributeFilter: ['class', 'data-value'] });
+    el.addEventListener('focusin', () => { delete el.dataset.sd3Scrolled; });
     el.addEventListener('mouseover', (e) => {
       const entry = e.target.closest('li[data-value]');
       if (entry) look(tab, entry.dataset.value);

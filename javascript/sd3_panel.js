@@ -20,8 +20,9 @@
   // The text encoder of the next picture of a page, by its stored name; null where it is the one that is loaded. One that has failed is not
   // tried again, and leaves that.
   sd3.nextEncoder = (own) => {
-    const next = status && (own || status.next);
-    return next === (status || {}).encoder || next === (status || {}).failed ? null : next;
+    if (!status) return own || null;
+    const next = own || status.next;
+    return [status.encoder, status.failed].includes(next) ? null : next;
   };
 
   // What the next picture is made with, whether it fits, and what has failed: in the head of the panel, so that it says something while it

@@ -122,9 +122,9 @@ def test_what_the_bars_show_is_explained_below_them(host):
     where = f"{host.panel}memory"
     assert until(lambda: len(bars(host)) == 4)
     legend = host.page.locator(f"{where} .sd3-legend")
-    assert {"Transformer", "T5", "what can be used"} <= set(legend.inner_text().splitlines())
+    assert {"Transformer", "T5", "can be used"} <= set(legend.inner_text().splitlines())
     assert "Green fits" in host.text(f"{where} .sd3-bars-hint")
-    assert host.page.locator(f"{where} .sd3-limit").first.get_attribute("title") == "what can be used"
+    assert host.page.locator(f"{where} .sd3-limit").first.get_attribute("title") == "can be used"
     colour = "(el) => getComputedStyle(el).getPropertyValue('--sd3-ink')"
     answers = {one["answer"] for one in bars(host)}
     if len(answers) == 1:
