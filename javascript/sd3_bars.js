@@ -6,7 +6,8 @@
   const AS_SET = 'As in Settings';
   const LOOK_MS = 120; // the mouse passes over entries on its way to another one
   const MARKS = { fits: '✓', tight: '!', no: '✗', unknown: '?' };
-  const ENTRIES_PX = 160; // of a list: four entries, the rest is scrolled to
+  const ENTRIES_PX = 80; // of a list: two entries at least, the rest is scrolled to
+  const EDGE_PX = 4; // to the edge of the window
   const ROOM = 1.12; // of the width, relative to the line: what is over it has to be seen, too
 
   const part = (tab, name) => document.querySelector(`#script_${tab}_sd3_deploy_${name}`);
@@ -36,6 +37,7 @@
     if (one.usable) {
       const line = sd3.element('span', 'sd3-limit');
       line.style.insetInlineStart = `${100 / most}%`;
+      line.title = sd3.text('page.bars.limit');
       track.append(line);
     }
     el.append(words, track);
@@ -44,13 +46,20 @@
 
   const legend = (bars) => {
     const names = new Map(bars.flatMap((one) => one.segments.map((each) => [each.part, each.name])));
-    const list = sd3.element('ul', 'sd3-legend sd3-list');
+    const answers = new Set(bars.map((one) => one.answer)); // where the bars have more colours than one, the patterns alone say what is what
+    const list = sd3.element('ul', ['sd3-legend sd3-list', ...(answers.size === 1 ? [`sd3-${bars[0].answer}`] : [])].join(' '));
     list.setAttribute('aria-hidden', 'true'); // each bar says its own
     for (const [id, name] of names) {
       const row = sd3.element('li');
       row.append(sd3.element('span', `sd3-swatch sd3-part-${id}`), name);
       list.append(row);
     }
+    if (bars.some((one) => one.usable)) {
+      const row = sd3.element('li');
+      row.append(sd3.element('span', 'sd3-swatch-limit'), sd3.text('page.bars.limit'));
+      list.append(row);
+    }
+    list.title = sd3.text('page.bars.hint');
     return list;
   };
 
@@ -61,7 +70,9 @@
     const unit = sd3.unit(...bars.flatMap((one) => [one.need, one.usable]));
     const el = sd3.element('div', looking ? 'sd3-bars sd3-looking' : 'sd3-bars');
     const what = { encoder: sd3.shown(encoder), place: [...places].join(', ') };
-    el.append(sd3.element('p', 'sd3-caption', sd3.text('page.bars', what)), ...bars.map((one) => bar(one, places.size > 1, most, unit)), legend(bars));
+    const caption = sd3.element('p', 'sd3-caption', sd3.text('page.bars', what));
+    if (looking) caption.append(sd3.element('small', '', sd3.text('page.bars.looking')));
+    el.append(caption, ...bars.map((one) => bar(one, places.size > 1, most, unit)), legend(bars), sd3.element('p', 'sd3-bars-hint', sd3.text('page.bars.hint')));
     return el;
   };
 
@@ -145,23 +156,39 @@
     }
     timer = setTimeout(async () => {
       const values = new URLSearchParams(sd3.memoryQuestion(tab));
-      if (name === AS_SET) values.delete('encoder');
-      else values.set('encoder', name);
+      const meant = name === AS_SET ? sd3.nextEncoder() : name;
+      if (meant) values.set('encoder', meant);
+      else values.delete('encoder');
       const answer = await sd3.get(`memory?${values}`).catch((error) => { console.debug(String(error)); });
       if (answer && looked[tab] === name) show(tab, answer, true);
     }, LOOK_MS);
   };
 
-  // gradio opens its list where there is more room: above, over the bars that follow it.
-  const openDownwards = (el, list) => {
+  const scroller = (el) => {
+    let found = el.parentElement;
+    while (found && !(found.scrollHeight > found.clientHeight && /auto|scroll/.test(getComputedStyle(found).overflowY))) found = found.parentElement;
+    return found || document.scrollingElement;
+  };
+
+  // Below the field, as tall as there is room, because the bars above it follow the entry that is looked at. gradio opens its list where there
+  // is more room. Once it opens, the page is scrolled as far as the bars stay in sight.
+  const openDownwards = (tab, el, list) => {
     const input = el.querySelector('input');
-    const { bottom } = (input.closest('.wrap') || input).getBoundingClientRect(); // the field as it is drawn
-    const room = innerHeight - bottom;
-    if (room < ENTRIES_PX || list.getBoundingClientRect().top >= bottom) return;
-    Object.assign(list.style, { top: `${bottom}px`, bottom: 'auto' });
-    list.style.setProperty('max-height', `${room}px`, 'important'); // ModernUI has a height of its own
-    const away = list.getBoundingClientRect().top - bottom; // where it is placed within something: in ModernUI
-    if (away) list.style.top = `${bottom - away}px`;
+    const field = input.closest('.wrap') || input; // as it is drawn
+    const below = () => innerHeight - field.getBoundingClientRect().bottom - EDGE_PX;
+    list.classList.toggle('sd3-scrolled', true);
+    if (!el.dataset.sd3Scrolled) {
+      el.dataset.sd3Scrolled = 'true';
+      const bars = document.querySelector(`#script_${tab}_sd3_deploy_memory .sd3-bars`);
+      const spare = bars ? bars.getBoundingClientRect().top - EDGE_PX : 0;
+      scroller(el).scrollTop += Math.max(0, Math.min(spare, list.scrollHeight - below()));
+    }
+    if (below() < ENTRIES_PX) return; // a very low window
+    const top = innerHeight - EDGE_PX - below();
+    Object.assign(list.style, { top: `${top}px`, bottom: 'auto' });
+    list.style.setProperty('max-height', `${below()}px`, 'important'); // ModernUI has a height of its own
+    const away = list.getBoundingClientRect().top - top; // where it is placed within something: in ModernUI
+    if (away) list.style.top = `${top - away}px`;
   };
 
   const watch = (tab) => {
@@ -176,10 +203,11 @@
         look(tab, null);
         sd3.follow();
       } else {
-        requestAnimationFrame(() => openDownwards(el, list.parentElement)); // gradio has placed it by then
+        requestAnimationFrame(() => openDownwards(tab, el, list.parentElement)); // gradio has placed it by then
         if (active) look(tab, active.dataset.value);
       }
     }).observe(el, { subtree: true, childList: true, attributes: true, attributeFilter: ['class', 'data-value'] });
+    el.addEventListener('focusin', () => { delete el.dataset.sd3Scrolled; });
     el.addEventListener('mouseover', (e) => {
       const entry = e.target.closest('li[data-value]');
       if (entry) look(tab, entry.dataset.value);
@@ -189,7 +217,10 @@
   const watchSettings = (el) => { // the same entries, without bars beside them
     if (el.dataset.sd3Watched) return;
     el.dataset.sd3Watched = 'true';
-    new MutationObserver(() => decorate(answered, el)).observe(el, { subtree: true, childList: true, attributes: true, attributeFilter: ['data-value'] });
+    new MutationObserver(() => {
+      decorate(answered, el);
+      el.querySelector('li[data-value]')?.parentElement.classList.toggle('sd3-scrolled', true);
+    }).observe(el, { subtree: true, childList: true, attributes: true, attributeFilter: ['data-value'] });
   };
 
   sd3.watchEncoders = (tabs) => {

@@ -4,107 +4,31 @@
 (() => {
   const sd3 = window.sd3deploy = window.sd3deploy || {};
   const SIGNS = { refuse: '✗', change: '!', advice: 'i' }; // the worst first
-  const GAP_PX = 4; // to whatever is beside it
-  const CELL_PX = 4; // of the raster in which a place is looked for
+  const GAP_PX = 4; // to the edge of the page
   const REST_MS = 150; // nothing has moved for so long
   const LOOK_MS = 1000; // between two looks whether something has moved of itself
   // What a person reads or presses. An area that holds others of these is not one of them, nor is an empty one.
   const TAKEN = 'button, input, textarea, select, label, a, img, video, canvas, progress, summary, span, p, h1, h2, h3, h4, li, td, th, [role=button], '
-    + '[role=tab], .label-wrap, #sd3-toasts > *';
-
-  const EDGE = { left: -Infinity, top: -Infinity, right: Infinity, bottom: Infinity };
-  const within = (a, b) => ({ left: Math.max(a.left, b.left), top: Math.max(a.top, b.top), right: Math.min(a.right, b.right), bottom: Math.min(a.bottom, b.bottom) });
-
-  // What is seen of the inside of an element: much of SD.Next lies scrolled away in an area of its own. known: of the elements before.
-  const inside = (el, known) => {
-    if (!el || el === document.body) return EDGE;
-    if (!known.has(el)) {
-      const around = inside(el.parentElement, known);
-      known.set(el, getComputedStyle(el).overflow === 'visible' ? around : within(around, el.getBoundingClientRect()));
-    }
-    return known.get(el);
-  };
-
-  const taken = () => {
-    const known = new Map();
-    const found = [];
-    const page = { left: 0, top: 0, right: innerWidth, bottom: innerHeight };
-    for (const el of document.querySelectorAll(TAKEN)) {
-      const box = el.getBoundingClientRect();
-      if (box.width < 1 || box.height < 1 || box.right < 0 || box.bottom < 0 || box.left > innerWidth || box.top > innerHeight) continue;
-      if (el.closest('.sd3-chip') || !el.checkVisibility({ visibilityProperty: true })) continue;
-      const seen = within(within(box, page), inside(el.parentElement, known));
-      if (seen.right > seen.left && seen.bottom > seen.top) found.push(seen);
-    }
-    return found;
-  };
-
-  // How many cells of CELL_PX are taken from the corner of the page to each one: so the number in any rectangle is a sum of four.
-  const sums = (boxes) => {
-    const [columns, rows] = [Math.ceil(innerWidth / CELL_PX), Math.ceil(innerHeight / CELL_PX)];
-    const wide = columns + 1;
-    const cells = new Int32Array(wide * (rows + 1));
-    const at = (px, most) => Math.max(0, Math.min(most, px));
-    for (const box of boxes) { // where each begins and ends; added up, how many lie on each cell
-      const left = at(Math.floor((box.left - GAP_PX) / CELL_PX), columns);
-      const right = at(Math.ceil((box.right + GAP_PX) / CELL_PX), columns);
-      const top = at(Math.floor((box.top - GAP_PX) / CELL_PX), rows);
-      const bottom = at(Math.ceil((box.bottom + GAP_PX) / CELL_PX), rows);
-      cells[top * wide + left] += 1;
-      cells[top * wide + right] -= 1;
-      cells[bottom * wide + left] -= 1;
-      cells[bottom * wide + right] += 1;
-    }
-    const total = new Int32Array(wide * (rows + 1));
-    for (let y = 0; y < rows; y += 1) {
-      for (let x = 0; x < columns; x += 1) {
-        const i = y * wide + x;
-        cells[i] += (x ? cells[i - 1] : 0) + (y ? cells[i - wide] : 0) - (x && y ? cells[i - wide - 1] : 0);
-        total[i + wide + 1] = Number(cells[i] > 0) + total[i + wide] + total[i + 1] - total[i];
-      }
-    }
-    return { columns, rows, taken: (x, y, w, h) => total[(y + h) * wide + x + w] - total[y * wide + x + w] - total[(y + h) * wide + x] + total[y * wide + x] };
-  };
-
-  // The free place that is nearest to something of the host: [left, top], null where there is none.
-  const nearest = (cells, near, width, height) => {
-    const [w, h] = [Math.ceil(width / CELL_PX), Math.ceil(height / CELL_PX)];
-    let best = null;
-    let least = Infinity;
-    for (let y = 1; y + h < cells.rows; y += 1) {
-      const top = y * CELL_PX;
-      const down = Math.max(near.top - top - height, top - near.bottom, 0);
-      if (down >= least) continue;
-      for (let x = 1; x + w < cells.columns; x += 1) {
-        const left = x * CELL_PX;
-        const away = Math.hypot(down, Math.max(near.left - left - width, left - near.right, 0)) + Math.abs(left - near.left) / 1000;
-        if (away < least && cells.taken(x, y, w, h) === 0) {
-          best = [left, top];
-          least = away;
-        }
-      }
-    }
-    return best;
-  };
+    + '[role=tab], .label-wrap, .sd3-panel, #sd3-toasts > *';
 
   const put = (el, near) => {
     const head = el.firstChild;
-    const cells = sums(taken());
+    const room = sd3.room(TAKEN);
     for (const small of [false, true]) { // the sign alone where there is no room for words
       el.classList.toggle('sd3-small', small);
       const { width, height } = head.getBoundingClientRect();
-      const place = nearest(cells, near.getBoundingClientRect(), width, height);
+      const place = room(near.getBoundingClientRect(), width, height);
       el.classList.toggle('sd3-nowhere', !place); // the panel says it
       if (!place) continue;
       const [left, top] = place;
       Object.assign(el.style, { left: `${left}px`, top: `${top}px` });
       const more = el.lastChild;
-      const room = Math.min(384, innerWidth - 2 * GAP_PX);
-      more.style.width = `${room}px`;
+      const wide = Math.min(384, innerWidth - 2 * GAP_PX);
+      more.style.width = `${wide}px`;
       const beside = near.getBoundingClientRect();
       const over = top < beside.top && left + width > beside.left && left < beside.right; // below the chip is what is to be pressed next
-      const sideways = over && left > room;
-      more.style.left = `${sideways ? -room : Math.min(0, innerWidth - GAP_PX - room - left)}px`;
+      const sideways = over && left > wide;
+      more.style.left = `${sideways ? -wide : Math.min(0, innerWidth - GAP_PX - wide - left)}px`;
       el.classList.toggle('sd3-sideways', sideways);
       el.classList.toggle('sd3-upwards', !sideways && top > innerHeight / 2);
       return;

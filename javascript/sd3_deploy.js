@@ -36,9 +36,10 @@
       if (answer.now - event.time < RECENT_S) sd3.toast(event, answer.now - event.time);
     }
     sessionStorage.setItem('sd3-seen', seen);
-    const news = answer.events.length > 0;
-    if (news || lastRun === -1) await sd3.showState();
-    if (news || answer.run !== lastRun) sd3.follow(true);
+    if (answer.events.length > 0 || answer.run !== lastRun) { // a picture that was made may be the end of a failure
+      await sd3.showState();
+      sd3.follow(true);
+    }
     lastRun = answer.run;
     for (const el of document.querySelectorAll('button.sd3-cancel')) el.hidden = !(answer.verifying || answer.installing || answer.measuring || answer.loading);
     await work('verify', answer.verifying);
@@ -79,6 +80,7 @@
     sd3.describeButtons();
     sd3.describeSave();
     sd3.readFromTop();
+    sd3.revealAnswers();
     sd3.translate();
     sd3.follow();
   };
@@ -88,11 +90,12 @@
     document.addEventListener('click', (e) => {
       if (!e.target.closest) return;
       if (e.target.closest(WAKES)) sd3.wake();
+      for (const kind of ['verify', 'quality', 'install']) if (e.target.closest(`.sd3-panel .sd3-${kind}`)) sd3.expect(kind);
       const pressed = e.target.closest('.sd3-panel .sd3-install, .sd3-panel .sd3-cancel, .sd3-panel .sd3-copy, .sd3-end');
       if (pressed) sd3.act(pressed.matches('.sd3-install') ? 'install' : pressed.matches('.sd3-cancel') ? 'cancel' : 'report');
     }, true);
     if (window.onAfterUiUpdate) window.onAfterUiUpdate(updated);
-    if (window.onOptionsChanged) window.onOptionsChanged(() => { sd3.wake(); sd3.follow(true); });
+    if (window.onOptionsChanged) window.onOptionsChanged(() => { lastRun = -1; sd3.wake(); });
     for (const name of ['input', 'change']) document.addEventListener(name, () => sd3.follow(), true);
     await sd3.language().catch(console.debug);
     sd3.restoreToasts();

@@ -52,5 +52,8 @@
     el.replaceChildren(...make(data));
   };
 
+  // Scroll to what somebody has asked for, where it is out of sight.
+  sd3.reveal = (el) => { if (sd3.visible(el)) el.scrollIntoView({ block: 'nearest' }); };
+
   sd3.visible = (el) => Boolean(el && el.getClientRects().length > 0); // what is fixed has no offsetParent
 })();

@@ -27,7 +27,7 @@
     .find((el) => el && el.value !== '');
 
   const chosen = (tab, name) => {
-    if (name === OVERRIDES.encoder) return sd3.encoder(tab);
+    if (name === OVERRIDES.encoder) return sd3.nextEncoder(sd3.encoder(tab));
     const el = document.querySelector(`#script_${tab}_sd3_deploy_${name} input:checked`);
     return el && el.value !== AS_SET ? el.value : null;
   };

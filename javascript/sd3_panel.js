@@ -10,14 +10,23 @@
   sd3.showState = async () => {
     if (document.querySelectorAll('.sd3-state').length === 0) return;
     status = await sd3.get('status');
-    const more = status.wanted !== status.encoder || ['busy', 'last_error', 'encoder_warning', 'quantized_before', 'emulates'].some((name) => status[name]);
+    const more = status.next !== status.encoder || ['busy', 'last_error', 'encoder_warning', 'quantized_before', 'emulates'].some((name) => status[name]);
     for (const el of document.querySelectorAll('.sd3-state')) el.textContent = more || !el.closest('.sd3-panel') ? status.line : ''; // its head says it
     for (const el of document.querySelectorAll('.sd3-findings')) sd3.fill(el, status.findings, (found) => found.map(finding));
     TABS.forEach(sd3.showHeadline);
     sd3.showQuieted();
   };
 
-  // Model, encoder, whether it fits, findings: in the head of the panel, so that it says something while it is closed.
+  // The text encoder of the next picture of a page, by its stored name; null where it is the one that is loaded. One that has failed is not
+  // tried again, and leaves that.
+  sd3.nextEncoder = (own) => {
+    if (!status) return own || null;
+    const next = own || status.next;
+    return [status.encoder, status.failed].includes(next) ? null : next;
+  };
+
+  // What the next picture is made with, whether it fits, and what has failed: in the head of the panel, so that it says something while it
+  // is closed. At length it is on top of the panel, and what the head says when it is pointed at.
   sd3.showHeadline = (tab) => {
     const head = document.querySelector(`#script_${tab}_sd3_deploy_panel .label-wrap`);
     if (!head || !status) return;
@@ -26,12 +35,16 @@
       el = sd3.element('span', 'sd3-headline');
       head.firstElementChild.after(el);
     }
-    const { verdict = {}, encoder } = sd3.estimate(tab); // of the next job of this page
-    const found = status.findings.length > 0 ? sd3.text('page.findings', { count: status.findings.length }) : '';
-    const model = status.model ? [status.model.split('/').pop(), sd3.shown(encoder || status.encoder), verdict.short] : [sd3.text('page.headline.none')];
-    const parts = status.busy ? [status.busy] : [...model, found];
+    const { verdict = {}, line } = sd3.estimate(tab); // of the next job of this page
+    const next = sd3.nextEncoder(sd3.encoder(tab)) || status.encoder;
+    const model = status.model ? [status.model.split('/').pop(), sd3.shown(next), verdict.short] : [sd3.text('page.headline.none')];
+    const failed = status.failed ? sd3.text('page.headline.failed', { name: sd3.shown(status.failed) }) : sd3.text('page.headline.error');
+    const error = status.last_error && failed;
+    const found = status.findings.length > 0 && sd3.text('page.findings', { count: status.findings.length });
+    const parts = status.busy ? [status.busy] : [...model, error, found];
     el.textContent = parts.filter(Boolean).join(' · ');
-    el.className = `sd3-headline sd3-${status.last_error || found ? 'failed' : verdict.answer || 'unknown'}`;
+    el.title = [status.line, ...status.findings.map((one) => one.message), verdict.answer ? line : ''].filter(Boolean).join('\n');
+    el.className = `sd3-headline sd3-${error || found ? 'failed' : verdict.answer || 'unknown'}`;
   };
 
   const finding = (found) => { // the sentence and its remedy, the lines that led to them on demand
@@ -60,6 +73,10 @@
     return [el, text];
   };
 
+  const pressed = new Set(); // the kinds of work that this page has asked for: it is scrolled to where they begin and where they are over
+  sd3.expect = (kind) => pressed.add(kind);
+  const shown = {}; // kind → its job that was shown last, and how that stood
+
   const show = (kind, job, make, places = '.sd3-work') => {
     for (const work of document.querySelectorAll(places)) {
       let area = work.querySelector(`.sd3-${kind}-work`);
@@ -67,9 +84,12 @@
         area = sd3.element('div', `sd3-${kind}-work sd3-checks`);
         work.append(area);
       }
-      sd3.fill(area, job, () => [...make(job), ...(job.state === 'running' ? bar(job) : [])]);
+      sd3.fill(area, job, () => [...(job.state === 'running' ? bar(job) : []), ...make(job)]);
+      if (pressed.has(kind) && shown[kind] !== `${job.job} ${job.state}` && area.firstChild) sd3.reveal(area.firstChild);
     }
+    shown[kind] = `${job.job} ${job.state}`;
   };
+
   // The page with all numbers, as an address of this browser: a link of its own would not bring the password along.
   let opened = { job: 0, address: '' };
   const quality = async (job) => {
@@ -110,7 +130,9 @@
     verify: rows('verify', (job) => {
       const list = sd3.element('ol');
       list.append(...job.results.map(check));
-      return job.state === 'done' ? [list, sd3.element('p', 'sd3-outcome', job.text)] : [list];
+      const encoder = job.encoder && sd3.text('page.verify.encoder', { encoder: sd3.shown(job.encoder) });
+      const said = [encoder, job.state === 'running' ? '' : job.text].filter(Boolean).join(' ');
+      return said ? [sd3.element('p', 'sd3-outcome', said), list] : [list];
     }),
     install: rows('install', (job) => {
       if (job.state === 'none' || job.state === 'running') return [];
@@ -149,6 +171,15 @@
     for (const name of ['quality', 'install', 'verify', 'diagnose', 'copy']) {
       const text = sd3.text(`page.hint.${name}`);
       for (const el of document.querySelectorAll(`.sd3-panel button.sd3-${name}`)) if (el.title !== text) el.title = text;
+    }
+  };
+
+  const ANSWERS = '[id$="_sd3_deploy_found"], [id$="_sd3_deploy_diagnosis_done"], [id$="_sd3_deploy_report_text"], [id$="_sd3_deploy_bundle"]';
+  sd3.revealAnswers = () => { // what a button of the panel has to say stands below it, maybe out of sight
+    for (const el of document.querySelectorAll(ANSWERS)) {
+      const said = String(Boolean(el.querySelector('textarea, a'))) + el.textContent;
+      if ('sd3Said' in el.dataset && el.dataset.sd3Said !== said) sd3.reveal(el);
+      el.dataset.sd3Said = said;
     }
   };
 

@@ -32,7 +32,7 @@
     return el;
   };
 
-  // On a narrow page, and where there is no corner for them, they are one line, which opens.
+  // On a narrow page, and where there is no room for them, they are one line, which opens.
   const fold = () => {
     const all = area();
     const boxes = [...all.querySelectorAll('.sd3-toast')];
@@ -49,30 +49,30 @@
     if (!last) all.classList.remove('sd3-open');
     line.setAttribute('aria-expanded', String(all.classList.contains('sd3-open')));
     const text = last ? sd3.text('page.messages', { count: boxes.length, last: last.querySelector('p').textContent }) : '';
-    if (line.textContent !== text) line.textContent = text;
+    sd3.fill(line, [boxes.length, text], ([count]) => [sd3.element('b', '', count), sd3.element('span', '', text)]);
+    line.setAttribute('aria-label', text);
     sd3.placeToasts();
   };
 
-  // In the first corner where they cover nothing that is to be pressed because of them; open where there is one, else folded.
+  // As near to the lower right corner as they cover nothing that can be pressed: open where there is room for that, else as one line,
+  // else as their number alone.
   const NARROW = matchMedia('(max-width: 36rem)');
-  const CORNERS = ['bottom right', 'bottom left', 'top right', 'top left'];
-  const PRESSED = '[id$="_generate"], #settings_submit, #settings_restart, #settings .tab-nav > button, .sd3-chip-head';
+  const PRESSED = 'button, input, textarea, select, label, summary, a[href], [role=button], [role=tab], [onclick], .label-wrap';
   sd3.placeToasts = () => {
     const all = document.getElementById('sd3-toasts');
     if (!all || !all.querySelector('.sd3-toast')) return;
-    const pressed = [...document.querySelectorAll(PRESSED)].filter(sd3.visible).map((el) => el.getBoundingClientRect());
-    const covers = () => {
-      const box = all.getBoundingClientRect();
-      return pressed.some((one) => one.right > box.left && one.left < box.right && one.bottom > box.top && one.top < box.bottom);
-    };
-    for (const folded of NARROW.matches ? [true] : [false, true]) {
+    const room = sd3.room(PRESSED, true);
+    const corner = { left: innerWidth, top: innerHeight, right: innerWidth, bottom: innerHeight };
+    let place = null;
+    for (const [folded, small] of [[false, false], [true, false], [true, true]].slice(NARROW.matches ? 1 : 0)) {
       all.classList.toggle('sd3-narrow', folded);
-      for (const corner of [all.dataset.corner || CORNERS[0], ...CORNERS]) {
-        if (all.dataset.corner !== corner) all.dataset.corner = corner;
-        if (!covers()) return;
-      }
+      all.classList.toggle('sd3-small', small);
+      const { width, height } = all.getBoundingClientRect();
+      place = room(corner, width, height);
+      if (place) break;
     }
-    all.dataset.corner = CORNERS[0];
+    const [left, top] = place || [];
+    Object.assign(all.style, place ? { inset: 'auto', left: `${left}px`, top: `${top}px` } : { inset: '' });
   };
 
   const remove = (box) => {

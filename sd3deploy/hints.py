@@ -65,8 +65,13 @@ def _findings(asked: Job, outcome: Outcome) -> Iterator[Hint]:
 def _memory(judged: Verdict | None, change: Change | None) -> Iterator[Hint]:
     if judged is not None and judged.answer in _MEMORY:
         text = messages.text("hint.memory", need=units.size(judged.need, judged.usable), usable=units.size(judged.usable, judged.need))
-        sentence = messages.joined(judged.sentence, change.sentence if change else "")
+        sentence = messages.joined(judged.sentence, _remedy(judged, change))
         yield Hint("memory", _MEMORY[judged.answer], text, sentence, button.change(change.fields, change.steps) if change else ())
+
+
+def _remedy(judged: Verdict, change: Change | None) -> str:
+    """What makes it fit, or that nothing does; "" where it fits."""
+    return change.sentence if change else messages.text("memory.nothing") if judged.answer == "no" else ""
 
 
 @dataclass(frozen=True)

@@ -227,6 +227,57 @@ def test_a_failure_of_a_source_is_over_when_the_source_is_set_back(loaded, deplo
     assert deployment.status()["last_error"] is None
 
 
+@pytest.fixture
+def fails(monkeypatch):
+    """No encoder can be made as long as it is held: `with fails: …`."""
+
+    def refuse(*_):
+        raise EncoderError("source.file-missing", file="/nowhere")
+
+    @contextmanager
+    def failing():
+        with monkeypatch.context() as patch:
+            patch.setattr(source, "find", refuse)
+            yield
+
+    return failing
+
+
+def test_a_failure_is_over_with_the_next_picture_that_has_what_it_asks_for(loaded, deployment, fails):
+    deployment.reconcile()
+    loaded.options["sd3_text_encoder"] = "T5 FP4"
+    with fails(), pytest.raises(EncoderError):
+        deployment.change(undo=lambda stood: loaded.options.update(sd3_text_encoder="Host default"))
+    assert "is not there" in deployment.status()["last_error"]["message"]
+    deployment.reconcile()
+    assert deployment.status()["last_error"] is None
+
+
+def test_what_has_failed_for_a_page_is_not_what_its_next_picture_is_made_with(loaded, deployment, fails):
+    assert (deployment.status()["next"], deployment.status()["failed"]) == ("Host default", None)
+    with fails():
+        deployment.reconcile("T5 FP4")
+    status = deployment.status()
+    assert (status["encoder"], status["next"], status["failed"]) == ("Host default", "Host default", "T5 FP4")
+    assert "is not there" in status["last_error"]["message"]
+    deployment.reconcile("T5 FP4")  # the next picture, with nothing changed
+    assert deployment.status()["encoder"] == "Host default"
+    deployment.reconcile()
+    status = deployment.status()
+    assert (status["failed"], status["last_error"]) == (None, None)
+    deployment.reconcile("T5 FP4")  # asked for again it is tried again
+    assert deployment.status()["encoder"] == "T5 FP4"
+
+
+def test_the_next_picture_is_made_with_what_the_settings_ask_for_unless_that_has_failed(loaded, deployment, fails):
+    choose(deployment, "T5 NF4")
+    loaded.options["sd3_text_encoder"] = "T5 FP4"
+    assert deployment.status()["next"] == "T5 FP4"
+    with fails():
+        deployment.reconcile()
+    assert (deployment.status()["next"], deployment.status()["failed"]) == ("T5 NF4", "T5 FP4")
+
+
 def test_a_failed_swap_leaves_none_where_there_was_none(loaded, deployment):
     choose(deployment, "None (CLIP only)")
     loaded.options |= {"sd3_weights": "Local file", "sd3_weights_file": "/nowhere/t5.safetensors"}

@@ -48,7 +48,7 @@ def test_a_refusal_offers_what_is_nearest_in_size(asked, device, taken):
 
 def test_labels_carry_size_and_reason():
     assert choices.label(choices.find("q4")) == "T5 Q4 – 2.7 GB"
-    assert choices.label(choices.find("fp4")) == "T5 FP4 – 2.7 GB, needs bitsandbytes"
+    assert choices.label(choices.find("fp4")) == "T5 FP4 – 2.7 GB"
     assert choices.label(choices.NONE) == "None (CLIP only)"
     assert "bfloat16" in choices.label(choices.find("bf16"), TURING)
 

@@ -14,7 +14,7 @@ from sd3deploy import button, guards, hints, messages
 from sd3deploy.guards import attention, prompt, resolution, sampling
 from sd3deploy.guards.job import MODELS, Job, Misfit, Prompt
 from sd3deploy.guards.request import job
-from sd3deploy.memory.verdict import Verdict
+from sd3deploy.memory.verdict import Change, Verdict
 
 MEDIUM, LARGE, TURBO = (MODELS[name] for name in ("sd3.5-medium", "sd3.5-large", "sd3.5-large-turbo"))
 MISFIT = Misfit("transformer.transformer_blocks.0.attn", "AttnProcessor2_0", "diffusers")
@@ -103,6 +103,16 @@ def test_each_long_prompt_has_its_own_words():
 def test_the_memory_in_a_few_words(answer, severity):
     found = asked(None, Verdict(answer, "denoise", "gpu", 17_100_000_000, 11_400_000_000))
     assert found == [("memory", severity, "needs 17.1 GB, 11.4 GB free")]
+
+
+def test_what_does_not_fit_names_its_remedy_or_says_that_there_is_none():
+    judged = Verdict("no", "denoise", "gpu", 17_100_000_000, 11_400_000_000)
+    about = job(MEDIUM, "1024", "1024")
+    (found,) = hints.hints(about, guards.check(about, {}), judged)
+    assert messages.text("memory.nothing") in found.sentence
+    change = Change({"encoder": "T5 Q4"}, None)
+    (found,) = hints.hints(about, guards.check(about, {}), judged, change)
+    assert found.sentence.endswith("To make it fit: take T5 Q4 as text encoder.")
 
 
 def test_a_device_that_does_not_tell_its_memory_has_no_hint_about_it():

@@ -24,7 +24,7 @@ from sd3deploy.deployment.newcomers import Newcomers
 from sd3deploy.deployment.placed import Placed
 from sd3deploy.deployment.undertaking import Progress, Undertaking, Undertakings
 from sd3deploy.deployment.wanted import Settings, Wanted
-from sd3deploy.deps import stopping
+from sd3deploy.deps import Lack, stopping
 from sd3deploy.encoders import choices, swap
 from sd3deploy.encoders.choices import HOST_DEFAULT, Choice
 from sd3deploy.encoders.quantize import Stopped
@@ -55,7 +55,7 @@ class Deployment:
         self._failed: Wanted | None = None  # not tried again with every image: only a change or another load does that
         self._stood: Wanted | None = None  # what the settings asked for when that was last brought
         self._given_up: Wanted | None = None  # what they ask for since a change came to nothing: pictures go on with what stood
-        self._failed_source: tuple[str, ...] | None = None  # what they said about the source when something failed last
+        self._told_failure = False  # and nothing has said since that it is over
         self._changing = Changing(host, events, self._making, self._placed)
         self._newcomers = Newcomers(host.queue, self.busy, self._tell_unusable)
 
@@ -69,9 +69,20 @@ class Deployment:
         """What is in the pipeline now, read off the pipeline itself."""
         return self._placed.read(pipeline)
 
+    def next(self) -> Wanted:
+        """What the next picture is made with that asks for nothing of its own: what has failed is not tried again, and leaves what is
+        there. Called with any lock held.
+        """
+        due, pipeline = self._due(), self.host.pipeline()
+        return self.placed(pipeline) if due == self._failed and swap.is_sd3(pipeline) else due
+
     def source(self) -> Source:
         """Where the settings take T5's weights from, whichever encoder is chosen. Raises Sd3Error where that is nowhere."""
         return self._making.source(self._settings.wanted(choices.find("bf16")))
+
+    def lack(self, groups: tuple[str, ...]) -> Lack:
+        """The packages of those groups that are not there yet, and whether they can be installed. Called with any lock held."""
+        return self._making.lack(groups)
 
     # The ways in
 
@@ -147,11 +158,10 @@ class Deployment:
         that was asked for; `cancel` and the host's own Stop end that. A failure is told, not raised.
         stopped: called when somebody has cancelled it. Returns what is in the pipeline afterwards, None when no SD3 model is loaded.
         """
-        if choice is not None:
-            return self._bring(lambda: self._settings.wanted_or_default(choice), stopped)[1]
-        wanted, placed = self._bring(self._due, stopped)
+        wanted, placed = self._bring(self._due if choice is None else lambda: self._settings.wanted_or_default(choice), stopped)
         if placed == wanted:
-            self._stood = placed
+            self._stood = placed if choice is None else self._stood
+            self._recover()
         return placed
 
     @contextmanager
@@ -266,6 +276,8 @@ class Deployment:
             "model": self.host.model_name() if sd3 else None,
             "encoder": self.placed(pipeline).choice.name if sd3 else None,
             "wanted": self._settings.wanted_or_default().choice.name,
+            "next": self.next().choice.name,
+            "failed": self._failed.choice.name if self._failed else None,
             "linear4bit": measured.linear4bit if measured else 0,
             "wo_quantized": bool(measured and measured.wo_quantized),
             "quantized_before": self._placed.quantized_before(encoder) or None,
@@ -384,15 +396,17 @@ class Deployment:
         return ""
 
     def _recover(self) -> None:
-        """What was told of a source that the settings name no more is over, with no word: what is wanted is there already."""
-        if self._failed_source not in (None, self._settings.source()):
-            self._failed_source = None
+        """What is asked for is there, with no word: whatever has failed on the way is over, and may be tried again, unless the settings
+        still name it.
+        """
+        if self._told_failure and self._settings.wanted_or_default() != self._given_up:
+            self._told_failure, self._failed = False, None
             self.events.settle()
 
     def _tell_failed(self, error: Exception) -> None:
         """An error, or that somebody has cancelled it: then with what is in use instead."""
         if not _was_cancelled(error):
-            self._failed_source = self._settings.source()
+            self._told_failure = True
             self.events.fail(error, kept=self._in_use())
             return
         text = str(error)

@@ -93,17 +93,18 @@ class Making:
         Called with any lock held: new files disturb no running job. Raises DependencyError, and stopping.Stopped when it was cancelled.
         """
         groups = self._groups(wanted, under)
-        if not groups or groups in self._proven:
+        missing = self.lack(groups)
+        if not missing.names:
             return groups
-        statuses = deps.check(deps.requirements(groups))
-        missing = [status.requirement.name for status in statuses if status.state is not deps.State.OK]
-        if not missing:
-            return groups
-        with under.doing("packages.installing", names=", ".join(missing)), stopping.stoppable(under.cancelled):
+        with under.doing("packages.installing", names=", ".join(missing.names)), stopping.stoppable(under.cancelled):
             changed = deps.ensure(groups, self._host.install_options())
         if changed:
             self._events.tell("info", "packages.installed", names=", ".join(f"{name} {installed.version(name)}" for name in changed))
         return groups
+
+    def lack(self, groups: tuple[str, ...]) -> deps.Lack:
+        """The packages of groups of pyproject.toml that are not there yet. Called with any lock held."""
+        return deps.lack(groups, self._host.install_options()) if groups and groups not in self._proven else deps.Lack()
 
     def _groups(self, wanted: Wanted, under: Undertaking) -> tuple[str, ...]:
         """Those of the choice, and those that its weights need to be read. Raises EncoderError for what can not be: nothing is installed

@@ -60,10 +60,6 @@ class Settings:
                     return self.wanted(new)
         raise AssertionError("the default is a choice")
 
-    def source(self) -> tuple[str, ...]:
-        """What they say about the source, whether the choice has one or not."""
-        return tuple(self._text(key) for key in ("sd3_weights", "sd3_weights_file", "sd3_weights_repository"))
-
     def _text(self, key: str) -> str:
         return str(self._option(key) or "")
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from sd3deploy.deps.candidate import resolve
 from sd3deploy.deps.execution import Outcome, apply
+from sd3deploy.deps.lacking import Lack, lack
 from sd3deploy.deps.mending import Failure, ensure, mend
 from sd3deploy.deps.options import Options
 from sd3deploy.deps.planning import Change, Plan, plan
@@ -23,6 +24,7 @@ from sd3deploy.deps.status import State, Status, check
 __all__ = [
     "Change",
     "Failure",
+    "Lack",
     "Options",
     "Outcome",
     "Plan",
@@ -37,6 +39,7 @@ __all__ = [
     "groups",
     "has_wheel",
     "host_packages",
+    "lack",
     "mend",
     "plan",
     "prove_bitsandbytes",

@@ -63,11 +63,8 @@ def apply(plan: Plan, options: Options, progress: Progress | None = None) -> Out
 
 
 def _permit(plan: Plan, options: Options) -> None:
-    if options.refusal:
-        raise DependencyError(options.refusal, **about(plan))
-    # Offline the user may still have a folder of wheels, and says so with --no-index.
-    if plan.changes and options.offline and "--no-index" not in options.extra_args:
-        raise DependencyError("deps.offline", **about(plan))
+    if forbidden := options.forbids if plan.changes else options.refusal:
+        raise DependencyError(forbidden, **about(plan))
     folder = writable_site()
     if folder.is_dir() and shutil.disk_usage(folder).free < plan.unpacked:
         raise DependencyError("deps.disk_full", **about(plan), detail=str(folder))

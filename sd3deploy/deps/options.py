@@ -31,6 +31,13 @@ class Options:
     host_root: Path | None = None
 
     @property
+    def forbids(self) -> str:
+        """The id of the sentence that says why nothing can be installed now; "" where it can. Offline the user may still have a folder of
+        wheels, and says so with --no-index.
+        """
+        return self.refusal or ("deps.offline" if self.offline and "--no-index" not in self.extra_args else "")
+
+    @property
     def extra(self) -> tuple[str, ...]:
         """The words of extra_args. Raises DependencyError where a quote is not closed."""
         return _words(self.extra_args, _WINDOWS)

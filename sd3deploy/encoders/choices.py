@@ -139,9 +139,7 @@ def require(choice: Choice, device: Device) -> None:
 
 
 def label(choice: Choice, device: Device | None = None) -> str:
-    """The line in a list of choices: name, size, what it needs, and why not where this device can not run it."""
+    """The line in a list of choices: name, size, and why not where this device can not run it."""
     line = f"{choice.shown} – {choice.bytes / 1e9:.1f} GB" if choice.bytes else choice.shown
-    if choice.groups:
-        line += messages.text("encoder.needs", names=", ".join(choice.groups))
     reason = unsuitable(choice, device) if device else None
     return f"{line} ({reason})" if reason else line

@@ -183,6 +183,28 @@ def test_another_encoder_than_the_one_that_was_held_back_is_held_back_too(host, 
         host.set(sd3_memory="warn", sd3_text_encoder="Host default")
 
 
+def test_a_choice_says_of_its_packages_whether_they_come_when_it_is_chosen(host):
+    """The environment of the test is without bitsandbytes."""
+
+    def said(id):
+        found = host.get("/sdapi/v1/sd3/memory")["choices"][id]
+        return found["answer"], found["short"]
+
+    answer, short = said("fp4")
+    assert (answer, short.partition(", ")[2]) == ("fits", "installs bitsandbytes")
+    host.set(sd3_auto_install=False)
+    assert said("fp4") == ("no", "needs bitsandbytes, and installing is switched off")
+    host.set(sd3_auto_install=True, offline_mode=True)
+    try:
+        assert said("fp4") == ("no", "needs bitsandbytes, which can not be installed offline")
+        assert said("q4")[0] == "fits"
+        host.run("from sd3deploy.deps import lacking; sd3probe.check = lacking.check; lacking.check = lambda those: []")
+        assert said("fp4") == ("fits", "fits")
+    finally:
+        host.run("from sd3deploy.deps import lacking; lacking.check = getattr(sd3probe, 'check', lacking.check)")
+        host.set(offline_mode=False)
+
+
 def test_the_recommendation_is_applied_by_one_request(host):
     assert "T5 BF16" in host.post("/sdapi/v1/sd3/memory/apply")["done"]
     assert host.get("/sdapi/v1/sd3/status")["encoder"] == "T5 BF16"

@@ -115,6 +115,53 @@ def test_each_phase_has_a_bar_of_its_parts(host):
     host.shot("bars")
 
 
+@pytest.mark.usefixtures("published")
+def test_what_the_bars_show_is_explained_below_them(host):
+    host.size(1024, 1024)
+    host.open()
+    where = f"{host.panel}memory"
+    assert until(lambda: len(bars(host)) == 4)
+    legend = host.page.locator(f"{where} .sd3-legend")
+    assert {"Transformer", "T5", "can be used"} <= set(legend.inner_text().splitlines())
+    assert "Green fits" in host.text(f"{where} .sd3-bars-hint")
+    assert host.page.locator(f"{where} .sd3-limit").first.get_attribute("title") == "can be used"
+    colour = "(el) => getComputedStyle(el).getPropertyValue('--sd3-ink')"
+    answers = {one["answer"] for one in bars(host)}
+    if len(answers) == 1:
+        assert legend.evaluate(colour) == host.page.locator(f"{where} .sd3-bar").first.evaluate(colour)
+
+
+@pytest.mark.parametrize("height", [1000, 640])
+def test_the_list_of_encoders_opens_below_the_bars_and_what_is_not_seen_of_it_can_be_scrolled_to(host, height):
+    size = host.page.viewport_size
+    host.page.set_viewport_size({"width": 1400, "height": height})
+    try:
+        host.size(1024, 1024)
+        host.open()
+        host.part("encoder").scroll_into_view_if_needed()
+        host.part("encoder", "input").click()
+        where = [f"{host.panel}encoder li[data-value]", f"{host.panel}memory .sd3-bar"]
+        assert until(lambda: host.page.locator(where[0]).count() == len(CHOICES) + 1)
+        measure = """([entry, bar]) => {
+          const list = document.querySelector(entry).parentElement;
+          const [box, first] = [list.getBoundingClientRect(), document.querySelector(bar).getBoundingClientRect()];
+          const style = getComputedStyle(list);
+          return { top: box.top, bottom: box.bottom, bars: first.top, scrolls: list.scrollHeight > list.clientHeight + 1,
+                   overflow: style.overflowY, bar: style.scrollbarWidth };
+        }"""
+
+        def placed() -> bool:
+            found = host.page.evaluate(measure, where)
+            below = host.part("encoder", "input").bounding_box()["y"] < found["top"] and found["bottom"] <= height
+            return below and found["bars"] >= 0 and found["overflow"] == "auto" and found["bar"] == "auto"
+
+        assert until(placed), host.page.evaluate(measure, where)
+        host.shot(f"list-{height}")
+        host.leave()
+    finally:
+        host.page.set_viewport_size(size)
+
+
 def test_bars_are_in_one_unit_however_little_one_of_them_takes(host):
     host.size(1024, 1024)
     host.open()

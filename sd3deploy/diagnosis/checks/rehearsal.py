@@ -90,7 +90,8 @@ def encoder(context: Context, say: Say) -> Outcome:
     if chosen is not wanted and wanted is not HOST_DEFAULT:
         said = messages.text("checks.encoder.other", name=chosen.name, wanted=wanted.name, size=small, full=full)
         return Outcome("warning", said, messages.text("checks.encoder.other.remedy", wanted=wanted.name), facts=facts)
-    return Outcome("ok", messages.text("checks.encoder.ok", name=chosen.name, size=small, full=full), facts=facts)
+    id = "checks.encoder.default" if wanted is HOST_DEFAULT else "checks.encoder.ok"
+    return Outcome("ok", messages.text(id, name=chosen.name, wanted=wanted.shown, size=small, full=full), facts=facts)
 
 
 def image(context: Context, say: Say) -> Outcome:

@@ -57,6 +57,10 @@ class Status(BaseModel, extra="allow"):
     model: str | None = Field(description="The loaded Stable Diffusion 3 model; null where there is none.", examples=["sd3.5-medium"])
     encoder: str | None = Field(description="The text encoder that is in it.", examples=["T5 FP4"])
     wanted: str = Field(description="The one that the settings ask for.", examples=["T5 FP4"])
+    next: str = Field(description="The one that the next picture has, unless its page or request asks for another.", examples=["T5 FP4"])
+    failed: str | None = Field(
+        description="The one that could not be brought; pictures that ask for it have what is in the model.", examples=[None]
+    )
     linear4bit: int = Field(description="Layers of T5 in 4 bit.", examples=[168])
     wo_quantized: bool = Field(description="Whether the output layers of its feed-forward parts are quantized too.", examples=[True])
     quantized_before: str | None = Field(

@@ -12,6 +12,7 @@ from typing import Any
 
 from sd3deploy import button, messages
 from sd3deploy.deployment import Deployment
+from sd3deploy.deps import Lack
 from sd3deploy.encoders import choices
 from sd3deploy.encoders.choices import HOST_DEFAULT, Choice
 from sd3deploy.encoders.swap import is_sd3
@@ -71,8 +72,14 @@ class Forecast:
         return self.setup(width=width, height=height, batch=max(1, int(number(p.batch_size) or 1)), guided=guided(p.cfg_scale))
 
     def suitable(self) -> list[Choice]:
-        """Return the choices that this device can run."""
-        return choices.suitable(self.host.device())
+        """Return the choices that this device can run, and whose packages are there or can be installed."""
+        return [choice for choice, missing in self._lacks().items() if not missing.refusal]
+
+    def _lacks(self) -> dict[Choice, Lack]:
+        """Choice that this device can run → its packages that are not there; those of a group are looked for once."""
+        able = choices.suitable(self.host.device())
+        found = {groups: self.deployment.lack(groups) for groups in {choice.groups for choice in able}}
+        return {choice: found[choice.groups] for choice in able}
 
     def report(self, setup: Setup | None) -> dict[str, Any]:
         """Return all about memory as JSON-able values, in bytes. setup: None where there is no SD3 model."""
@@ -88,7 +95,8 @@ class Forecast:
         judged = verdict.judge(found, capacity)
         peaks = {phase: need.ram if setup.kind == "cpu" else need.gpu for phase, need in found.phases.items()}
         change = verdict.cheapest(setup, capacity, self.suitable()) if judged.answer == "no" else None
-        advice = verdict.recommend(setup, capacity, self.suitable())
+        lacks = self._lacks()
+        advice = verdict.recommend(setup, capacity, [choice for choice, missing in lacks.items() if not missing.refusal])
         return report | {
             "model": setup.weights.name,
             "encoder": setup.encoder.name,
@@ -108,14 +116,8 @@ class Forecast:
             "why": advice.sentence,
             "bars": [_bar(bar) for bar in bars(found, capacity)],
             "choices": {
-                choice.id: vars(one)
-                | {
-                    "name": choice.name,
-                    "sentence": one.sentence,
-                    "short": _short(one, choice is advice.choice),
-                    "recommended": choice is advice.choice,
-                }
-                for choice, one in advice.considered
+                **{choice.id: _row(choice, one, lacks[choice], choice is advice.choice) for choice, one in advice.considered},
+                **{choice.id: _row(choice, verdict.Verdict("no"), missing) for choice, missing in lacks.items() if missing.refusal},
             },
             "table": [
                 *([messages.text(f"memory.part.{name}"), size] for name, size in found.parts.items() if size),
@@ -268,9 +270,14 @@ def _remedy(change: verdict.Change | None) -> str:
     return change.sentence if change else messages.text("memory.nothing")
 
 
-def _short(one: verdict.Verdict, recommended: bool) -> str:
-    """For the choice's row in the settings."""
-    return messages.text("memory.short.recommended", short=one.short) if recommended else one.short
+def _row(choice: Choice, one: verdict.Verdict, missing: Lack, recommended: bool = False) -> dict[str, Any]:
+    """A choice in a list: its verdict, and what it lacks. What can not be had is not asked whether it fits."""
+    said = {"sentence": one.sentence, "short": messages.text("memory.short.recommended", short=one.short) if recommended else one.short}
+    if missing.refusal:
+        said = dict.fromkeys(said, missing.sentence)
+    elif missing.names:
+        said["short"] = messages.text("memory.short.installs", short=said["short"], names=", ".join(missing.names))
+    return vars(one) | said | {"name": choice.name, "recommended": recommended}
 
 
 def _bar(bar: Bar) -> dict[str, Any]:

@@ -30,7 +30,6 @@ def buttons(script: Any, verifying: Verifying, encoder: Any) -> tuple[Any, Any]:
     gr.HTML('<div class="sd3-work"></div><div class="sd3-findings"></div>', elem_id=script.elem_id("diagnosis"))
     done = gr.HTML(elem_id=script.elem_id("diagnosis_done"))
     found = gr.HTML(elem_id=script.elem_id("found"))
-    gr.HTML('<div class="sd3-state"></div>', elem_id=script.elem_id("state"))
 
     def check(chosen: Any) -> str:
         return outcome_html(lambda: verifying.begin("" if chosen in (None, AS_SET) else chosen))

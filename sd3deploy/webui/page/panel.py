@@ -86,6 +86,7 @@ def script_class(
             with gr.Accordion(TITLE, open=False, elem_id=self.elem_id("panel"), elem_classes=["sd3-panel"]):
                 # A function, because the rest of the extension may fail after the panel was built; gradio asks it for every page.
                 gr.HTML(lambda: notice_html(features.notice) if features.notice else "", elem_id=self.elem_id("notice"))
+                gr.HTML('<div class="sd3-state"></div>', elem_id=self.elem_id("state"))  # the page has the sentence for its head here
                 memory_panel.job(self)
                 encoder = override.encoder(self, deployment.host.device())
                 memory_panel.recommendation(self, watching, encoder)
@@ -141,8 +142,8 @@ def state_line(status: dict[str, Any]) -> str:
             more.append(messages.text("encoder.quantized-before", form=status["quantized_before"]))
         if status["emulates"]:
             more.append(messages.text("device.emulates"))
-        if status["wanted"] != status["encoder"] and not status["last_error"]:  # what has failed is not tried with every image
-            more.append(messages.text("panel.pending", wanted=_shown(status["wanted"])))
+        if status["next"] != status["encoder"]:
+            more.append(messages.text("panel.pending", wanted=_shown(status["next"])))
         if status["encoder_warning"]:
             more.append(status["encoder_warning"]["message"])
     return messages.joined(line, *more, status["last_error"]["message"] if status["last_error"] else "")

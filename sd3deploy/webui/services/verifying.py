@@ -67,8 +67,9 @@ class Verifying(Background[Verification]):
         return self._begin(lambda number: Verification(number, chosen.name), lambda job: self._run(job, context))
 
     def begin(self, encoder: str = "") -> str:
-        """`start`, as a button does it: the sentence to show."""
-        return messages.joined(_about(self.start(encoder=encoder)), messages.text("verify.started"))
+        """`start`, as a button does it: nothing to say, because the page shows how it goes on."""
+        self.start(encoder=encoder)
+        return ""
 
     def _run(self, job: Verification, context: checks.Context) -> None:
         from sd3deploy.diagnosis import checks
@@ -88,7 +89,7 @@ class Verifying(Background[Verification]):
         finally:
             over = "verify.healthy" if all(result.healthy for result in job.results) else "verify.unhealthy"
             stopped = self._cancelled.is_set()
-            job.fraction, job.text = 1.0, "" if stopped else messages.joined(_about(job), messages.text(over))
+            job.fraction, job.text = 1.0, "" if stopped else messages.text(over)
             job.state = "cancelled" if stopped else "done"
 
     def _context(self, model: str, chosen: choices.Choice) -> checks.Context:
@@ -107,7 +108,3 @@ class Verifying(Background[Verification]):
             device=device.torch,
             backend=device.backend,
         )
-
-
-def _about(job: Verification) -> str:
-    return messages.text("verify.encoder", encoder=choices.find(job.encoder).shown)
