@@ -187,7 +187,7 @@ def test_a_size_that_is_not_to_be_mended_is_refused_with_the_remedy(host):
     page.locator(".sd3-advanced summary").click()
     page.locator("#setting_sd3_guard_size label").filter(has_text="block").click()
     ui.submit(page)
-    assert until(lambda: host.host.get("/sdapi/v1/options").get("sd3_guard_size") == "block")
+    assert until(lambda: host.host.get("/sdapi/v1/sd3/report")["settings"].get("sd3_guard_size") == "block")
     ui.go(page, "Generate")
     before = host.pictures()
     ui.generate(page)

@@ -82,7 +82,7 @@ def test_choices_are_shown_in_chinese_and_stored_as_ever(host):
     assert until(lambda: field.input_value() == "无（仅 CLIP）"), field.input_value()
     host.ui.submit(host.page)
     try:
-        assert until(lambda: host.host.get("/sdapi/v1/options").get("sd3_text_encoder") == "None (CLIP only)")
+        assert until(lambda: host.setting("sd3_text_encoder") == "None (CLIP only)")
         assert until(lambda: host.host.get("/sdapi/v1/sd3/status")["encoder"] == "None (CLIP only)")
     finally:
         host.host.set(sd3_text_encoder="Host default")
