@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from PIL import Image
 
-from tests.browser import UIS, answered, until
+from tests.browser import UIS, answered, reading, until
 from tests.contract.conftest import slow_disk
 from tests.contract.screen import Screen, screen
 from tests.contract.test_measuring import few_prompts
@@ -430,11 +430,12 @@ def test_a_size_of_a_message_can_be_taken_and_where_nothing_can_be_changed_there
 
 def test_what_was_mended_is_an_advice_that_orders_nothing_and_offers_the_value(host):
     host.size(1000, 256)
-    assert host.generate()
-    toast = host.toast("1000×256", "1008×256")
-    assert "sd3-info" in toast.get_attribute("class")
-    assert "Set the size" not in toast.inner_text()
-    toast.get_by_role("button", name="Use 1008×256").click()
+    with reading(host.page):
+        assert host.generate()
+        toast = host.toast("1000×256", "1008×256")
+        assert "sd3-info" in toast.get_attribute("class")
+        assert "Set the size" not in toast.inner_text()
+        toast.get_by_role("button", name="Use 1008×256").click()
     assert until(lambda: host.page.locator(f"#{host.ui.size}_width input[type=number]").first.input_value() == "1008")
 
 
@@ -451,8 +452,9 @@ def test_an_offer_stays_when_something_else_is_said(host):
 
 def test_a_size_that_is_only_advised_can_be_taken_too(host):
     host.size(272, 256)
-    assert host.generate()
-    host.toast("272×256", "Generate at 1056×992").get_by_role("button", name="Use 1056×992").click()
+    with reading(host.page):
+        assert host.generate()
+        host.toast("272×256", "Generate at 1056×992").get_by_role("button", name="Use 1056×992").click()
     fields = [host.page.locator(f"#{host.ui.size}_{side} input[type=number]").first for side in ("width", "height")]
     assert until(lambda: [field.input_value() for field in fields] == ["1056", "992"])
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.browser import UIS, until, visit
+from tests.browser import UIS, reading, until, visit
 from tests.contract.screen import screen
 
 HAN = re.compile(r"[一-鿿]")
@@ -36,14 +36,15 @@ def test_hints_and_messages_are_chinese_too(host):
     host.size(2048, 2048)
     assert until(lambda: HAN.search(host.chip())), host.chip()
     host.size(1000, 256)
-    assert host.generate()
-    toast = host.toast("1008×256")
-    assert HAN.search(toast.inner_text())
-    assert "。 " not in toast.inner_text()
+    with reading(host.page):
+        assert host.generate()
+        toast = host.toast("1008×256")
+        assert HAN.search(toast.inner_text())
+        assert "。 " not in toast.inner_text()
+        assert HAN.search(toast.get_by_role("button").first.get_attribute("aria-label"))
+        host.shot("zh-toast")
     host.open()
     assert "。 " not in host.part("panel").inner_text() + host.chip()
-    assert HAN.search(toast.get_by_role("button").first.get_attribute("aria-label"))
-    host.shot("zh-toast")
     host.dismiss()
 
 
