@@ -14,7 +14,7 @@ import pytest
 
 from tests.waiting import HANG, until
 
-__all__ = ["MODERN", "STANDARD", "UIS", "Ui", "answered", "chromium", "opened", "press", "until", "usable", "visit"]
+__all__ = ["MODERN", "STANDARD", "UIS", "Ui", "answered", "chromium", "opened", "press", "reading", "until", "usable", "visit"]
 
 # In the page: window.asking counts what gradio has asked through its queue and has no answer to yet.
 ASKING = """{
@@ -76,6 +76,28 @@ def press(page: Any, tab: str = "txt2img") -> None:
     """Press Generate, as soon as the page can: gradio drops a press while the answer to the last one is not there."""
     answered(page)
     page.evaluate(f"document.querySelector('#{tab}_generate').click()")
+
+
+READING = """() => {
+  const read = () => {
+    for (const el of document.querySelectorAll('.sd3-toast:not([data-read])')) {
+      el.dataset.read = '';
+      el.dispatchEvent(new MouseEvent('mouseenter'));
+    }
+  };
+  window.reading = new MutationObserver(read);
+  window.reading.observe(document.body, { childList: true, subtree: true });
+}"""
+
+
+@contextmanager
+def reading(page: Any) -> Iterator[None]:
+    """Somebody reads each message as it comes, so that none goes by itself, however long the picture takes of which it speaks."""
+    page.evaluate(READING)
+    try:
+        yield
+    finally:
+        page.evaluate("window.reading.disconnect()")
 
 
 @dataclass(frozen=True)

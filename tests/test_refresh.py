@@ -29,7 +29,7 @@ from tests import stacks
 
 PACKAGES = {
     "current": ["accelerate", "peft", "sentencepiece", "bitsandbytes", "gguf"],
-    "older": ["sentencepiece", "bitsandbytes"],
+    "older": ["sentencepiece", "bitsandbytes", "gguf"],
     "newer": ["accelerate", "peft", "sentencepiece", "bitsandbytes", "gguf"],
 }
 
@@ -346,6 +346,7 @@ def is_fakepkg_two_available():
     return False
 
 _fakepkg_available, _fakepkg_version = is_fakepkg_available(), "N/A"
+_is_fakepkg_available = _fakepkg_available
 _other_available, _other_version = False, "N/A"
 """,
     "fakelib/user.py": """
@@ -389,6 +390,7 @@ def test_flags_and_guarded_imports_are_brought_up_to_date(site, library):
     verdict = refresh(["fakepkg"])
     assert verdict.ok
     assert (checks._fakepkg_available, checks._fakepkg_version, library._fakepkg_available) == (True, "1.0", True)
+    assert checks._is_fakepkg_available
     assert (checks._other_available, checks._other_version) == (False, "N/A")
     assert checks.is_fakepkg_available()
     assert library.tool() == library.fakepkg.tool() == 1

@@ -10,11 +10,11 @@ What is here, and for whom (each case in tests/no_restart, on three generations 
 
     finders.py    48  everybody: Python sees the new files; what a failed import or an empty folder left is swept away
     package.py    87  everybody: what is on disk and in memory; whether a library in use was replaced says sd3deploy/loaded.py (71)
-    caches.py    114  INT8 (`.to()` of transformers and diffusers asks for bitsandbytes' version), the T5 tokenizer from a sentencepiece
+    caches.py    117  INT8 (`.to()` of transformers and diffusers asks for bitsandbytes' version), the T5 tokenizer from a sentencepiece
                       file, offload of diffusers by accelerate, peft on 4-bit layers, models that the webui loads with bitsandbytes or gguf
     imports.py   123  offload and device maps (accelerate: 20 modules skip imports without it), bitsandbytes and gguf in diffusers, the T5
                       tokenizer of transformers 4
-    consumers.py 151  everybody: the verdict is what transformers, diffusers, accelerate and peft answer, checked with a new process
+    consumers.py 169  everybody: the verdict is what transformers, diffusers, accelerate and peft answer, checked with a new process
     verdict.py   165  the order of these, and what is said
     private.py    32  names without a public way in
 

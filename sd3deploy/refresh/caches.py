@@ -63,16 +63,19 @@ def correct_map(packages: list[Package]) -> list[str]:
 
 
 def correct_flags(packages: list[Package], libraries: tuple[str, ...]) -> list[str]:
-    """Set `_x_available` and `_x_version`, which diffusers and transformers 4 compute once, and every copy of them. Returns which."""
+    """Set `_x_available` (transformers 4 for gguf: `_is_x_available`) and `_x_version`, which diffusers and transformers 4 compute once,
+    and every copy of them. Returns which.
+    """
     steps = []
     for name, module in modules_of(libraries):
         for package in packages:
             for alias in package.aliases:
-                if vars(module).get(f"_{alias}_available") is False:
-                    setattr(module, f"_{alias}_available", True)
-                    if f"_{alias}_version" in vars(module):
-                        setattr(module, f"_{alias}_version", package.version)
-                    steps.append(f"{name}._{alias}_available")
+                for flag in (f"_{alias}_available", f"_is_{alias}_available"):
+                    if vars(module).get(flag) is False:
+                        setattr(module, flag, True)
+                        if f"_{alias}_version" in vars(module):
+                            setattr(module, f"_{alias}_version", package.version)
+                        steps.append(f"{name}.{flag}")
     return steps
 
 

@@ -89,6 +89,10 @@ class Screen:
         answered(self.page)
         return self.pictures()[-1] if len(self.pictures()) > len(before) else None
 
+    def setting(self, name: str) -> Any:
+        """What the server has stored, None where that is the default. SD.Next before 2026 tells nothing of an extension's over its API."""
+        return self.host.run(f"from modules import shared; result = shared.opts.data.get({name!r})")
+
     def reload(self) -> None:
         """The page anew, until ours is there again: a real SD.Next needs half a minute."""
         self.page.reload()

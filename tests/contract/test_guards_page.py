@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from demo import server
-from tests.browser import opened, press, until
+from tests.browser import opened, press, reading, until
 from tests.contract.conftest import AUTH, start
 
 PREFIX = {"txt2img": "txt2img", "control": "control_before_resize"}
@@ -23,7 +23,7 @@ def host(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(host):
-    with opened(host) as found:
+    with opened(host) as found, reading(found):
         yield found
 
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from demo import environment, server
-from tests.browser import UIS, Ui, opened, until, usable
+from tests.browser import UIS, Ui, opened, reading, until, usable
 from tests.contract.conftest import start
 from tests.contract.repository import served, work_tree
 
@@ -175,9 +175,9 @@ def test_what_will_happen_to_a_size_is_said_before_anything_is_pressed(host):
 
 
 def test_a_size_that_does_not_fit_is_mended_and_the_page_says_so(host):
-    image = host.picture()
-    assert image.size == (1008, 1008)
-    assert host.toast("info", "1000×1000", "1008×1008")
+    with reading(host.page):
+        assert host.picture().size == (1008, 1008)
+        assert host.toast("info", "1000×1000", "1008×1008")
 
 
 def test_a_size_that_is_not_to_be_mended_is_refused_with_the_remedy(host):
@@ -187,7 +187,7 @@ def test_a_size_that_is_not_to_be_mended_is_refused_with_the_remedy(host):
     page.locator(".sd3-advanced summary").click()
     page.locator("#setting_sd3_guard_size label").filter(has_text="block").click()
     ui.submit(page)
-    assert until(lambda: host.host.get("/sdapi/v1/options").get("sd3_guard_size") == "block")
+    assert until(lambda: host.host.get("/sdapi/v1/sd3/report")["settings"].get("sd3_guard_size") == "block")
     ui.go(page, "Generate")
     before = host.pictures()
     ui.generate(page)

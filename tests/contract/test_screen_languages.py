@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.browser import UIS, until, visit
+from tests.browser import UIS, reading, until, visit
 from tests.contract.screen import screen
 
 HAN = re.compile(r"[一-鿿]")
@@ -36,14 +36,15 @@ def test_hints_and_messages_are_chinese_too(host):
     host.size(2048, 2048)
     assert until(lambda: HAN.search(host.chip())), host.chip()
     host.size(1000, 256)
-    assert host.generate()
-    toast = host.toast("1008×256")
-    assert HAN.search(toast.inner_text())
-    assert "。 " not in toast.inner_text()
+    with reading(host.page):
+        assert host.generate()
+        toast = host.toast("1008×256")
+        assert HAN.search(toast.inner_text())
+        assert "。 " not in toast.inner_text()
+        assert HAN.search(toast.get_by_role("button").first.get_attribute("aria-label"))
+        host.shot("zh-toast")
     host.open()
     assert "。 " not in host.part("panel").inner_text() + host.chip()
-    assert HAN.search(toast.get_by_role("button").first.get_attribute("aria-label"))
-    host.shot("zh-toast")
     host.dismiss()
 
 
@@ -82,7 +83,7 @@ def test_choices_are_shown_in_chinese_and_stored_as_ever(host):
     assert until(lambda: field.input_value() == "无（仅 CLIP）"), field.input_value()
     host.ui.submit(host.page)
     try:
-        assert until(lambda: host.host.get("/sdapi/v1/options").get("sd3_text_encoder") == "None (CLIP only)")
+        assert until(lambda: host.setting("sd3_text_encoder") == "None (CLIP only)")
         assert until(lambda: host.host.get("/sdapi/v1/sd3/status")["encoder"] == "None (CLIP only)")
     finally:
         host.host.set(sd3_text_encoder="Host default")

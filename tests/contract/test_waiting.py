@@ -253,7 +253,7 @@ def test_control_with_a_controlnet_and_an_encoder_for_this_job(host, news):
         try:
             with call_queue.queue_lock:
                 made = run.control_run(
-                    units=units, inputs=[Image.new("RGB", (128, 128), "red")], unit_type="controlnet", is_generator=False,
+                    units=units, inputs=[Image.new("RGB", (128, 128), "red")], inits=None, unit_type="controlnet", is_generator=False,
                     prompt="a cat", steps=2, width_before=128, height_before=128, sampler_index=0, input_type=0,
                 )
                 while True:
