@@ -201,20 +201,28 @@ def _relative(found: Any, expected: Any) -> float:
 
 
 def _latency(folder: Path, encoder: Any, tokens: Any, times: int) -> float:
-    """Time of the first blocks relative to the same blocks in bfloat16, by turns in one process; median of the pairs after a first one."""
+    """Time of the first blocks relative to the same blocks in bfloat16, by turns in one process; median of the pairs after a first one.
+    On a CPU that of one thread while it computes: two threads wait for each other at each operation, for whatever else the machine does.
+    """
     import torch
 
     plain = streamed(folder, torch.bfloat16, device().torch, BLOCKS)
     encoder.encoder.block = encoder.encoder.block[:BLOCKS]
+    clock = time.process_time if tokens.device.type == "cpu" else time.perf_counter
 
     def seconds(one: Any) -> float:
-        started = time.perf_counter()
+        started = clock()
         _encode(one, tokens)
         if tokens.device.type == "cuda":
             torch.cuda.synchronize()
-        return time.perf_counter() - started
+        return clock() - started
 
-    return statistics.median([seconds(encoder) / seconds(plain) for _ in range(times + 1)][1:])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return statistics.median([seconds(encoder) / seconds(plain) for _ in range(times + 1)][1:])
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _weight_error(folder: Path, encoder: Any) -> float:
