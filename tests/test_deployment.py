@@ -291,8 +291,7 @@ def test_an_installation_that_is_cancelled_is_told_in_its_own_words(loaded, depl
     def cancelled(*_):
         raise stopping.Stopped()
 
-    missing = [dataclasses.replace(status, state=deps.State.MISSING) for status in deps.check(deps.requirements(("bitsandbytes",)))]
-    monkeypatch.setattr(deps, "check", lambda _: missing)
+    monkeypatch.setattr(deps, "lack", lambda *_: deps.Lack(("bitsandbytes",)))
     monkeypatch.setattr(deps, "ensure", cancelled)
     with pytest.raises(stopping.Stopped) as caught:
         choose(deployment, "T5 FP4")
@@ -629,8 +628,8 @@ def test_the_package_of_gguf_is_installed_for_a_folder_too(loaded, deployment, t
     gguf_files.write(model / "text_encoder_3" / "t5.gguf", state, "Q8_0")
     shared = (str(model), {"subfolder": "text_encoder_3"}) if kind == "Shared repository" else None
     monkeypatch.setattr(loaded, "facts", lambda: source.Facts(str(model), shared, offline=True))
-    check, installed = deps.check, []
-    monkeypatch.setattr(deps, "check", lambda needed: [dataclasses.replace(one, state=deps.State.MISSING) for one in check(needed)])
+    installed = []
+    monkeypatch.setattr(deps, "lack", lambda groups, _: deps.Lack(tuple(groups)))
     monkeypatch.setattr(deps, "ensure", lambda groups, options: installed.append(groups))
     loaded.options["sd3_weights"] = kind
     choose(deployment, "T5 Q8")
