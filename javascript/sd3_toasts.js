@@ -54,10 +54,10 @@
     sd3.placeToasts();
   };
 
-  // As near to the lower right corner as they cover nothing that can be pressed: open where there is room for that, else as one line,
-  // else as their number alone.
+  // As near to the lower right corner as they cover nothing that can be pressed, nor what our own panel says: open where there is room for
+  // that, else as one line, else as their number alone.
   const NARROW = matchMedia('(max-width: 36rem)');
-  const PRESSED = 'button, input, textarea, select, label, summary, a[href], [role=button], [role=tab], [onclick], .label-wrap';
+  const PRESSED = 'button, input, textarea, select, label, summary, a[href], [role=button], [role=tab], [onclick], .label-wrap, .sd3-panel';
   sd3.placeToasts = () => {
     const all = document.getElementById('sd3-toasts');
     if (!all || !all.querySelector('.sd3-toast')) return;
