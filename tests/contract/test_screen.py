@@ -141,8 +141,9 @@ def test_what_can_not_come_is_no_tick_in_the_list_and_its_failure_is_explained_u
     assert until(lambda: (entry.get_attribute("data-sd3") or "").endswith(wanted)), entry.get_attribute("data-sd3")
     host.leave()
     host.choose("T5 FP4")
-    assert host.generate()
     head, state = host.part("panel", ".sd3-headline"), f"{host.panel}state .sd3-state"
+    assert until(lambda: wanted.removeprefix("✗ ") in head.inner_text()), head.inner_text()  # before it is tried
+    assert host.generate()
     assert until(lambda: "T5 FP4 could not be loaded" in head.inner_text()), head.inner_text()
     assert "Host default" in head.inner_text()
     for name in ("T5 FP4", "As in Settings"):  # whatever is looked at afterwards, what is red is explained
