@@ -176,7 +176,7 @@
   const openList = (tab) => part(tab, 'encoder')?.querySelector('li[data-value]')?.parentElement;
 
   // Below the field, as tall as there is room, because the bars above it follow the entry that is looked at. gradio opens its list where there
-  // is more room. Once it opens, the page is scrolled as far as the bars stay in sight.
+  // is more room. Once it opens, the page is scrolled as far as the bars stay in sight, and further where nothing of the list would be seen.
   const openDownwards = (tab, el, list) => {
     const input = el.querySelector('input');
     const field = input.closest('.wrap') || input; // as it is drawn
@@ -188,7 +188,7 @@
       el.dataset.sd3Scrolled = 'true';
       const bars = document.querySelector(`#script_${tab}_sd3_deploy_memory .sd3-bars`);
       const spare = bars ? bars.getBoundingClientRect().top - Math.max(0, seen.top) - EDGE_PX : 0;
-      scroller(el).scrollTop += Math.max(0, Math.min(spare, list.scrollHeight - below()));
+      scroller(el).scrollTop += Math.ceil(Math.max(0, Math.min(spare, list.scrollHeight - below()), 2 * ENTRIES_PX - below()));
     }
     if (below() < ENTRIES_PX) return; // a very low window
     const top = end - below();
