@@ -78,6 +78,7 @@
 
   const show = (tab, answer, looking) => {
     for (const area of document.querySelectorAll(`#script_${tab}_sd3_deploy_memory .sd3-memory`)) {
+      area.style.minHeight = looking ? `${area.offsetHeight}px` : ''; // or the list moves, and another entry is under the mouse
       const { bars = [], encoder, line, why, advice, change, verdict } = answer;
       const said = change ? [change.sentence] : !verdict || ['no', 'unknown'].includes(verdict.answer) ? [line] : []; // the rest is in the bars
       sd3.fill(area, [bars, encoder, looking, said, why], () => {
@@ -86,6 +87,8 @@
         return [...(bars.length > 0 ? [draw([bars, encoder, looking])] : []), ...said.map((text) => sd3.element('p', '', text)), ...(why ? [hint] : [])];
       });
     }
+    const list = openList(tab);
+    if (list) openDownwards(tab, part(tab, 'encoder'), list); // its field may be further down now
   };
 
   sd3.showMemory = (tab, answer) => {
@@ -170,21 +173,25 @@
     return found || document.scrollingElement;
   };
 
+  const openList = (tab) => part(tab, 'encoder')?.querySelector('li[data-value]')?.parentElement;
+
   // Below the field, as tall as there is room, because the bars above it follow the entry that is looked at. gradio opens its list where there
-  // is more room. Once it opens, the page is scrolled as far as the bars stay in sight.
+  // is more room. Once it opens, the page is scrolled as far as the bars stay in sight, and further where nothing of the list would be seen.
   const openDownwards = (tab, el, list) => {
     const input = el.querySelector('input');
     const field = input.closest('.wrap') || input; // as it is drawn
-    const below = () => innerHeight - field.getBoundingClientRect().bottom - EDGE_PX;
+    const seen = sd3.around(list); // ModernUI's column ends above the foot of the page, and cuts a list that is longer
+    const end = Math.min(innerHeight, seen.bottom) - EDGE_PX;
+    const below = () => end - field.getBoundingClientRect().bottom;
     list.classList.toggle('sd3-scrolled', true);
     if (!el.dataset.sd3Scrolled) {
       el.dataset.sd3Scrolled = 'true';
       const bars = document.querySelector(`#script_${tab}_sd3_deploy_memory .sd3-bars`);
-      const spare = bars ? bars.getBoundingClientRect().top - EDGE_PX : 0;
-      scroller(el).scrollTop += Math.max(0, Math.min(spare, list.scrollHeight - below()));
+      const spare = bars ? bars.getBoundingClientRect().top - Math.max(0, seen.top) - EDGE_PX : 0;
+      scroller(el).scrollTop += Math.ceil(Math.max(0, Math.min(spare, list.scrollHeight - below()), 2 * ENTRIES_PX - below()));
     }
     if (below() < ENTRIES_PX) return; // a very low window
-    const top = innerHeight - EDGE_PX - below();
+    const top = end - below();
     Object.assign(list.style, { top: `${top}px`, bottom: 'auto' });
     list.style.setProperty('max-height', `${below()}px`, 'important'); // ModernUI has a height of its own
     const away = list.getBoundingClientRect().top - top; // where it is placed within something: in ModernUI
@@ -197,13 +204,13 @@
     el.dataset.sd3Watched = 'true';
     new MutationObserver(() => {
       decorate(tab);
-      const list = el.querySelector('li[data-value]');
+      const list = openList(tab);
       const active = el.querySelector('li.active, li:hover');
       if (!list) {
         look(tab, null);
         sd3.follow();
       } else {
-        requestAnimationFrame(() => openDownwards(tab, el, list.parentElement)); // gradio has placed it by then
+        requestAnimationFrame(() => openDownwards(tab, el, list)); // gradio has placed it by then
         if (active) look(tab, active.dataset.value);
       }
     }).observe(el, { subtree: true, childList: true, attributes: true, attributeFilter: ['class', 'data-value'] });

@@ -13,12 +13,18 @@
   const inside = (el, known) => {
     if (!el || el === document.body) return EDGE;
     if (!known.has(el)) {
-      const { overflow, position } = getComputedStyle(el);
-      const around = position === 'fixed' ? EDGE : inside(el.parentElement, known);
-      known.set(el, overflow === 'visible' ? around : within(around, el.getBoundingClientRect()));
+      const area = around(el, known);
+      known.set(el, getComputedStyle(el).overflow === 'visible' ? area : within(area, el.getBoundingClientRect()));
     }
     return known.get(el);
   };
+
+  // Where an element would be seen. What is placed by itself is cut by nothing of what it only lies in: so is a column of ModernUI.
+  const around = (el, known) => {
+    const { position } = getComputedStyle(el);
+    return position === 'fixed' ? EDGE : inside(position === 'absolute' ? el.offsetParent : el.parentElement, known);
+  };
+  sd3.around = (el) => around(el, new Map());
 
   // Whether it is what a press at its middle finds: something else may lie over it. What is ours lies over everything.
   const reached = (el, seen) => {
@@ -35,7 +41,7 @@
       const box = el.getBoundingClientRect();
       if (box.width < 1 || box.height < 1 || box.right < 0 || box.bottom < 0 || box.left > innerWidth || box.top > innerHeight) continue;
       if (el.closest(pressed ? '#sd3-toasts' : '.sd3-chip') || !el.checkVisibility({ visibilityProperty: true })) continue;
-      const seen = within(within(box, page), inside(el.parentElement, known));
+      const seen = within(within(box, page), around(el, known));
       if (seen.right <= seen.left || seen.bottom <= seen.top) continue;
       if (!pressed || el.closest('.sd3-chip') || reached(el, seen)) found.push(seen);
     }

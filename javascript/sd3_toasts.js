@@ -54,21 +54,24 @@
     sd3.placeToasts();
   };
 
-  // As near to the lower right corner as they cover nothing that can be pressed: open where there is room for that, else as one line,
-  // else as their number alone.
+  // As near to the lower right corner as they cover nothing that can be pressed: open where there is room for that beside our own panel, else
+  // over what that says, else as one line, else as their number alone.
   const NARROW = matchMedia('(max-width: 36rem)');
   const PRESSED = 'button, input, textarea, select, label, summary, a[href], [role=button], [role=tab], [onclick], .label-wrap';
+  const READ = `${PRESSED}, .sd3-panel`;
+  const WAYS = [[false, false, READ], [false, false, PRESSED], [true, false, READ], [true, false, PRESSED], [true, true, PRESSED]];
   sd3.placeToasts = () => {
     const all = document.getElementById('sd3-toasts');
     if (!all || !all.querySelector('.sd3-toast')) return;
-    const room = sd3.room(PRESSED, true);
+    const rooms = {};
     const corner = { left: innerWidth, top: innerHeight, right: innerWidth, bottom: innerHeight };
     let place = null;
-    for (const [folded, small] of [[false, false], [true, false], [true, true]].slice(NARROW.matches ? 1 : 0)) {
+    for (const [folded, small, covered] of WAYS.slice(NARROW.matches ? 2 : 0)) {
       all.classList.toggle('sd3-narrow', folded);
       all.classList.toggle('sd3-small', small);
       const { width, height } = all.getBoundingClientRect();
-      place = room(corner, width, height);
+      rooms[covered] = rooms[covered] || sd3.room(covered, true);
+      place = rooms[covered](corner, width, height);
       if (place) break;
     }
     const [left, top] = place || [];

@@ -141,8 +141,9 @@ def test_what_can_not_come_is_no_tick_in_the_list_and_its_failure_is_explained_u
     assert until(lambda: (entry.get_attribute("data-sd3") or "").endswith(wanted)), entry.get_attribute("data-sd3")
     host.leave()
     host.choose("T5 FP4")
-    assert host.generate()
     head, state = host.part("panel", ".sd3-headline"), f"{host.panel}state .sd3-state"
+    assert until(lambda: wanted.removeprefix("✗ ") in head.inner_text()), head.inner_text()  # before it is tried
+    assert host.generate()
     assert until(lambda: "T5 FP4 could not be loaded" in head.inner_text()), head.inner_text()
     assert "Host default" in head.inner_text()
     for name in ("T5 FP4", "As in Settings"):  # whatever is looked at afterwards, what is red is explained
@@ -547,6 +548,23 @@ def test_messages_cover_nothing_that_can_be_pressed_and_are_one_line_where_the_p
         assert host.toast("The first thing.").is_visible()
     finally:
         host.page.set_viewport_size(size)
+
+
+@pytest.mark.real
+def test_messages_lie_beside_what_the_panel_says_where_there_is_room(host):
+    covered = COVERED.replace(".label-wrap", ".label-wrap, .sd3-panel")
+    host.reload()  # without a picture: SD.Next has a button as large as the place for it
+    host.ui.networks(host.page, True)
+    try:
+        host.open()
+        host.tell("warning", "restart.needed", "The first thing.", "What to do.")
+        host.tell("error", "memory.exhausted", "The second thing.", "Something else.")
+        host.toast("The second thing.")
+        assert until(lambda: not host.page.evaluate(covered)), host.page.evaluate(covered)
+        assert host.toast("The first thing.").is_visible()
+        host.shot("toasts-networks")
+    finally:
+        host.ui.networks(host.page, False)
 
 
 def test_messages_make_way_for_a_generate_that_is_back_after_a_job(host):

@@ -52,12 +52,16 @@ class Forecast:
 
     def setup(self, model: str = "", **given: Any) -> Setup | None:
         """Return what `memory_setup` does, for the encoder that is in the loaded model unless `given` has another one."""
-        pipeline = self.host.pipeline()
-        placed = self.deployment.placed(pipeline).choice if is_sd3(pipeline) else None
+        placed = self._placed()
         if placed is None and not given.get("encoder"):
             given["encoder"] = choices.find(self.deployment.status()["wanted"])
         given.setdefault("errors", self._errors())
         return memory_setup(self.host, placed, self.corrections.of(self.host.device().name), model, **given)
+
+    def _placed(self) -> Choice | None:
+        """The choice that is in the loaded model."""
+        pipeline = self.host.pipeline()
+        return self.deployment.placed(pipeline).choice if is_sd3(pipeline) else None
 
     def _errors(self) -> Errors:
         """What was measured on the weights that the settings mean."""
@@ -97,6 +101,7 @@ class Forecast:
         change = verdict.cheapest(setup, capacity, self.suitable()) if judged.answer == "no" else None
         lacks = self._lacks()
         advice = verdict.recommend(setup, capacity, [choice for choice, missing in lacks.items() if not missing.refusal])
+        lacked = "" if setup.encoder is self._placed() else lacks.get(setup.encoder, Lack()).sentence  # fits or not, it can not be had
         return report | {
             "model": setup.weights.name,
             "encoder": setup.encoder.name,
@@ -108,8 +113,8 @@ class Forecast:
             "parts": dict(found.parts),
             "total": found.total,
             "phases": {phase: vars(need) | {} for phase, need in found.phases.items()},
-            "verdict": vars(judged) | {"missing": judged.missing, "short": judged.short},
-            "line": judged.sentence,
+            "verdict": vars(judged) | {"missing": judged.missing, "short": lacked or judged.short} | ({"answer": "no"} if lacked else {}),
+            "line": messages.joined(setup.encoder.name, lacked) if lacked else judged.sentence,
             "change": {"fields": dict(change.fields), "sentence": change.sentence} if change else None,
             "recommendation": advice.choice.name if advice.choice else None,
             "advice": messages.joined(advice.sentence, advice.basis if advice.choice else ""),
