@@ -159,6 +159,18 @@ def test_what_can_not_come_is_no_tick_in_the_list_and_its_failure_is_explained_u
     assert "could not" not in head.inner_text() + (head.get_attribute("title") or "")
 
 
+@pytest.mark.usefixtures("offline")
+def test_the_checks_of_an_encoder_that_can_not_come_say_so(host):
+    host.host.post("/sdapi/v1/sd3/verify", {"encoder": "T5 FP4"})
+    assert until(lambda: host.host.get("/sdapi/v1/sd3/verify")["state"] == "done")
+    job = host.host.get("/sdapi/v1/sd3/verify")
+    found = {one["id"]: one for one in job["results"]}
+    assert not job["healthy"]
+    assert "bitsandbytes is not installed" in found["packages"]["message"]
+    assert "Nothing to do" not in found["device"]["remedy"]
+    assert "see what “Packages on disk” and “Graphics card” say" in found["encoder"]["remedy"]
+
+
 def test_the_text_of_a_picture_brings_the_panel_back_as_it_was(host):
     host.ui.go(host.page, "Generate")
     box = host.page.locator(f"#{host.ui.tab}_prompt textarea").first

@@ -141,7 +141,8 @@ def _broken(id: str, facts: Facts, text: str) -> Finding:
 
 
 def _wants_bitsandbytes(context: Context) -> bool:
-    return bool(choices.find(context.encoder).groups) and deps.has_wheel()
+    """And it will come: else the check of the packages has said it."""
+    return bool(choices.find(context.encoder).groups) and not context.groups and deps.has_wheel()
 
 
 def _sentence(facts: Facts) -> str:

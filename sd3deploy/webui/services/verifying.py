@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sd3deploy import messages
+from sd3deploy import deps, messages
 from sd3deploy.deployment.locks import taken
 from sd3deploy.encoders import choices
 from sd3deploy.errors import SettingError
@@ -98,13 +98,14 @@ class Verifying(Background[Verification]):
         place = Path(model or self.host.facts().model or ".")
         if model and not place.exists():
             raise SettingError("verify.no-model", path=model)
-        device = self.host.device()
+        device, options = self.host.device(), self.host.install_options()
         return checks.Context(
-            host_root=self.host.install_options().host_root,
+            host_root=options.host_root,
             data_dir=Path(sdnext.paths.data_path),
             models=self.host.model_folders(),
             model=place if place.exists() and place != Path(".") else None,
             encoder=chosen.id,
             device=device.torch,
             backend=device.backend,
+            groups=chosen.groups if deps.lack(chosen.groups, options).refusal else (),  # else they come when it is chosen
         )
