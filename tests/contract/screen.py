@@ -64,6 +64,11 @@ class Screen:
         self.page.locator(f'{self.panel}encoder li[data-value="{name}"]').click()
         field.blur()
 
+    def bare(self) -> None:
+        """Nothing beside the tab: ModernUI of 2025 shows its networks at first, and pushes Generate behind them."""
+        if self.page.locator(self.ui.panel_of_networks[1]).count():  # the stand-in has none
+            self.ui.networks(self.page, False)
+
     def leave(self) -> None:
         """Close the drop-down of the text encoder without a choice."""
         self.leave_field(f"{self.panel}encoder input")

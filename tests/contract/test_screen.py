@@ -61,7 +61,9 @@ def test_what_will_happen_to_the_job_follows_the_fields(host):
     host.open()
     assert until(lambda: "1008×1008" in host.text(f"{host.panel}job .sd3-job")), host.text(f"{host.panel}job .sd3-job")
     host.ui.go(host.page, "Generate")
+    host.bare()
     chip = host.page.locator(f"#sd3-chip-{host.ui.tab}")
+    assert until(chip.locator(".sd3-chip-head").is_visible), chip.get_attribute("class")
     chip.locator(".sd3-chip-head").hover()
     chip.get_by_role("button", name="Use 1008×1008").click()  # the size that it will be is taken
     fields = [host.page.locator(f"#{host.ui.size}_{side} input[type=number]").first for side in ("width", "height")]
