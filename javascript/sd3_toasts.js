@@ -55,18 +55,23 @@
   };
 
   // As near to the lower right corner as they cover nothing that can be pressed: open where there is room for that beside our own panel, else
-  // over what that says, else as one line, else as their number alone.
+  // over what that says. A wide page that is full has them open over what is not to be pressed next; another one as one line, else as their
+  // number alone.
   const NARROW = matchMedia('(max-width: 36rem)');
+  const WIDE = matchMedia('(min-width: 81rem)');
   const PRESSED = 'button, input, textarea, select, label, summary, a[href], [role=button], [role=tab], [onclick], .label-wrap';
   const READ = `${PRESSED}, .sd3-panel`;
-  const WAYS = [[false, false, READ], [false, false, PRESSED], [true, false, READ], [true, false, PRESSED], [true, true, PRESSED]];
+  const NEXT = '[id$="_generate"], [id$="_skip"], [id$="_interrupt"], [id$="_pause"], #settings_submit, #settings_restart, #settings .tab-nav > button, .sd3-chip-head';
+  const OPEN = [[false, false, READ], [false, false, PRESSED]];
+  const FOLDED = [[true, false, READ], [true, false, PRESSED], [true, true, PRESSED]];
+  const ways = () => (NARROW.matches ? FOLDED : [...OPEN, ...(WIDE.matches ? [[false, false, NEXT]] : []), ...FOLDED]);
   sd3.placeToasts = () => {
     const all = document.getElementById('sd3-toasts');
     if (!all || !all.querySelector('.sd3-toast')) return;
     const rooms = {};
     const corner = { left: innerWidth, top: innerHeight, right: innerWidth, bottom: innerHeight };
     let place = null;
-    for (const [folded, small, covered] of WAYS.slice(NARROW.matches ? 2 : 0)) {
+    for (const [folded, small, covered] of ways()) {
       all.classList.toggle('sd3-narrow', folded);
       all.classList.toggle('sd3-small', small);
       const { width, height } = all.getBoundingClientRect();
