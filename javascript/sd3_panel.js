@@ -175,11 +175,16 @@
   };
 
   const ANSWERS = '[id$="_sd3_deploy_found"], [id$="_sd3_deploy_diagnosis_done"], [id$="_sd3_deploy_report_text"], [id$="_sd3_deploy_bundle"]';
-  sd3.revealAnswers = () => { // what a button of the panel has to say stands below it, maybe out of sight
+  // What a button of the panel has to say stands below it, maybe out of sight. It comes into view as it grows, unless its reader has moved on.
+  let asked = false;
+  for (const kind of ['pointerdown', 'keydown', 'wheel']) {
+    document.addEventListener(kind, (e) => { asked = Boolean(e.target.closest && e.target.closest('.sd3-panel button')); }, { capture: true, passive: true });
+  }
+  const answers = new ResizeObserver((entries) => { if (asked) for (const { target } of entries) sd3.reveal(target); });
+  sd3.revealAnswers = () => {
     for (const el of document.querySelectorAll(ANSWERS)) {
-      const said = String(Boolean(el.querySelector('textarea, a'))) + el.textContent;
-      if ('sd3Said' in el.dataset && el.dataset.sd3Said !== said) sd3.reveal(el);
-      el.dataset.sd3Said = said;
+      if (!el.dataset.sd3Watched) answers.observe(el); // to observe it again would be a new size
+      el.dataset.sd3Watched = 'true';
     }
   };
 

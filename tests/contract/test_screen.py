@@ -370,6 +370,7 @@ def test_the_report_that_is_to_be_saved_is_shown_from_its_beginning(host):
     text = host.part("report_text", "textarea")
     assert until(lambda: text.count() and text.evaluate("(el) => el.scrollHeight > el.clientHeight"))
     assert until(lambda: text.evaluate("(el) => el.scrollTop") == 0)
+    assert until(lambda: host.page.evaluate(SEEN, f"{host.panel}report_text textarea"))
     host.shot("report")
     host.part("report").click()
     answered(host.page)
