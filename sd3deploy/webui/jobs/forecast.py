@@ -98,9 +98,10 @@ class Forecast:
         found = estimate(setup)
         judged = verdict.judge(found, capacity)
         peaks = {phase: need.ram if setup.kind == "cpu" else need.gpu for phase, need in found.phases.items()}
-        change = verdict.cheapest(setup, capacity, self.suitable()) if judged.answer == "no" else None
         lacks = self._lacks()
-        advice = verdict.recommend(setup, capacity, [choice for choice, missing in lacks.items() if not missing.refusal])
+        able = [choice for choice, missing in lacks.items() if not missing.refusal]
+        change = verdict.cheapest(setup, capacity, able) if judged.answer == "no" else None
+        advice = verdict.recommend(setup, capacity, able)
         lacked = "" if setup.encoder is self._placed() else lacks.get(setup.encoder, Lack()).sentence  # fits or not, it can not be had
         return report | {
             "model": setup.weights.name,
