@@ -55,7 +55,7 @@ def turned(weights, columns):
 def cuts(bits):
     """Of the clippings: start, scale, and what a look-up takes for the error of each cell."""
     top, errors, found = 2**bits - 1, [], []
-    places = numpy.arange(256)[:, None] + (numpy.arange(16) + 0.5) / 16
+    places = numpy.arange(256)[:, None] + (numpy.arange(16) + 0.5) / 16 - 0.5
     for low, high in _CUTS:
         start, end = low * 255 / top, 255 * (1 - high / top)
         scale = (end - start) / top
@@ -71,15 +71,15 @@ def fitted(x, bits):
     low, high = x.min(), x.max()
     if bits == 8:
         return (high - low) / F(top), low / F(2) + high / F(2)
-    width = max((high - low) / F(255), tiny)
-    cells = ((x - low) * (F(1) / width)).astype(int)
+    width = max((high - low) / F(255), max(-low, high) * F(2.0**-20), tiny)
+    cells = ((x - (low - width / F(2))) * (F(1) / width)).astype(int)
     known, errors = cuts(bits)
     sums = [errors[number][cells].sum() // 4 for number in range(len(known))]  # the two lowest bits hold the number
     start, scale = known[sums.index(min(sums))]
-    codes = ((cells + 0.5 - start) / scale).round().clip(0, top).astype(int)
+    codes = ((cells - start) / scale).round().clip(0, top).astype(int)
     square = n * (codes * codes).sum() - codes.sum() ** 2
     slope = F(n * (codes * cells).sum() - codes.sum() * cells.sum()) / F(max(square, 1))
-    middle = (F(cells.sum()) - slope * F(codes.sum())) / F(n) + (slope * F(top / 2) + F(0.5))
+    middle = (F(cells.sum()) - slope * F(codes.sum())) / F(n) + slope * F(top / 2)
     return slope * width, low + middle * width
 
 
