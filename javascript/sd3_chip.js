@@ -105,7 +105,7 @@
   let resting = null;
   sd3.placeLater = () => { // many small changes are one
     clearTimeout(resting);
-    resting = setTimeout(() => { sd3.placeChips(); sd3.placeToasts(); }, REST_MS);
+    resting = setTimeout(() => { sd3.placeChips(); sd3.replaceToasts(); }, REST_MS);
   };
 
   // Whether the chip is not where it should be any more: a panel that slides, a picture that comes and a Generate that is back tell nobody.
@@ -128,7 +128,7 @@
       return el && near && misplaced(el, near);
     });
     if (wrong) sd3.placeChips();
-    if (!document.querySelector('#sd3-toasts:is(:hover, :focus-within)')) sd3.placeToasts();
+    sd3.replaceToasts();
   }, LOOK_MS);
 
   window.addEventListener('resize', sd3.placeLater);

@@ -10,7 +10,7 @@
   sd3.showState = async () => {
     if (document.querySelectorAll('.sd3-state').length === 0) return;
     status = await sd3.get('status');
-    const more = status.next !== status.encoder || ['busy', 'last_error', 'encoder_warning', 'quantized_before', 'emulates'].some((name) => status[name]);
+    const more = status.next !== status.encoder || ['busy', 'failed', 'last_error', 'encoder_warning', 'quantized_before', 'emulates'].some((name) => status[name]);
     for (const el of document.querySelectorAll('.sd3-state')) el.textContent = more || !el.closest('.sd3-panel') ? status.line : ''; // its head says it
     for (const el of document.querySelectorAll('.sd3-findings')) sd3.fill(el, status.findings, (found) => found.map(finding));
     TABS.forEach(sd3.showHeadline);
@@ -21,8 +21,8 @@
   // tried again, and leaves that.
   sd3.nextEncoder = (own) => {
     if (!status) return own || null;
-    const next = own || status.next;
-    return [status.encoder, status.failed].includes(next) ? null : next;
+    if (!own) return status.next === status.encoder ? null : status.next;
+    return [status.encoder, status.failed].includes(own) ? null : own;
   };
 
   // What the next picture is made with, whether it fits, and what has failed: in the head of the panel, so that it says something while it
@@ -38,8 +38,8 @@
     const { verdict = {}, line } = sd3.estimate(tab); // of the next job of this page
     const next = sd3.nextEncoder(sd3.encoder(tab)) || status.encoder;
     const model = status.model ? [status.model.split('/').pop(), sd3.shown(next), verdict.short] : [sd3.text('page.headline.none')];
-    const failed = status.failed ? sd3.text('page.headline.failed', { name: sd3.shown(status.failed) }) : sd3.text('page.headline.error');
-    const error = status.last_error && failed;
+    const failed = status.failed && (status.last_error || status.failed === status.wanted); // what the settings still ask for was not brought
+    const error = failed ? sd3.text('page.headline.failed', { name: sd3.shown(status.failed) }) : status.last_error && sd3.text('page.headline.error');
     const found = status.findings.length > 0 && sd3.text('page.findings', { count: status.findings.length });
     const parts = status.busy ? [status.busy] : [...model, error, found];
     el.textContent = parts.filter(Boolean).join(' · ');
@@ -73,7 +73,7 @@
     return [el, text];
   };
 
-  const pressed = new Set(); // the kinds of work that this page has asked for: it is scrolled to where they begin and where they are over
+  const pressed = new Set(); // the kinds of work that this page has asked for: they come into view where they begin and where they are over
   sd3.expect = (kind) => pressed.add(kind);
   const shown = {}; // kind → its job that was shown last, and how that stood
 
@@ -85,8 +85,9 @@
         work.append(area);
       }
       sd3.fill(area, job, () => [...(job.state === 'running' ? bar(job) : []), ...make(job)]);
-      if (pressed.has(kind) && shown[kind] !== `${job.job} ${job.state}` && area.firstChild) sd3.reveal(area.firstChild);
+      if (pressed.has(kind) && shown[kind] !== `${job.job} ${job.state}`) bring(area);
     }
+    if (job.state !== 'running' && shown[kind] !== `${job.job} ${job.state}`) pressed.delete(kind);
     shown[kind] = `${job.job} ${job.state}`;
   };
 
@@ -175,15 +176,25 @@
   };
 
   const ANSWERS = '[id$="_sd3_deploy_found"], [id$="_sd3_deploy_diagnosis_done"], [id$="_sd3_deploy_report_text"], [id$="_sd3_deploy_bundle"]';
-  // What a button of the panel has to say stands below it, maybe out of sight. It comes into view as it grows, unless its reader has moved on.
+  // What a button of the panel has brought stands below it, maybe out of sight. It comes into view, and stays there while the panel grows,
+  // unless its reader has moved on.
   let asked = false;
+  let brought = null;
+  const bring = (el) => {
+    if (!asked) return;
+    brought = el;
+    sd3.reveal(el);
+  };
   for (const kind of ['pointerdown', 'keydown', 'wheel']) {
     document.addEventListener(kind, (e) => { asked = Boolean(e.target.closest && e.target.closest('.sd3-panel button')); }, { capture: true, passive: true });
   }
-  const answers = new ResizeObserver((entries) => { if (asked) for (const { target } of entries) sd3.reveal(target); });
+  const grown = new ResizeObserver((entries) => {
+    for (const { target } of entries) if (target.matches(ANSWERS)) bring(target);
+    if (brought) bring(brought);
+  });
   sd3.revealAnswers = () => {
-    for (const el of document.querySelectorAll(ANSWERS)) {
-      if (!el.dataset.sd3Watched) answers.observe(el); // to observe it again would be a new size
+    for (const el of document.querySelectorAll(`.sd3-panel, ${ANSWERS}`)) {
+      if (!el.dataset.sd3Watched) grown.observe(el); // to observe it again would be a new size
       el.dataset.sd3Watched = 'true';
     }
   };

@@ -83,6 +83,10 @@
     Object.assign(all.style, place ? { inset: 'auto', left: `${left}px`, top: `${top}px` } : { inset: '' });
   };
 
+  sd3.replaceToasts = () => { // not away from under the mouse
+    if (!document.querySelector('#sd3-toasts:is(:hover, :focus-within)')) sd3.placeToasts();
+  };
+
   const remove = (box) => {
     const inside = box.contains(document.activeElement);
     const next = [box.nextElementSibling, box.previousElementSibling].find((el) => el && el.matches('.sd3-toast'));

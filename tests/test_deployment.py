@@ -269,6 +269,28 @@ def test_what_has_failed_for_a_page_is_not_what_its_next_picture_is_made_with(lo
     assert deployment.status()["encoder"] == "T5 FP4"
 
 
+def test_pages_that_take_turns_do_not_try_what_has_failed_for_the_settings_each_time(loaded, deployment, monkeypatch):
+    choose(deployment, "T5 NF4")
+    loaded.options["sd3_text_encoder"] = "T5 FP4"
+    tried = []
+
+    def refuse(*_):
+        tried.append(True)
+        raise EncoderError("source.file-missing", file="/nowhere")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(source, "find", refuse)
+        deployment.reconcile()
+    for _ in range(2):
+        deployment.reconcile("T5 NF4")  # a page with an encoder of its own, which is there
+        status = deployment.status()
+        assert (status["encoder"], status["failed"], status["last_error"] is None) == ("T5 NF4", "T5 FP4", False)
+        deployment.reconcile()
+    assert len(tried) == 1
+    choose(deployment, "T5 FP4")  # asked for anew
+    assert (deployment.status()["encoder"], deployment.status()["failed"]) == ("T5 FP4", None)
+
+
 def test_the_next_picture_is_made_with_what_the_settings_ask_for_unless_that_has_failed(loaded, deployment, fails):
     choose(deployment, "T5 NF4")
     loaded.options["sd3_text_encoder"] = "T5 FP4"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +43,11 @@ def room(gpu, ram=0, **facts):
 def just(setup):
     """A machine in which a setup fits to the byte."""
     return room(estimate(setup).gpu)
+
+
+def ample(setup):
+    """A machine in which a setup fits and is not tight, to the byte."""
+    return room(math.ceil(estimate(setup).gpu / TIGHT))
 
 
 # The table
@@ -194,9 +200,10 @@ def test_no_card_is_told_to_take_what_needs_a_package(model, mode):
 def test_what_was_measured_of_another_t5_does_not_count():
     loaded = replace(MEDIUM, measured={"text_encoder_3": find("bf16").bytes, "vae": 12345})
     setup = Setup(loaded, find("bf16"), offload="none")
-    there = just(Setup(MEDIUM, find("q8"), offload="none"))
+    there = ample(Setup(MEDIUM, find("q8"), offload="none"))
     answers = {choice.id: verdict.answer for choice, verdict in recommend(setup, there).considered}
-    assert (answers["bf16"], answers["q8"]) == ("no", "tight")
+    assert answers["q8"] == "fits"
+    assert answers["bf16"] == "no"
     made = estimate(cheapest(setup, there).setup)
     assert (made.parts["text_encoder_3"], made.parts["vae"]) == (find("q8").bytes, 12345)
 
@@ -215,10 +222,18 @@ def changed(setup, there, **more):
 
 def test_another_encoder_comes_first_and_the_best_of_them():
     setup = Setup(MEDIUM, find("bf16"), offload="none")
-    assert changed(setup, just(replace(setup, encoder=find("q8")))).fields == {"encoder": "T5 Q8"}
+    assert changed(setup, ample(replace(setup, encoder=find("q8")))).fields == {"encoder": "T5 Q8"}
     assert changed(setup, just(replace(setup, encoder=find("fp4")))).fields == {"encoder": "T5 NF4"}  # as small, and better
     assert changed(setup, just(replace(setup, encoder=find("fp4"))), suitable=[find("fp4")]).fields == {"encoder": "T5 FP4"}
-    assert changed(setup, just(replace(setup, encoder=find("q8")))).setup == replace(setup, encoder=find("q8"))
+    assert changed(setup, ample(replace(setup, encoder=find("q8")))).setup == replace(setup, encoder=find("q8"))
+
+
+@pytest.mark.parametrize("taken", ["q4", "q5", "q6", "q8"])
+def test_what_makes_it_fit_is_what_is_recommended(taken):
+    """Two advices stand side by side on the screen: the best that is only tight is none of them where another fits."""
+    setup = Setup(MEDIUM, find("bf16"), offload="none")
+    for there in (just(replace(setup, encoder=find(taken))), ample(replace(setup, encoder=find(taken)))):
+        assert changed(setup, there).fields == {"encoder": recommend(setup, there).choice.name}
 
 
 def test_then_a_stronger_offload_and_the_weakest_of_them():

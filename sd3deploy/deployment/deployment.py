@@ -161,7 +161,8 @@ class Deployment:
         wanted, placed = self._bring(self._due if choice is None else lambda: self._settings.wanted_or_default(choice), stopped)
         if placed == wanted:
             self._stood = placed if choice is None else self._stood
-            self._recover()
+            if self._due() != self._failed:  # a page's own encoder does not make up for that of the settings
+                self._recover()
         return placed
 
     @contextmanager

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sd3deploy import messages
 from sd3deploy.deps.options import Options
 from sd3deploy.deps.requirement import requirements
-from sd3deploy.deps.status import State, check
+from sd3deploy.deps.status import State, Status, check
 
 __all__ = ["Lack", "lack"]
 
@@ -19,20 +19,31 @@ _REFUSED = {"deps.offline": "lack.offline", "deps.not_allowed": "lack.not_allowe
 
 @dataclass(frozen=True)
 class Lack:
-    """names: of the packages. refusal: the id of the sentence on why they can not be installed; "" where they can."""
+    """names: of the packages that are not in order. installs: those of them that have to be installed. refusal: why a choice that needs
+    them can not be had, in a few words; "" where it can.
+    """
 
     names: tuple[str, ...] = ()
+    installs: tuple[str, ...] = ()
     refusal: str = ""
-
-    @property
-    def sentence(self) -> str:
-        """Why a choice that needs them can not be had, in a few words; "" where it can."""
-        return messages.text(_REFUSED[self.refusal], names=", ".join(self.names)) if self.refusal else ""
 
 
 def lack(groups: Iterable[str], options: Options) -> Lack:
-    """What is missing or broken of the core requirements and of those groups of pyproject.toml. It looks at the disk, a few milliseconds
-    for each package.
+    """What is not in order of the core requirements and of those groups of pyproject.toml. It looks at the disk, a few milliseconds for
+    each package.
     """
-    names = tuple(one.name for one in check(requirements(groups)) if one.state is not State.OK)
-    return Lack(names, options.forbids if names else "")
+    found = [one for one in check(requirements(groups)) if one.state is not State.OK]
+    installs = _names(one for one in found if one.wrong and not one.blocked)
+    if refusal := options.forbids if installs else "":
+        said = messages.text(_REFUSED[refusal], names=", ".join(installs))
+    elif blocked := [one for one in found if one.blocked]:
+        said = messages.text("lack.shared", names=", ".join(_names(blocked)), owners=", ".join(blocked[0].owners))
+    elif stale := _names(one for one in found if one.state is State.STALE):
+        said = messages.text("lack.restart", names=", ".join(stale))
+    else:
+        said = ""
+    return Lack(_names(found), installs, said)
+
+
+def _names(statuses: Iterable[Status]) -> tuple[str, ...]:
+    return tuple(one.name for one in statuses)

@@ -115,9 +115,13 @@ class Change:
 
 def cheapest(setup: Setup, capacity: Capacity, suitable: Iterable[Choice] = CHOICES) -> Change | None:
     """The change that costs the user least and makes it fit: another encoder, offload, VAE tiling, size, batch, in that order; no T5 at all
-    comes last. Where no single one does, they add up. None when nothing helps. suitable: the choices that the device can run.
+    comes last. An encoder that is only tight comes after those that fit, as in `recommend`. Where no single change does, they add up. None
+    when nothing helps. suitable: the choices that the device can run.
     """
     steps = _steps(setup, list(suitable))
+    for fields in steps[0]:
+        if found := _fitting(setup, fields, capacity, ("no", "tight")):
+            return found
     for step in steps:
         for fields in step:
             if found := _fitting(setup, fields, capacity):
@@ -149,9 +153,9 @@ def _ratio(setup: Setup, fields: Mapping[str, Any], capacity: Capacity) -> float
     return judged.need / max(1, judged.usable)
 
 
-def _fitting(setup: Setup, fields: Mapping[str, Any], capacity: Capacity) -> Change | None:
+def _fitting(setup: Setup, fields: Mapping[str, Any], capacity: Capacity, refused: tuple[str, ...] = ("no",)) -> Change | None:
     changed = _apply(setup, fields)
-    return Change(fields, changed) if judge(estimate(changed), capacity).answer != "no" else None
+    return None if judge(estimate(changed), capacity).answer in refused else Change(fields, changed)
 
 
 def _apply(setup: Setup, fields: Mapping[str, Any]) -> Setup:

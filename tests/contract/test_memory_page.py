@@ -155,7 +155,8 @@ def test_the_settings_say_for_each_choice_whether_it_fits(page):
         return page.evaluate(f"[...document.querySelectorAll('.sd3-choices tr {place}')].map((cell) => cell.textContent)")
 
     assert until(lambda: cells(".sd3-verdict").count("fits, recommended") == 1), cells(".sd3-verdict")
-    assert cells(".sd3-verdict").count("fits") == sum(bool(choice.bytes) for choice in CHOICES)  # without the recommended one, with none
+    fits = [said for said in cells(".sd3-verdict") if said.startswith("fits")]  # those of bitsandbytes may have to be installed
+    assert len(fits) == len([choice for choice in CHOICES if choice.bytes]) + 1, fits  # and none
     sizes = cells("td:nth-child(2)")
     assert [size.endswith(" GB") and size != "0.0 GB" for size in sizes] == [bool(choice.bytes) for choice in CHOICES]
 

@@ -331,7 +331,7 @@ def test_verify_checks_the_encoder_of_the_page_and_says_so(host, name, meant):
     work = f"{host.panel}diagnosis .sd3-verify-work"
     assert until(lambda: host.page.locator(f"{work} .sd3-check").count() == 8 and host.text(f"{work} .sd3-outcome"))
     assert until(lambda: re.search(f"Text encoder of this check: {meant}. (Everything|Something)", host.text(f"{work} .sd3-outcome")))
-    assert host.page.evaluate(SEEN, f"{work} .sd3-outcome")  # without anybody scrolling
+    assert until(lambda: host.page.evaluate(SEEN, f"{work} .sd3-outcome"))  # without anybody scrolling
     assert not host.text(f"{host.panel}diagnosis_done").strip()
     step = host.page.locator(f"{work} .sd3-check", has_text="Load the quantized T5").inner_text()
     assert (f"{meant} is loaded by SD.Next itself, so this check takes" in step) == (meant == "Host default"), step

@@ -102,7 +102,7 @@ class Forecast:
         able = [choice for choice, missing in lacks.items() if not missing.refusal]
         change = verdict.cheapest(setup, capacity, able) if judged.answer == "no" else None
         advice = verdict.recommend(setup, capacity, able)
-        lacked = "" if setup.encoder is self._placed() else lacks.get(setup.encoder, Lack()).sentence  # fits or not, it can not be had
+        lacked = "" if setup.encoder is self._placed() else lacks.get(setup.encoder, Lack()).refusal  # fits or not, it can not be had
         return report | {
             "model": setup.weights.name,
             "encoder": setup.encoder.name,
@@ -120,7 +120,7 @@ class Forecast:
             "recommendation": advice.choice.name if advice.choice else None,
             "advice": messages.joined(advice.sentence, advice.basis if advice.choice else ""),
             "why": advice.sentence,
-            "bars": [_bar(bar) for bar in bars(found, capacity)],
+            "bars": [] if lacked else [_bar(bar) for bar in bars(found, capacity)],  # green ones would say that it runs
             "choices": {
                 **{choice.id: _row(choice, one, lacks[choice], choice is advice.choice) for choice, one in advice.considered},
                 **{choice.id: _row(choice, verdict.Verdict("no"), missing) for choice, missing in lacks.items() if missing.refusal},
@@ -280,9 +280,9 @@ def _row(choice: Choice, one: verdict.Verdict, missing: Lack, recommended: bool 
     """A choice in a list: its verdict, and what it lacks. What can not be had is not asked whether it fits."""
     said = {"sentence": one.sentence, "short": messages.text("memory.short.recommended", short=one.short) if recommended else one.short}
     if missing.refusal:
-        said = dict.fromkeys(said, missing.sentence)
-    elif missing.names:
-        said["short"] = messages.text("memory.short.installs", short=said["short"], names=", ".join(missing.names))
+        said = dict.fromkeys(said, missing.refusal)
+    elif missing.installs:
+        said["short"] = messages.text("memory.short.installs", short=said["short"], names=", ".join(missing.installs))
     return vars(one) | said | {"name": choice.name, "recommended": recommended}
 
 

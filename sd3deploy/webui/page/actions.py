@@ -15,6 +15,7 @@ ACTIONS = {
     "install": ("deps.",),
     "report": ("unexpected", "host.changed", "rule.", "encoder.failed"),
 }
+_REFUSED = ("deps.offline", "deps.not_allowed", "deps.forbidden")  # only the user can allow it: an installation would end with the same
 _OF_FINDINGS = {"install": "install", "refresh": "reload", "restart": "restart"}
 
 
@@ -25,6 +26,6 @@ def buttons(event: Event) -> tuple[Button, ...]:
     if event.buttons or event.severity not in ("warning", "error"):
         return event.buttons
     found = _OF_FINDINGS.get(event.action)
-    if found is None:
+    if found is None and event.id not in _REFUSED:
         found = next((id for id, helped in ACTIONS.items() if event.id.startswith(helped)), None)
     return (Button(found, messages.text(f"action.{found}")),) if found else ()

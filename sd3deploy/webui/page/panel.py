@@ -146,7 +146,11 @@ def state_line(status: dict[str, Any]) -> str:
             more.append(messages.text("panel.pending", wanted=_shown(status["next"])))
         if status["encoder_warning"]:
             more.append(status["encoder_warning"]["message"])
-    return messages.joined(line, *more, status["last_error"]["message"] if status["last_error"] else "")
+    if status["last_error"]:
+        more.append(status["last_error"]["message"])
+    elif status["failed"] == status["wanted"]:  # it was told; something else has succeeded since
+        more.append(messages.text("panel.failed", name=_shown(status["failed"])))
+    return messages.joined(line, *more)
 
 
 def _shown(name: str) -> str:
