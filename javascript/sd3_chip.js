@@ -131,7 +131,7 @@
     sd3.replaceToasts();
   }, LOOK_MS);
 
-  window.addEventListener('resize', sd3.placeLater);
+  window.addEventListener('resize', () => { sd3.placeLater(); sd3.placeToasts(); }); // these at once, or they may be outside
   document.addEventListener('scroll', sd3.placeLater, { capture: true, passive: true });
   document.addEventListener('click', sd3.placeLater, { capture: true, passive: true });
   document.addEventListener('transitionend', sd3.placeLater, { capture: true, passive: true });

@@ -10,7 +10,7 @@
   sd3.showState = async () => {
     if (document.querySelectorAll('.sd3-state').length === 0) return;
     status = await sd3.get('status');
-    const more = status.next !== status.encoder || ['busy', 'failed', 'last_error', 'encoder_warning', 'quantized_before', 'emulates'].some((name) => status[name]);
+    const more = status.next !== status.encoder || status.failed.length > 0 || ['busy', 'left', 'last_error', 'encoder_warning', 'quantized_before', 'emulates'].some((name) => status[name]);
     for (const el of document.querySelectorAll('.sd3-state')) el.textContent = more || !el.closest('.sd3-panel') ? status.line : ''; // its head says it
     for (const el of document.querySelectorAll('.sd3-findings')) sd3.fill(el, status.findings, (found) => found.map(finding));
     TABS.forEach(sd3.showHeadline);
@@ -22,7 +22,7 @@
   sd3.nextEncoder = (own) => {
     if (!status) return own || null;
     if (!own) return status.next === status.encoder ? null : status.next;
-    return [status.encoder, status.failed].includes(own) ? null : own;
+    return [status.encoder, ...status.failed].includes(own) ? null : own;
   };
 
   // What the next picture is made with, whether it fits, and what has failed: in the head of the panel, so that it says something while it
@@ -38,8 +38,9 @@
     const { verdict = {}, line } = sd3.estimate(tab); // of the next job of this page
     const next = sd3.nextEncoder(sd3.encoder(tab)) || status.encoder;
     const model = status.model ? [status.model.split('/').pop(), sd3.shown(next), verdict.short] : [sd3.text('page.headline.none')];
-    const failed = status.failed && (status.last_error || status.failed === status.wanted); // what the settings still ask for was not brought
-    const error = failed ? sd3.text('page.headline.failed', { name: sd3.shown(status.failed) }) : status.last_error && sd3.text('page.headline.error');
+    const asked = sd3.encoder(tab) || status.wanted; // what of it failed is named for as long as it is, also after another message
+    const failed = status.failed.filter((name) => name !== status.encoder && (status.last_error || name === asked)).map(sd3.shown).join(', ');
+    const error = failed ? sd3.text('page.headline.failed', { name: failed }) : (status.last_error || status.left) && sd3.text('page.headline.error');
     const found = status.findings.length > 0 && sd3.text('page.findings', { count: status.findings.length });
     const parts = status.busy ? [status.busy] : [...model, error, found];
     el.textContent = parts.filter(Boolean).join(' · ');
@@ -181,12 +182,16 @@
   let asked = false;
   let brought = null;
   const bring = (el) => {
-    if (!asked) return;
+    if (!asked || !sd3.visible(el)) return; // the panels of the other tabs have it, too
     brought = el;
     sd3.reveal(el);
   };
-  for (const kind of ['pointerdown', 'keydown', 'wheel']) {
-    document.addEventListener(kind, (e) => { asked = Boolean(e.target.closest && e.target.closest('.sd3-panel button')); }, { capture: true, passive: true });
+  for (const kind of ['pointerdown', 'keydown', 'wheel', 'touchmove']) {
+    document.addEventListener(kind, (e) => {
+      const presses = kind === 'pointerdown' || (kind === 'keydown' && ['Enter', ' '].includes(e.key));
+      asked = presses && Boolean(e.target.closest && e.target.closest('.sd3-panel button, .sd3-dialog button'));
+      brought = null;
+    }, { capture: true, passive: true });
   }
   const grown = new ResizeObserver((entries) => {
     for (const { target } of entries) if (target.matches(ANSWERS)) bring(target);

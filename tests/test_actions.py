@@ -12,7 +12,7 @@ def offered(id, severity="error"):
     return [button.id for button in buttons(Event(1, id, severity, "", ""))]
 
 
-@pytest.mark.parametrize("id", ["deps.offline", "deps.not_allowed", "deps.forbidden"])
+@pytest.mark.parametrize("id", ["deps.offline", "deps.not_allowed", "deps.forbidden", "deps.shared", "deps.no_wheel"])
 def test_what_only_the_user_can_allow_has_no_button_that_would_fail_again(id):
     assert offered(id) == []
     assert offered("deps.failed") == ["install"]

@@ -24,6 +24,7 @@ from sd3deploy.encoders.weights import open_weights
 from sd3deploy.errors import EncoderError, SettingError
 from sd3deploy.events import Events
 from sd3deploy.memory import capacity
+from sd3deploy.webui.page.panel import state_line
 from tests import gguf_files
 from tests.waiting import until
 
@@ -254,17 +255,17 @@ def test_a_failure_is_over_with_the_next_picture_that_has_what_it_asks_for(loade
 
 
 def test_what_has_failed_for_a_page_is_not_what_its_next_picture_is_made_with(loaded, deployment, fails):
-    assert (deployment.status()["next"], deployment.status()["failed"]) == ("Host default", None)
+    assert (deployment.status()["next"], deployment.status()["failed"]) == ("Host default", [])
     with fails():
         deployment.reconcile("T5 FP4")
     status = deployment.status()
-    assert (status["encoder"], status["next"], status["failed"]) == ("Host default", "Host default", "T5 FP4")
+    assert (status["encoder"], status["next"], status["failed"]) == ("Host default", "Host default", ["T5 FP4"])
     assert "is not there" in status["last_error"]["message"]
     deployment.reconcile("T5 FP4")  # the next picture, with nothing changed
     assert deployment.status()["encoder"] == "Host default"
     deployment.reconcile()
     status = deployment.status()
-    assert (status["failed"], status["last_error"]) == (None, None)
+    assert (status["failed"], status["last_error"]) == ([], None)
     deployment.reconcile("T5 FP4")  # asked for again it is tried again
     assert deployment.status()["encoder"] == "T5 FP4"
 
@@ -284,11 +285,45 @@ def test_pages_that_take_turns_do_not_try_what_has_failed_for_the_settings_each_
     for _ in range(2):
         deployment.reconcile("T5 NF4")  # a page with an encoder of its own, which is there
         status = deployment.status()
-        assert (status["encoder"], status["failed"], status["last_error"] is None) == ("T5 NF4", "T5 FP4", False)
+        assert (status["encoder"], status["failed"], status["last_error"] is None) == ("T5 NF4", ["T5 FP4"], False)
         deployment.reconcile()
     assert len(tried) == 1
     choose(deployment, "T5 FP4")  # asked for anew
-    assert (deployment.status()["encoder"], deployment.status()["failed"]) == ("T5 FP4", None)
+    assert (deployment.status()["encoder"], deployment.status()["failed"]) == ("T5 FP4", [])
+
+
+def test_two_that_fail_by_turns_are_tried_once_each(loaded, deployment, monkeypatch):
+    deployment.reconcile()
+    loaded.options["sd3_text_encoder"] = "T5 FP4"
+    tried = []
+
+    def refuse(wanted, *_):
+        tried.append(wanted.choice.name)
+        raise EncoderError("source.file-missing", file="/nowhere")
+
+    monkeypatch.setattr(deployment._making, "make", refuse)
+    for _ in range(3):
+        deployment.reconcile()
+        deployment.reconcile("T5 Q4")
+    assert tried == ["T5 FP4", "T5 Q4"]
+    assert deployment.status()["failed"] == ["T5 FP4", "T5 Q4"]
+    assert deployment.status()["next"] == "Host default"
+
+
+@pytest.mark.parametrize("other", ["T5 NF4", None])
+def test_what_the_settings_ask_for_in_vain_is_named_as_long_as_they_do(loaded, deployment, other):
+    """The source of weights is not put back: pictures go on with what was there."""
+    choose(deployment, "T5 NF4")
+    loaded.options |= {"sd3_weights": "Local file", "sd3_weights_file": "/nowhere/t5.safetensors"}
+    with pytest.raises(EncoderError, match="is not there"):
+        deployment.change()
+    for own in ("None (CLIP only)", other):
+        deployment.reconcile(own)  # another page succeeds
+        assert deployment.status()["left"] is True
+    line = state_line(deployment.status())
+    assert "which were not read" in line or "is not there" in line
+    loaded.options |= {"sd3_weights": "Automatic", "sd3_weights_file": ""}
+    assert deployment.status()["left"] is False
 
 
 def test_the_next_picture_is_made_with_what_the_settings_ask_for_unless_that_has_failed(loaded, deployment, fails):
@@ -297,7 +332,7 @@ def test_the_next_picture_is_made_with_what_the_settings_ask_for_unless_that_has
     assert deployment.status()["next"] == "T5 FP4"
     with fails():
         deployment.reconcile()
-    assert (deployment.status()["next"], deployment.status()["failed"]) == ("T5 NF4", "T5 FP4")
+    assert (deployment.status()["next"], deployment.status()["failed"]) == ("T5 NF4", ["T5 FP4"])
 
 
 def test_a_failed_swap_leaves_none_where_there_was_none(loaded, deployment):
@@ -1122,7 +1157,7 @@ def test_where_neither_the_device_nor_ram_holds_both_the_old_one_goes_before_the
     swapped = cached.swapped
     cached.swapped = lambda pipeline: (swapped(pipeline), gc.collect(), seen.append((deployment.status()["encoder"], old())))
     choose(deployment, "T5 FP4")
-    assert seen[-1] == ("T5 FP4", None)
+    assert seen[-1] == ("T5 FP4", [])
     assert [encoder for encoder, _ in seen] == ["None (CLIP only)", "T5 FP4"]
 
 

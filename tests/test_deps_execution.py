@@ -55,6 +55,17 @@ print(json.dumps(lines))
     assert any("sd3toy" in line for line in lab.json(code, EXTRA=lab.offline_args))
 
 
+def test_what_needs_no_installation_is_not_refused_where_none_is_allowed(lab):
+    """Leftovers of a stopped pip do no harm: they are swept where that is allowed, and left where nothing is to be changed."""
+    lab.install("sd3toy==2.0")
+    (lab.site / "~d3toy").mkdir()
+    for refusal in ("deps.not_allowed", "deps.forbidden"):
+        assert attempt(lab, "sd3toy", refusal=refusal) == {"changed": {}}
+    assert (lab.site / "~d3toy").is_dir()
+    assert attempt(lab, "sd3toy", offline=True, extra=NOWHERE) == {"changed": {}}
+    assert not (lab.site / "~d3toy").exists()
+
+
 def test_switched_off_and_offline(lab):
     code = 'print(json.dumps([attempt("sd3toy", **one)["id"] for one in ({"refusal": "deps.not_allowed"}, {"offline": True})]))'
     assert lab.json(code, EXTRA=NOWHERE) == ["deps.not_allowed", "deps.offline"]

@@ -52,7 +52,7 @@ class Deployment:
         self._under_way = Undertakings(events)
         self._making = Making(host, events, self._placed)
         self._warned: set[str] = set()  # what was said of files that have changed
-        self._failed: Wanted | None = None  # not tried again with every image: only a change or another load does that
+        self._failed: set[Wanted] = set()  # not tried again with every image: see `_recover`
         self._stood: Wanted | None = None  # what the settings asked for when that was last brought
         self._given_up: Wanted | None = None  # what they ask for since a change came to nothing: pictures go on with what stood
         self._told_failure = False  # and nothing has said since that it is over
@@ -74,7 +74,7 @@ class Deployment:
         there. Called with any lock held.
         """
         due, pipeline = self._due(), self.host.pipeline()
-        return self.placed(pipeline) if due == self._failed and swap.is_sd3(pipeline) else due
+        return self.placed(pipeline) if due in self._failed and swap.is_sd3(pipeline) else due
 
     def source(self) -> Source:
         """Where the settings take T5's weights from, whichever encoder is chosen. Raises Sd3Error where that is nowhere."""
@@ -122,7 +122,7 @@ class Deployment:
     def _change(
         self, allow: Callable[[Choice], None], under: Undertaking, undo: Callable[[Wanted | None], object] = lambda stood: None
     ) -> None:
-        self._failed = self._given_up = None
+        self._failed, self._given_up = set(), None
         try:
             with self._undoing(undo), self._coming(under):
                 wanted = under.change = self.wanted()
@@ -161,7 +161,7 @@ class Deployment:
         wanted, placed = self._bring(self._due if choice is None else lambda: self._settings.wanted_or_default(choice), stopped)
         if placed == wanted:
             self._stood = placed if choice is None else self._stood
-            if self._due() != self._failed:  # a page's own encoder does not make up for that of the settings
+            if self._due() not in self._failed:  # a page's own encoder does not make up for that of the settings
                 self._recover()
         return placed
 
@@ -172,7 +172,7 @@ class Deployment:
         Called by a job of the host, which holds the queue. A failure is told, not raised, and holds nothing up: what the settings want is
         tried again with the next image, where it did not come back.
         """
-        failed, before = self._failed, self.placed(self.host.pipeline())
+        failed, before = self._failed.copy(), self.placed(self.host.pipeline())
         try:
             wanted, placed = self._bring(lambda: self._settings.wanted_or_default(choice))
             yield placed == wanted
@@ -186,7 +186,7 @@ class Deployment:
         """
         self.host.pipeline()  # a host that has changed so much raises here, before a failure would be told as one of the encoder
         wanted = read()
-        if wanted != self._failed:
+        if wanted not in self._failed:
             try:
                 with self._under_way.begin() as under, self._change_of(wanted, under) as pipeline:
                     wanted = read()
@@ -196,13 +196,13 @@ class Deployment:
                 if _was_cancelled(error):
                     stopped()
                 else:
-                    self._failed = wanted
+                    self._failed.add(wanted)
                 self._tell_failed(error)
         pipeline = self.host.pipeline()
         if not swap.is_sd3(pipeline):
             return wanted, None
         self._changing.complete(pipeline)
-        if wanted == self._failed and pipeline.text_encoder_3 is None:  # it was loaded without, because of that
+        if wanted in self._failed and pipeline.text_encoder_3 is None:  # it was loaded without, because of that
             self._placed.set_emptied(pipeline, True)
         return wanted, self.placed(pipeline)
 
@@ -213,7 +213,7 @@ class Deployment:
         encoders: the host's full-size T5 might not fit, or be a download of gigabytes that nobody asked for. So does whoever cancels it.
         """
         wanted = self._stood = self._settings.wanted_or_default()
-        self._failed = self._given_up = None
+        self._failed, self._given_up = set(), None
         if wanted.choice is HOST_DEFAULT:
             return False, None
         encoder, made = None, False
@@ -228,7 +228,7 @@ class Deployment:
             if made:
                 self._changing.tell_afterwards(wanted.choice, error)
             else:
-                self._failed, self._stood = wanted, None
+                self._failed, self._stood = {wanted}, None
                 self._tell_failed(error)
                 self.events.tell("warning", "encoder.without-t5")
         return True, encoder
@@ -278,7 +278,8 @@ class Deployment:
             "encoder": self.placed(pipeline).choice.name if sd3 else None,
             "wanted": self._settings.wanted_or_default().choice.name,
             "next": self.next().choice.name,
-            "failed": self._failed.choice.name if self._failed else None,
+            "failed": sorted({one.choice.name for one in self._failed}),
+            "left": self._settings.wanted_or_default() == self._given_up,
             "linear4bit": measured.linear4bit if measured else 0,
             "wo_quantized": bool(measured and measured.wo_quantized),
             "quantized_before": self._placed.quantized_before(encoder) or None,
@@ -397,11 +398,10 @@ class Deployment:
         return ""
 
     def _recover(self) -> None:
-        """What is asked for is there, with no word: whatever has failed on the way is over, and may be tried again, unless the settings
-        still name it.
+        """What is asked for is there, with no word: whatever has failed is over, and may be tried again, unless the settings still name it.
         """
         if self._told_failure and self._settings.wanted_or_default() != self._given_up:
-            self._told_failure, self._failed = False, None
+            self._told_failure, self._failed = False, set()
             self.events.settle()
 
     def _tell_failed(self, error: Exception) -> None:

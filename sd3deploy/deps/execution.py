@@ -42,8 +42,10 @@ def apply(plan: Plan, options: Options, progress: Progress | None = None) -> Out
     (stopping.stoppable), … Then everything that was replaced is back in its place, and no partial package is left.
     """
     start = time.monotonic()
-    if not plan.empty:
-        _permit(plan, options)
+    leave = bool(options.refusal) and not plan.changes  # leftovers of a stopped pip do no harm
+    if plan.empty or (leave and not plan.blocked):
+        return Outcome({}, 0.0, "")
+    _permit(plan, options)
     with install_lock() as lock:
         try:
             plan = _again(plan, options)
@@ -63,7 +65,7 @@ def apply(plan: Plan, options: Options, progress: Progress | None = None) -> Out
 
 
 def _permit(plan: Plan, options: Options) -> None:
-    if forbidden := options.forbids if plan.changes else options.refusal:
+    if forbidden := options.forbids if plan.changes else "":
         raise DependencyError(forbidden, **about(plan))
     folder = writable_site()
     if folder.is_dir() and shutil.disk_usage(folder).free < plan.unpacked:

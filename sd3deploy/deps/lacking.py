@@ -37,7 +37,8 @@ def lack(groups: Iterable[str], options: Options) -> Lack:
     if refusal := options.forbids if installs else "":
         said = messages.text(_REFUSED[refusal], names=", ".join(installs))
     elif blocked := [one for one in found if one.blocked]:
-        said = messages.text("lack.shared", names=", ".join(_names(blocked)), owners=", ".join(blocked[0].owners))
+        owners = dict.fromkeys(owner for one in blocked for owner in one.owners)
+        said = messages.text("lack.shared", names=", ".join(_names(blocked)), owners=", ".join(owners))
     elif stale := _names(one for one in found if one.state is State.STALE):
         said = messages.text("lack.restart", names=", ".join(stale))
     else:

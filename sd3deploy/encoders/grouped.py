@@ -193,7 +193,7 @@ class Grouped:
         rotated = _room("rotated", (len(rows), groups, self.group), torch.float32, rows.device)
         torch.mm(wide.view(-1, _PIECE), _hadamard(wide.device, wide.dtype, 1.0), out=rotated.view(-1, _PIECE))
         low, high = rotated.amin(2), rotated.amax(2)
-        require_finite(high - low)  # of finite weights too it may be none
+        require_finite(torch.maximum(-low, high) * 4)  # of finite weights too it may be none: what is computed of them stays below
         scale, middle = self._fitted(rotated, low, high)
         of_row = torch.stack([scale.amax(1) / 255, middle.abs().amax(1) / 127], 1).clamp_(min=_TINY)
         # With a scale of 0 a whole group is one number: only where it is narrower than one step of the least other scale.

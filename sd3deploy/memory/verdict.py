@@ -171,8 +171,8 @@ def _apply(setup: Setup, fields: Mapping[str, Any]) -> Setup:
 
 def _steps(setup: Setup, suitable: list[Choice]) -> list[list[dict[str, Any]]]:
     """For each kind of change its possible values, from the least to the strongest."""
-    size = estimate(setup).parts.get("text_encoder_3", 0)
-    encoders = [choice for choice in setup.errors.order(suitable) if _t5(setup, choice) < size]
+    # Also those that are larger: in sequential mode a T5 in 4 bit is on the device as a whole, and a wide one in parts.
+    encoders = [choice for choice in setup.errors.order(suitable) if choice is not setup.encoder]
     modes = [mode for mode in ("balanced", "model", "sequential") if mode != setup.offload and setup.offload != "sequential"]
     return [
         [{"encoder": choice.name} for choice in encoders],

@@ -332,6 +332,15 @@ def test_verify_checks_the_encoder_of_the_page_and_says_so(host, name, meant):
     assert until(lambda: host.page.locator(f"{work} .sd3-check").count() == 8 and host.text(f"{work} .sd3-outcome"))
     assert until(lambda: re.search(f"Text encoder of this check: {meant}. (Everything|Something)", host.text(f"{work} .sd3-outcome")))
     assert until(lambda: host.page.evaluate(SEEN, f"{work} .sd3-outcome"))  # without anybody scrolling
+    more = '<p class="sd3probe" style="height: 50rem"></p>'
+    host.page.evaluate(f"document.querySelector('{host.panel}state').insertAdjacentHTML('beforeend', '{more}')")
+    assert until(lambda: host.page.evaluate(SEEN, f"{work} .sd3-outcome"))  # it stays there while the panel grows above it
+    host.page.mouse.wheel(0, -3000)
+    host.page.wait_for_timeout(300)
+    host.page.evaluate("document.querySelector('.sd3probe').style.height = '60rem'")
+    host.page.wait_for_timeout(300)
+    assert not host.page.evaluate(SEEN, f"{work} .sd3-outcome")  # its reader has moved on
+    host.page.evaluate("document.querySelector('.sd3probe').remove()")
     assert not host.text(f"{host.panel}diagnosis_done").strip()
     step = host.page.locator(f"{work} .sd3-check", has_text="Load the quantized T5").inner_text()
     assert (f"{meant} is loaded by SD.Next itself, so this check takes" in step) == (meant == "Host default"), step

@@ -58,8 +58,11 @@ class Status(BaseModel, extra="allow"):
     encoder: str | None = Field(description="The text encoder that is in it.", examples=["T5 FP4"])
     wanted: str = Field(description="The one that the settings ask for.", examples=["T5 FP4"])
     next: str = Field(description="The one that the next picture has, unless its page or request asks for another.", examples=["T5 FP4"])
-    failed: str | None = Field(
-        description="The one that could not be brought; pictures that ask for it have what is in the model.", examples=[None]
+    failed: list[str] = Field(
+        description="Those that could not be brought; pictures that ask for one have what is in the model.", examples=[[], ["T5 FP4"]]
+    )
+    left: bool = Field(
+        description="Whether a change to what the settings ask for came to nothing; pictures have what was there before.", examples=[False]
     )
     linear4bit: int = Field(description="Layers of T5 in 4 bit.", examples=[168])
     wo_quantized: bool = Field(description="Whether the output layers of its feed-forward parts are quantized too.", examples=[True])

@@ -100,9 +100,9 @@ class Forecast:
         peaks = {phase: need.ram if setup.kind == "cpu" else need.gpu for phase, need in found.phases.items()}
         lacks = self._lacks()
         able = [choice for choice, missing in lacks.items() if not missing.refusal]
-        change = verdict.cheapest(setup, capacity, able) if judged.answer == "no" else None
         advice = verdict.recommend(setup, capacity, able)
         lacked = "" if setup.encoder is self._placed() else lacks.get(setup.encoder, Lack()).refusal  # fits or not, it can not be had
+        change = verdict.cheapest(setup, capacity, able) if judged.answer == "no" and not lacked else None
         return report | {
             "model": setup.weights.name,
             "encoder": setup.encoder.name,

@@ -12,10 +12,11 @@ __all__ = ["ACTIONS", "buttons"]
 ACTIONS = {
     "restart": ("restart.needed", "deps.restart", "repair.restart"),
     "reload": ("encoder.without-t5",),
-    "install": ("deps.",),
+    # Where trying once more may help, once the remedy is followed. The others would end with the same words.
+    "install": ("deps.bad_download", "deps.cancelled", "deps.disk_full", "deps.failed", "deps.in_use", "deps.interrupted", "deps.locked",
+                "deps.no_network", "deps.no_record"),
     "report": ("unexpected", "host.changed", "rule.", "encoder.failed"),
 }
-_REFUSED = ("deps.offline", "deps.not_allowed", "deps.forbidden")  # only the user can allow it: an installation would end with the same
 _OF_FINDINGS = {"install": "install", "refresh": "reload", "restart": "restart"}
 
 
@@ -26,6 +27,6 @@ def buttons(event: Event) -> tuple[Button, ...]:
     if event.buttons or event.severity not in ("warning", "error"):
         return event.buttons
     found = _OF_FINDINGS.get(event.action)
-    if found is None and event.id not in _REFUSED:
+    if found is None:
         found = next((id for id, helped in ACTIONS.items() if event.id.startswith(helped)), None)
     return (Button(found, messages.text(f"action.{found}")),) if found else ()

@@ -143,13 +143,15 @@ def state_line(status: dict[str, Any]) -> str:
         if status["emulates"]:
             more.append(messages.text("device.emulates"))
         if status["next"] != status["encoder"]:
-            more.append(messages.text("panel.pending", wanted=_shown(status["next"])))
+            id = "panel.pending" if status["next"] == status["wanted"] else "panel.pending.before"
+            more.append(messages.text(id, wanted=_shown(status["next"])))
         if status["encoder_warning"]:
             more.append(status["encoder_warning"]["message"])
     if status["last_error"]:
         more.append(status["last_error"]["message"])
-    elif status["failed"] == status["wanted"]:  # it was told; something else has succeeded since
-        more.append(messages.text("panel.failed", name=_shown(status["failed"])))
+    elif status["left"] or status["wanted"] in status["failed"]:  # it was told; something else has succeeded since
+        id = "panel.failed.source" if status["wanted"] == status["encoder"] else "panel.failed"
+        more.append(messages.text(id, name=_shown(status["wanted"])))
     return messages.joined(line, *more)
 
 
