@@ -67,9 +67,9 @@ NONE = Choice("none", "None (CLIP only)", 0, backends=_EVERYWHERE)
 # In the order in which they are listed: first what needs no package, then the others, and last what is not ours.
 CHOICES = (
     NONE,
-    Choice("q4", "T5 Q4", 2_748_898_304, 0.285, "q4", "q4", stored_embedding="q8", backends=_EVERYWHERE),
-    Choice("q5", "T5 Q5", 3_327_712_256, 0.148, "q5", "q5", stored_embedding="q8", backends=_EVERYWHERE),
-    Choice("q6", "T5 Q6", 3_906_526_208, 0.076, "q6", "q6", stored_embedding="q8", backends=_EVERYWHERE),
+    Choice("q4", "T5 Q4", 2_748_898_304, 0.288, "q4", "q4", stored_embedding="q8", backends=_EVERYWHERE),
+    Choice("q5", "T5 Q5", 3_327_712_256, 0.147, "q5", "q5", stored_embedding="q8", backends=_EVERYWHERE),
+    Choice("q6", "T5 Q6", 3_906_526_208, 0.077, "q6", "q6", stored_embedding="q8", backends=_EVERYWHERE),
     Choice("q8", "T5 Q8", 4_919_450_624, 0.033, "q8", "q8", stored_embedding="q8", backends=_EVERYWHERE),
     Choice("bf16", "T5 BF16", 9_524_621_312, 0.018, "wide", "wide", backends=_EVERYWHERE, bf16=True),
     # SM60 for 4 bit, SM75 for INT8: the hardware table of bitsandbytes 0.50.
