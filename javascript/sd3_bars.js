@@ -79,7 +79,8 @@
   const show = (tab, answer, looking) => {
     for (const area of document.querySelectorAll(`#script_${tab}_sd3_deploy_memory .sd3-memory`)) {
       area.style.minHeight = looking ? `${area.offsetHeight}px` : ''; // or the list moves, and another entry is under the mouse
-      const { bars = [], encoder, line, why, advice, change, verdict } = answer;
+      const { bars = [], encoder, line, advice, change, verdict, recommendation } = answer;
+      const why = change && !recommendation ? '' : answer.why; // no encoder fits: that is what makes one fit, as a second sentence
       const said = change ? [change.sentence] : !verdict || ['no', 'unknown'].includes(verdict.answer) ? [line] : []; // the rest is in the bars
       sd3.fill(area, [bars, encoder, looking, said, why], () => {
         const hint = sd3.element('p', 'sd3-why', why);

@@ -193,6 +193,10 @@
       brought = null;
     }, { capture: true, passive: true });
   }
+  document.addEventListener('click', (e) => { // the same answer again does not grow
+    const button = e.target.closest && e.target.closest('.sd3-panel button.sd3-diagnose');
+    if (button) bring(button.closest('.sd3-panel').querySelector('[id$="_sd3_deploy_found"]'));
+  }, true);
   const grown = new ResizeObserver((entries) => {
     for (const { target } of entries) if (target.matches(ANSWERS)) bring(target);
     if (brought) bring(brought);

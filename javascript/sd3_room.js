@@ -26,13 +26,20 @@
   };
   sd3.around = (el) => around(el, new Map());
 
-  // Whether it is what a press at its middle finds: something else may lie over it. What is ours lies over everything.
+  // What of the host lies there. What is ours lies over everything; to ask for all that lies there is slow on a page of SD.Next.
+  sd3.under = (x, y) => {
+    const ours = (el) => el.closest('[id^="sd3-"]');
+    const top = document.elementFromPoint(x, y);
+    return top && ours(top) ? document.elementsFromPoint(x, y).find((el) => !ours(el)) : top;
+  };
+
+  // Whether it is what a press at its middle finds: something else may lie over it.
   const reached = (el, seen) => {
-    const [top] = document.elementsFromPoint((seen.left + seen.right) / 2, (seen.top + seen.bottom) / 2).filter((one) => !one.closest('[id^="sd3-"]'));
+    const top = sd3.under((seen.left + seen.right) / 2, (seen.top + seen.bottom) / 2);
     return !top || el.contains(top) || top.contains(el);
   };
 
-  // What is seen of the elements that match, as boxes. pressed: of those that can be pressed where they are, and without our own messages.
+  // What is seen of the elements that match: [element, box]. pressed: of those that can be pressed where they are, and without our own messages.
   const boxes = (selector, pressed) => {
     const known = new Map();
     const found = [];
@@ -43,7 +50,7 @@
       if (el.closest(pressed ? '#sd3-toasts' : '.sd3-chip') || !el.checkVisibility({ visibilityProperty: true })) continue;
       const seen = within(within(box, page), around(el, known));
       if (seen.right <= seen.left || seen.bottom <= seen.top) continue;
-      if (!pressed || el.closest('.sd3-chip') || reached(el, seen)) found.push(seen);
+      if (!pressed || el.closest('.sd3-chip') || reached(el, seen)) found.push([el, seen]);
     }
     return found;
   };
@@ -97,9 +104,14 @@
     return best;
   };
 
-  // Nothing of what matches is covered there: a function of (near, width, height). See `boxes` and `nearest`.
+  // Nothing of what matches is covered there: a function of (near, width, height), and of a selector where only those of them that match it
+  // too are in the way. See `boxes` and `nearest`.
   sd3.room = (selector, pressed = false) => {
-    const cells = raster(boxes(selector, pressed));
-    return (near, width, height) => nearest(cells, near, width, height);
+    const found = boxes(selector, pressed); // looked for once: SD.Next has ten thousand elements that match
+    const cells = {};
+    return (near, width, height, those = selector) => {
+      cells[those] = cells[those] || raster(found.filter(([el]) => el.matches(those)).map(([, box]) => box));
+      return nearest(cells[those], near, width, height);
+    };
   };
 })();

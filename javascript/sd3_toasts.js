@@ -68,15 +68,14 @@
   sd3.placeToasts = () => {
     const all = document.getElementById('sd3-toasts');
     if (!all || !all.querySelector('.sd3-toast')) return;
-    const rooms = {};
+    const room = sd3.room(`${READ}, ${NEXT}`, true);
     const corner = { left: innerWidth, top: innerHeight, right: innerWidth, bottom: innerHeight };
     let place = null;
     for (const [folded, small, covered] of ways()) {
       all.classList.toggle('sd3-narrow', folded);
       all.classList.toggle('sd3-small', small);
       const { width, height } = all.getBoundingClientRect();
-      rooms[covered] = rooms[covered] || sd3.room(covered, true);
-      place = rooms[covered](corner, width, height);
+      place = room(corner, width, height, covered);
       if (place) break;
     }
     const [left, top] = place || [];

@@ -199,7 +199,7 @@ def test_a_choice_says_of_its_packages_whether_they_come_when_it_is_chosen(host)
         assert said("fp4") == ("no", "needs bitsandbytes, which can not be installed offline")
         chosen = host.get("/sdapi/v1/sd3/memory", params={"encoder": "T5 FP4"})
         assert (chosen["verdict"]["answer"], chosen["verdict"]["short"]) == said("fp4")
-        assert chosen["line"] == "T5 FP4 needs bitsandbytes, which can not be installed offline"
+        assert chosen["line"] == "T5 FP4 needs bitsandbytes, which can not be installed offline."
         assert chosen["bars"] == []
         assert said("q4")[0] == "fits"
         host.run("from sd3deploy.deps import lacking; sd3probe.check = lacking.check; lacking.check = lambda those: []")

@@ -155,6 +155,9 @@ def test_what_can_not_come_is_no_tick_in_the_list_and_its_failure_is_explained_u
         for told in (head.get_attribute("title"), host.text(state)):
             assert "bitsandbytes is needed, but the server is in offline mode. Host default is still in use." in told
     host.shot("failed")
+    host.part("diagnose").click()
+    assert until(lambda: "bitsandbytes is needed, but the server is in offline mode." in host.text(f"{host.panel}found"))
+    assert until(lambda: host.page.evaluate(SEEN, f"{host.panel}found [role=status]"))
     assert host.generate()  # as it is set
     assert until(lambda: "sd3-fits" in head.get_attribute("class")), head.inner_text()
     assert until(lambda: not host.text(state))

@@ -115,7 +115,7 @@ class Forecast:
             "total": found.total,
             "phases": {phase: vars(need) | {} for phase, need in found.phases.items()},
             "verdict": vars(judged) | {"missing": judged.missing, "short": lacked or judged.short} | ({"answer": "no"} if lacked else {}),
-            "line": messages.joined(setup.encoder.name, lacked) if lacked else judged.sentence,
+            "line": messages.text("lack.line", name=setup.encoder.shown, lacked=lacked) if lacked else judged.sentence,
             "change": {"fields": dict(change.fields), "sentence": change.sentence} if change else None,
             "recommendation": advice.choice.name if advice.choice else None,
             "advice": messages.joined(advice.sentence, advice.basis if advice.choice else ""),

@@ -77,7 +77,10 @@ class Diagnosing:
         is to be said beside: that it is not known, how much of it was not read; "" as a rule.
         """
         if not text.strip():
-            return list(self.findings)[:1], ""
+            found, last = list(self.findings)[:1], self.events.last_error
+            if last is None or any(one.message == last.message for one in found):
+                return found, ""
+            return found, messages.joined(last.message, last.remedy)
         text, left_out = bounded(text)
         found = matcher.read([text], self._look)
         notes = [] if found else [messages.text("panel.diagnose.unknown")]
