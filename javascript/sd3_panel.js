@@ -40,7 +40,8 @@
     const model = status.model ? [status.model.split('/').pop(), sd3.shown(next), verdict.short] : [sd3.text('page.headline.none')];
     const asked = sd3.encoder(tab) || status.wanted; // what of it failed is named for as long as it is, also after another message
     const failed = status.failed.filter((name) => name !== status.encoder && (status.last_error || name === asked)).map(sd3.shown).join(', ');
-    const error = failed ? sd3.text('page.headline.failed', { name: failed }) : (status.last_error || status.left) && sd3.text('page.headline.error');
+    const other = status.last_error ? sd3.text('page.headline.error') : status.left && sd3.text('page.headline.left');
+    const error = failed ? sd3.text('page.headline.failed', { name: failed }) : other;
     const found = status.findings.length > 0 && sd3.text('page.findings', { count: status.findings.length });
     const parts = status.busy ? [status.busy] : [...model, error, found];
     el.textContent = parts.filter(Boolean).join(' · ');
