@@ -9,7 +9,7 @@
   const IDLE_MS = 60000;
   const AWAKE_MS = 15000; // after a change of settings or a click on Generate: the server needs a moment to be busy
   const RECENT_S = 60; // a page that is opened later is not told what happened hours ago
-  const WAKES = '#settings_submit, #quicksettings, [id$="_generate"], .sd3-verify, .sd3-quality, .sd3-install, .sd3-cancel';
+  const WAKES = '#settings_submit, #quicksettings, [id$="_generate"], .sd3-verify, .sd3-quality, .sd3-install, .sd3-cancel, [id$="_sd3_deploy_apply"]';
 
   let seen = Number(sessionStorage.getItem('sd3-seen') || 0);
   let server = sessionStorage.getItem('sd3-server');
@@ -71,7 +71,6 @@
   };
 
   const updated = () => { // the host has changed the page: ModernUI moves everything when all else is there
-    sd3.placeLater();
     sd3.addAgain();
     sd3.arrangeSettings();
     sd3.watchEncoders(TABS);

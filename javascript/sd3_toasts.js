@@ -33,7 +33,7 @@
   };
 
   // On a narrow page, and where there is no room for them, they are one line, which opens.
-  const fold = () => {
+  const fold = (place = sd3.placeToasts) => {
     const all = area();
     const boxes = [...all.querySelectorAll('.sd3-toast')];
     let line = all.querySelector('.sd3-fold');
@@ -51,7 +51,7 @@
     const text = last ? sd3.text('page.messages', { count: boxes.length, last: last.querySelector('p').textContent }) : '';
     sd3.fill(line, [boxes.length, text], ([count]) => [sd3.element('b', '', count), sd3.element('span', '', text)]);
     line.setAttribute('aria-label', text);
-    sd3.placeToasts();
+    place();
   };
 
   // As near to the lower right corner as they cover nothing that can be pressed: open where there is room for that beside our own panel, else
@@ -138,7 +138,7 @@
     }
     const box = toast(event, age);
     all.append(box);
-    fold();
+    fold(sd3.replaceToasts);
     if (HIDE_MS[event.severity]) hideLater(box, box.querySelector('.sd3-action') ? OFFER_MS : HIDE_MS[event.severity]);
     else keep([...open().filter((other) => !same(event)(other)), event]);
   };
