@@ -18,10 +18,10 @@ from sd3deploy.guards.job import Prompt
 from sd3deploy.guards.number import number
 from sd3deploy.memory.verdict import Change, Verdict
 
-__all__ = ["KINDS", "SEVERITIES", "Hint", "Kind", "Severity", "hints"]
+__all__ = ["KINDS", "SEVERITIES", "Hint", "Kind", "Lacking", "Severity", "hints"]
 
-Kind = Literal["size", "area", "sampler", "prompt", "attention", "steps", "guidance", "memory"]
-KINDS: tuple[Kind, ...] = ("size", "area", "sampler", "prompt", "attention", "steps", "guidance", "memory")
+Kind = Literal["size", "area", "sampler", "prompt", "attention", "steps", "guidance", "encoder", "memory"]
+KINDS: tuple[Kind, ...] = ("size", "area", "sampler", "prompt", "attention", "steps", "guidance", "encoder", "memory")
 
 # ok: nothing to do. advice: runs as asked, but not well. change: will be changed. refuse: will not be made, or will not fit.
 Severity = Literal["ok", "advice", "change", "refuse"]
@@ -44,11 +44,23 @@ class Hint:
     buttons: tuple[Button, ...] = ()
 
 
-def hints(asked: Job, outcome: Outcome, judged: Verdict | None = None, change: Change | None = None) -> tuple[Hint, ...]:
+@dataclass(frozen=True)
+class Lacking:
+    """A text encoder that can not be had. name: of it. why: a sentence. instead: the name of the one that the picture is made with."""
+
+    name: str
+    why: str
+    instead: str
+
+
+def hints(
+    asked: Job, outcome: Outcome, judged: Verdict | None = None, change: Change | None = None, lacking: Lacking | None = None
+) -> tuple[Hint, ...]:
     """In the order of the findings, the memory last. asked: the job as it was before the guards. judged: None where the memory was not
-    looked at; where the device does not tell its memory there is no hint about it either. change: what would make it fit.
+    looked at; where the device does not tell its memory there is no hint about it either. change: what would make it fit. lacking: an
+    encoder that is asked for and can not be had; whether it would fit does not matter then.
     """
-    return (*_findings(asked, outcome), *_memory(judged, change))
+    return (*_findings(asked, outcome), *(_lacking(lacking) if lacking else _memory(judged, change)))
 
 
 def _findings(asked: Job, outcome: Outcome) -> Iterator[Hint]:
@@ -60,6 +72,11 @@ def _findings(asked: Job, outcome: Outcome) -> Iterator[Hint]:
         for text in say(_Case(found, done, asked, outcome.job, long)):
             sentence = messages.joined(found.told(done), found.advised(done))
             yield Hint(kind, _SEVERITY[done], text, sentence, found.buttons)
+
+
+def _lacking(one: Lacking) -> Iterator[Hint]:
+    sentence = messages.joined(one.why, messages.text("hint.encoder.instead", name=one.instead))
+    yield Hint("encoder", "change", messages.text("hint.encoder", name=one.name), sentence)
 
 
 def _memory(judged: Verdict | None, change: Change | None) -> Iterator[Hint]:

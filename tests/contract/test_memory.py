@@ -201,6 +201,10 @@ def test_a_choice_says_of_its_packages_whether_they_come_when_it_is_chosen(host)
         assert (chosen["verdict"]["answer"], chosen["verdict"]["short"]) == said("fp4")
         assert chosen["line"] == "T5 FP4 needs bitsandbytes, which can not be installed offline."
         assert chosen["bars"] == []
+        assert host.get("/sdapi/v1/sd3/status")["encoder"] != "T5 FP4"
+        hint = host.get("/sdapi/v1/sd3/check", params={"encoder": "T5 FP4", "width": 1024, "height": 1024})["hints"][-1]
+        assert (hint["kind"], hint["severity"], hint["text"]) == ("encoder", "change", "T5 FP4 can not be had")
+        assert hint["sentence"].startswith(chosen["line"] + " The picture is made with ")
         assert said("q4")[0] == "fits"
         host.run("from sd3deploy.deps import lacking; sd3probe.check = lacking.check; lacking.check = lambda those: []")
         assert said("fp4") == ("fits", "fits")

@@ -18,6 +18,7 @@ from sd3deploy.encoders.choices import HOST_DEFAULT, Choice
 from sd3deploy.encoders.swap import is_sd3
 from sd3deploy.errors import EncoderError, JobRefused, Sd3Error, SettingError
 from sd3deploy.guards.number import number
+from sd3deploy.hints import Lacking
 from sd3deploy.memory import verdict
 from sd3deploy.memory.bars import Bar, bars
 from sd3deploy.memory.correction import Corrections
@@ -84,6 +85,14 @@ class Forecast:
         able = choices.suitable(self.host.device())
         found = {groups: self.deployment.lack(groups) for groups in {choice.groups for choice in able}}
         return {choice: found[choice.groups] for choice in able}
+
+    def lacking(self, encoder: Choice) -> Lacking | None:
+        """Return why the encoder of the next picture of a loaded model can not be had; None where it can, or is there."""
+        placed = self._placed()
+        refusal = "" if placed in (None, encoder) else self.deployment.lack(encoder.groups).refusal
+        if not placed or not refusal:
+            return None
+        return Lacking(encoder.shown, messages.text("lack.line", name=encoder.shown, lacked=refusal), placed.shown)
 
     def report(self, setup: Setup | None) -> dict[str, Any]:
         """Return all about memory as JSON-able values, in bytes. setup: None where there is no SD3 model."""
