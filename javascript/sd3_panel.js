@@ -204,7 +204,8 @@
   });
   sd3.revealAnswers = () => {
     for (const el of document.querySelectorAll(`.sd3-panel, ${ANSWERS}`)) {
-      if (!el.dataset.sd3Watched) grown.observe(el); // to observe it again would be a new size
+      if (el.dataset.sd3Watched) continue; // to observe it again would be a new size
+      grown.observe(el);
       el.dataset.sd3Watched = 'true';
     }
   };

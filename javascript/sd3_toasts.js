@@ -184,7 +184,8 @@
   sd3.restoreToasts = () => open().forEach((event) => sd3.toast(event, Date.now() / 1000 - event.time));
 
   sd3.showQuieted = () => {
-    for (const el of document.querySelectorAll('.sd3-again')) el.hidden = quieted().length === 0;
+    const none = quieted().length === 0;
+    for (const el of document.querySelectorAll('.sd3-again')) if (el.hidden !== none) el.hidden = none; // the same again would be a change
   };
 
   sd3.unquiet = () => {
