@@ -1157,7 +1157,7 @@ def test_where_neither_the_device_nor_ram_holds_both_the_old_one_goes_before_the
     swapped = cached.swapped
     cached.swapped = lambda pipeline: (swapped(pipeline), gc.collect(), seen.append((deployment.status()["encoder"], old())))
     choose(deployment, "T5 FP4")
-    assert seen[-1] == ("T5 FP4", [])
+    assert seen[-1] == ("T5 FP4", None)
     assert [encoder for encoder, _ in seen] == ["None (CLIP only)", "T5 FP4"]
 
 

@@ -23,6 +23,7 @@ ALLOWED = {
     "waiting.py until": "the clock that guards against a hang",
     "conftest.py slow_disk": "what is tested is what goes on while a disk is slow",
     "test_screen_idle.py minutes": "the page's own clock is turned; the server's answers come when they come",
+    "test_screen_idle.py test_a_message_on_a_page_that_rests_costs_nothing": "what does not happen has no event",
     "test_encoders_cache.py test_killed_at_any_moment_it_is_right_the_next_time": "a moment at random: what it meets is right in each",
     "test_deps_lock.py test_waits_and_says_for_what": "the patience that runs out is what is tested",
     "test_deps_lock.py test_an_installer_that_outlives_its_parent_still_holds_it": "the lock is held: the patience runs out",

@@ -339,9 +339,9 @@ def test_verify_checks_the_encoder_of_the_page_and_says_so(host, name, meant):
     host.page.evaluate(f"document.querySelector('{host.panel}state').insertAdjacentHTML('beforeend', '{more}')")
     assert until(lambda: host.page.evaluate(SEEN, f"{work} .sd3-outcome"))  # it stays there while the panel grows above it
     host.page.mouse.wheel(0, -3000)
-    host.page.wait_for_timeout(300)
+    assert until(lambda: not host.page.evaluate(SEEN, f"{work} .sd3-outcome"))
     host.page.evaluate("document.querySelector('.sd3probe').style.height = '60rem'")
-    host.page.wait_for_timeout(300)
+    host.page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")  # the page has seen that
     assert not host.page.evaluate(SEEN, f"{work} .sd3-outcome")  # its reader has moved on
     host.page.evaluate("document.querySelector('.sd3probe').remove()")
     assert not host.text(f"{host.panel}diagnosis_done").strip()
