@@ -120,27 +120,29 @@
     }));
   };
 
-  let changed = true; // anything of the page: where nothing has, nothing has moved of itself
-  const watching = new MutationObserver(() => { changed = true; });
-  watching.observe(document.documentElement, { subtree: true, childList: true, attributes: true, attributeFilter: ['class', 'style', 'hidden', 'open'] });
-  let next = 0; // a look at a page of SD.Next, of 55,000 elements, may take 0.3 s: no more than a tenth of the time is spent on that
-  setInterval(() => {
-    const started = performance.now();
-    if (document.hidden || !changed || started < next) return;
-    const wrong = Object.keys(shown).some((tab) => {
-      const [el, near] = [document.getElementById(`sd3-chip-${tab}`), document.getElementById(`${tab}_generate`)];
-      return el && near && misplaced(el, near);
-    });
-    if (wrong) sd3.placeChips();
-    sd3.replaceToasts();
-    watching.takeRecords(); // it was us
-    changed = Boolean(document.querySelector('#sd3-toasts:is(:hover, :focus-within)')); // then it was left for later
-    next = performance.now() + 9 * (performance.now() - started);
-  }, LOOK_MS);
+  sd3.keepPlaces = () => { // once all of ours is there
+    let changed = true; // anything of the page: where nothing has, nothing has moved of itself
+    const watching = new MutationObserver(() => { changed = true; });
+    watching.observe(document.documentElement, { subtree: true, childList: true, attributes: true, attributeFilter: ['class', 'style', 'hidden', 'open'] });
+    let next = 0; // a look at a page of SD.Next, of 55,000 elements, may take 0.3 s: no more than a tenth of the time is spent on that
+    setInterval(() => {
+      const started = performance.now();
+      if (document.hidden || !changed || started < next) return;
+      const wrong = Object.keys(shown).some((tab) => {
+        const [el, near] = [document.getElementById(`sd3-chip-${tab}`), document.getElementById(`${tab}_generate`)];
+        return el && near && misplaced(el, near);
+      });
+      if (wrong) sd3.placeChips();
+      sd3.replaceToasts();
+      watching.takeRecords(); // it was us
+      changed = Boolean(document.querySelector('#sd3-toasts:is(:hover, :focus-within)')); // then it was left for later
+      next = performance.now() + 9 * (performance.now() - started);
+    }, LOOK_MS);
 
-  window.addEventListener('resize', () => { sd3.placeLater(); sd3.placeToasts(); }); // these at once, or they may be outside
-  document.addEventListener('scroll', sd3.placeLater, { capture: true, passive: true });
-  document.addEventListener('click', sd3.placeLater, { capture: true, passive: true });
-  document.addEventListener('load', sd3.placeLater, { capture: true }); // of a picture
-  document.addEventListener('transitionend', sd3.placeLater, { capture: true, passive: true });
+    window.addEventListener('resize', () => { sd3.placeLater(); sd3.placeToasts(); }); // these at once, or they may be outside
+    document.addEventListener('scroll', sd3.placeLater, { capture: true, passive: true });
+    document.addEventListener('click', sd3.placeLater, { capture: true, passive: true });
+    document.addEventListener('load', sd3.placeLater, { capture: true }); // of a picture
+    document.addEventListener('transitionend', sd3.placeLater, { capture: true, passive: true });
+  };
 })();

@@ -85,6 +85,7 @@
   };
 
   const start = async () => {
+    sd3.keepPlaces();
     document.addEventListener('visibilitychange', () => { if (!document.hidden) sd3.wake(); });
     document.addEventListener('click', (e) => {
       if (!e.target.closest) return;
