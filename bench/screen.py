@@ -44,7 +44,7 @@ def run(small: bool = False) -> dict[str, Any]:
 
     times = 10 if small else 60
     with tempfile.TemporaryDirectory() as folder:
-        host = server.start(server.data_folder(Path(folder) / "data", server_rate_limit=0))
+        host = server.start(server.data_folder(Path(folder) / "data"))
         try:
             with opened(host) as page:
                 typed = _typed(page, times)

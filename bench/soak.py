@@ -72,7 +72,7 @@ def _started(folder: Path) -> Any:
     python = Path(os.environ["SDNEXT_PYTHON"]) if real else None
     linked = environment.linked(folder / "venv", without=["bitsandbytes"], source=python.parent.parent if python else None)
     root = Path(os.environ["SDNEXT_ROOT"]) if real else server.STAND_IN
-    data = server.data_folder(folder / "data", server_rate_limit=0, samples_save=False)
+    data = server.data_folder(folder / "data", samples_save=False)
     return server.start(data, root=root, python=linked, timeout=600)
 
 

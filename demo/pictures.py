@@ -64,7 +64,7 @@ def main() -> int:
         ("the panel and the settings", panel, {}),
     ):
         with steps.step(f"Take pictures of {title}"):
-            host = server.start(server.data_folder(CACHE / "pictures", server_rate_limit=0), **words)
+            host = server.start(server.data_folder(CACHE / "pictures"), **words)
             try:
                 for language in languages:
                     for theme in THEMES:

@@ -137,7 +137,7 @@ class Screen:
 @contextmanager
 def screen(ui: Ui, folder: Path, **words: Any) -> Iterator[Screen]:
     """Start a server with the probe inside and open its page. words: for the browser's page."""
-    data = server.data_folder(folder / "data", **{"server_rate_limit": 0} | dict(usable(ui).options))
+    data = server.data_folder(folder / "data", **dict(usable(ui).options))
     shutil.copytree(PROBE, data / "extensions" / "sd3-probe", ignore=shutil.ignore_patterns("__pycache__"))
     started = start(folder, "data", "--theme", ui.theme, auth=AUTH)
     host = ProbedHost(started.data, started.url, started.process, started.auth)

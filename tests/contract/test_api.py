@@ -51,7 +51,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def host(folder):
-    data = server.data_folder(folder / "data", diffusers_offload_mode="none", server_rate_limit=0)
+    data = server.data_folder(folder / "data", diffusers_offload_mode="none")
     shutil.copytree(PROBE, data / "extensions" / "sd3-probe", ignore=shutil.ignore_patterns("__pycache__"))
     started = start(folder, "data", auth=AUTH)
     yield ProbedHost(started.data, started.url, started.process, started.auth)

@@ -20,7 +20,7 @@ from tests.waiting import until
 @pytest.fixture(scope="module")
 def host(tmp_path_factory):
     folder = tmp_path_factory.mktemp("august")
-    data = server.data_folder(folder / "data", diffusers_offload_mode="none", server_rate_limit=0)
+    data = server.data_folder(folder / "data", diffusers_offload_mode="none")
     shutil.copytree(PROBE, data / "extensions" / "sd3-probe", ignore=shutil.ignore_patterns("__pycache__"))
     started = start(folder, "data", like="2026-08", auth=AUTH)
     yield ProbedHost(started.data, started.url, started.process, started.auth)

@@ -37,7 +37,7 @@ MEND = """
 @pytest.fixture(scope="module")
 def host(tmp_path_factory):
     folder = tmp_path_factory.mktemp("diagnosis")
-    data = server.data_folder(folder / "data", server_rate_limit=0, sd3_guard_attention="off")
+    data = server.data_folder(folder / "data", sd3_guard_attention="off")
     broken = data / "models" / BROKEN
     shutil.copytree(tiny_sd3.ensure(), broken)
     weights = broken / "transformer" / "diffusion_pytorch_model.safetensors"

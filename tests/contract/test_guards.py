@@ -17,7 +17,7 @@ from tests.contract.conftest import AUTH, PROBE, ProbedHost, start
 @pytest.fixture(scope="module")
 def host(tmp_path_factory):
     folder = tmp_path_factory.mktemp("guards")
-    data = server.data_folder(folder / "data", sd3_guard_size="maybe", sd3_guard_prompt=5, server_rate_limit=0)  # tests are fast
+    data = server.data_folder(folder / "data", sd3_guard_size="maybe", sd3_guard_prompt=5)
     shutil.copytree(PROBE, data / "extensions" / "sd3-probe", ignore=shutil.ignore_patterns("__pycache__"))
     started = start(folder, "data", auth=AUTH)
     yield ProbedHost(started.data, started.url, started.process, started.auth)

@@ -20,7 +20,7 @@ DETAILED = {"detailer_enabled": True, "detailer_resolution": 256, "detailer_step
 @pytest.fixture(scope="module")
 def host(tmp_path_factory):
     folder = tmp_path_factory.mktemp("jobs")
-    data = server.data_folder(folder / "data", server_rate_limit=0, return_grid=False)
+    data = server.data_folder(folder / "data", return_grid=False)
     shutil.copytree(PROBE, data / "extensions" / "sd3-probe", ignore=shutil.ignore_patterns("__pycache__"))
     started = start(folder, "data", auth=AUTH)
     yield ProbedHost(started.data, started.url, started.process, started.auth)

@@ -29,7 +29,7 @@ def few_prompts(host, folder):
 @pytest.fixture(scope="module")
 def host(tmp_path_factory):
     folder = tmp_path_factory.mktemp("measuring")
-    data = server.data_folder(folder / "data", server_rate_limit=0)
+    data = server.data_folder(folder / "data")
     shutil.copytree(PROBE, data / "extensions" / "sd3-probe", ignore=shutil.ignore_patterns("__pycache__"))
     started = start(folder, "data", auth=AUTH)
     probed = ProbedHost(started.data, started.url, started.process, started.auth)

@@ -15,7 +15,7 @@ from tests.contract.conftest import AUTH, PROBE, ProbedHost, start
 @pytest.fixture(scope="module")
 def host(tmp_path_factory):
     folder = tmp_path_factory.mktemp("memory")
-    data = server.data_folder(folder / "data", server_rate_limit=0, sd3_memory="often", sd3_memory_retry="yes")
+    data = server.data_folder(folder / "data", sd3_memory="often", sd3_memory_retry="yes")
     shutil.copytree(PROBE, data / "extensions" / "sd3-probe", ignore=shutil.ignore_patterns("__pycache__"))
     started = start(folder, "data", auth=AUTH)
     yield ProbedHost(started.data, started.url, started.process, started.auth)

@@ -23,7 +23,7 @@ OURS = "sd-extension-sd3"
 @pytest.fixture(scope="module", params=["before", "after"])
 def host(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(f"neighbours-{request.param}")
-    data = server.data_folder(folder / "data", diffusers_offload_mode="none", server_rate_limit=0, sd3_text_encoder="T5 Q8")
+    data = server.data_folder(folder / "data", diffusers_offload_mode="none", sd3_text_encoder="T5 Q8")
     ignored = shutil.ignore_patterns("__pycache__")
     for name, source in (("a-probe", PROBE), ("b-neighbours" if request.param == "before" else "z-neighbours", NEIGHBOURS)):
         shutil.copytree(source, data / "extensions" / name, ignore=ignored)

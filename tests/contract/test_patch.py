@@ -19,7 +19,7 @@ from tests.contract.conftest import AUTH, PROBE, REAL, ProbedHost, start
 @pytest.fixture(scope="module")
 def host(tmp_path_factory):
     folder = tmp_path_factory.mktemp("patch")
-    data = server.data_folder(folder / "data", server_rate_limit=0)
+    data = server.data_folder(folder / "data")
     shutil.copytree(PROBE, data / "extensions" / "sd3-probe", ignore=shutil.ignore_patterns("__pycache__"))
     started = start(folder, "data", auth=AUTH)
     probed = ProbedHost(started.data, started.url, started.process, started.auth)

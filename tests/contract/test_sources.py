@@ -56,7 +56,7 @@ def hub(state, tmp_path_factory):
 @pytest.fixture(scope="module")
 def host(hub, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sources")
-    server.data_folder(folder / "data", server_rate_limit=0)
+    server.data_folder(folder / "data")
     started = start(folder, "data", auth=AUTH, HF_ENDPOINT=hub.endpoint, HF_HUB_OFFLINE="0")
     yield started
     started.stop()

@@ -105,14 +105,6 @@ def begin():
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def unlimited(host):
-    """A picture after each test: more in a minute than the host allows from one address."""
-    host.set(server_rate_limit=0)
-    yield
-    host.set(server_rate_limit=300)
-
-
 @pytest.fixture
 def started(host):
     """`started(code)` breaks the host, starts the extension in it, and returns what `report` in the code has gathered, and what the log got

@@ -20,7 +20,7 @@ from tests.waiting import until
 def host(tmp_path_factory):
     """Both servers. The name keeps this module on one process of the tests, as every one with servers of its own."""
     folder = tmp_path_factory.mktemp("two")
-    data = server.data_folder(folder / "data", server_rate_limit=0)
+    data = server.data_folder(folder / "data")
     source = Path(os.environ["SDNEXT_PYTHON"]).parents[1] if REAL else None
     python = environment.linked(folder / "venv", without=["bitsandbytes"], source=source)
     root, flags = (Path(os.environ["SDNEXT_ROOT"]), ()) if REAL else (server.STAND_IN, ("--like", LIKE))

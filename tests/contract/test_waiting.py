@@ -17,7 +17,7 @@ LONG = 120  # seconds until a test that hangs is given up
 @pytest.fixture(scope="module")
 def host(tmp_path_factory):
     folder = tmp_path_factory.mktemp("waiting")
-    data = server.data_folder(folder / "data", diffusers_offload_mode="none", server_rate_limit=0, sd3_cache=False)
+    data = server.data_folder(folder / "data", diffusers_offload_mode="none", sd3_cache=False)
     shutil.copytree(PROBE, data / "extensions" / "sd3-probe", ignore=shutil.ignore_patterns("__pycache__"))
     started = start(folder, "data", auth=AUTH)
     started.run("""

@@ -27,7 +27,7 @@ COLUMNS = ("one message", "nothing changes", "silent", "more messages", "broken 
 @pytest.fixture(scope="module")
 def lives(tmp_path_factory):
     """Every case with what was seen; "" is that of the host as it is, "alone" the one without the extension."""
-    options = {"sd3_text_encoder": LOADED, "diffusers_offload_mode": "balanced", "server_rate_limit": 0}
+    options = {"sd3_text_encoder": LOADED, "diffusers_offload_mode": "balanced"}
     data = server.data_folder(tmp_path_factory.mktemp("drift") / "data", **options)
     given = [{"id": "", "changes": []}, {"id": "alone", "changes": [], "without": True}, *cases()]
     jobs = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
