@@ -113,6 +113,7 @@ def test_each_route_is_documented(schema, method, path):
     assert len(found["description"]) > 40
     assert {"200", "401", "422", "429"} <= found["responses"].keys()
     assert found["responses"]["200"]["content"]["application/json"]["schema"].keys() & {"$ref", "anyOf", "items"}
+    assert "Problem" in schema["components"]["schemas"]
     for code in found["responses"].keys() - {"200"}:
         assert found["responses"][code]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/Problem"}
     for parameter in found.get("parameters", []):
