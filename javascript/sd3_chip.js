@@ -49,11 +49,18 @@
     return el;
   };
 
-  const row = (tab) => (hint) => {
-    const el = sd3.element('div', `sd3-chip-row sd3-${hint.severity}`);
-    el.append(sd3.element('p', '', hint.sentence || hint.text));
-    if (hint.buttons.length > 0) el.append(sd3.actions(hint.buttons, tab));
-    return el;
+  const rows = (worth, tab) => {
+    const offered = new Set(); // what mends two things is offered once
+    return worth.map((hint) => {
+      const el = sd3.element('div', `sd3-chip-row sd3-${hint.severity}`);
+      el.append(sd3.element('p', '', hint.sentence || hint.text));
+      const buttons = hint.buttons.filter(({ id, fields }) => {
+        const does = JSON.stringify([id, fields]);
+        return !offered.has(does) && offered.add(does);
+      });
+      if (buttons.length > 0) el.append(sd3.actions(buttons, tab));
+      return el;
+    });
   };
 
   const shown = {}; // tab → its hints that are no praise
@@ -80,7 +87,7 @@
     const sign = sd3.element('b', '', SIGNS[worst.severity]);
     sign.setAttribute('aria-hidden', 'true');
     el.firstChild.replaceChildren(sign, sd3.element('span', '', worst.text), ...(others.length > 0 ? [sd3.element('small', '', `+${others.length}`)] : []));
-    el.lastChild.replaceChildren(...worth.map(row(tab)));
+    el.lastChild.replaceChildren(...rows(worth, tab));
     sd3.placeChips();
   };
 

@@ -35,6 +35,7 @@
       seen = event.seq;
       if (answer.now - event.time < RECENT_S) sd3.toast(event, answer.now - event.time);
     }
+    sd3.settle(answer.over);
     sessionStorage.setItem('sd3-seen', seen);
     if (answer.events.length > 0 || answer.run !== lastRun) { // a picture that was made may be the end of a failure
       await sd3.showState();

@@ -85,10 +85,17 @@
     return list;
   };
 
+  // What a guard says of the job, and what the memory or a missing encoder does to it.
+  const told = ({ findings, hints, memory }) => {
+    const lacks = hints.filter((one) => one.kind === 'encoder').map((one) => ({ action: 'apply', message: one.sentence }));
+    const large = lacks.length === 0 && memory && memory.answer === 'no' ? [{ action: 'tell', message: memory.line }] : [];
+    return [...findings, ...lacks, ...large];
+  };
+
   const showCheck = (tab, answer) => { // null where there is no Stable Diffusion 3 to talk about
     sd3.chip(tab, answer ? answer.hints : []);
     for (const area of document.querySelectorAll(`#script_${tab}_sd3_deploy_job .sd3-job`)) {
-      sd3.fill(area, answer && answer.findings, (found) => (found ? [sd3.element('h3', '', sd3.text('page.job')), will(found)] : []));
+      sd3.fill(area, answer && told(answer), (found) => (found ? [sd3.element('h3', '', sd3.text('page.job')), will(found)] : []));
     }
   };
 

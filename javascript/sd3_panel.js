@@ -11,7 +11,10 @@
     if (document.querySelectorAll('.sd3-state').length === 0) return;
     status = await sd3.get('status');
     const more = status.next !== status.encoder || status.failed.length > 0 || ['busy', 'left', 'last_error', 'encoder_warning', 'quantized_before', 'emulates'].some((name) => status[name]);
-    for (const el of document.querySelectorAll('.sd3-state')) el.textContent = more || !el.closest('.sd3-panel') ? status.line : ''; // its head says it
+    for (const el of document.querySelectorAll('.sd3-state')) {
+      if (el.closest('.sd3-panel')) el.dataset.line = more ? status.line : ''; // its head says it
+      else el.textContent = status.line;
+    }
     for (const el of document.querySelectorAll('.sd3-findings')) sd3.fill(el, status.findings, (found) => found.map(finding));
     TABS.forEach(sd3.showHeadline);
     sd3.showQuieted();
@@ -25,11 +28,21 @@
     return [status.encoder, ...status.failed].includes(own) ? null : own;
   };
 
+  // What the server says of all pictures; and what this page has chosen for its own.
+  const showLine = (tab) => {
+    const own = sd3.encoder(tab);
+    for (const el of document.querySelectorAll(`#script_${tab}_sd3_deploy_state .sd3-state`)) {
+      const chosen = el.dataset.line && own && own !== status.wanted ? sd3.text('page.state.own', { name: sd3.shown(own) }) : '';
+      sd3.fill(el, [el.dataset.line, chosen], (parts) => (parts[0] ? [parts.join(' ').trim()] : []));
+    }
+  };
+
   // What the next picture is made with, whether it fits, and what has failed: in the head of the panel, so that it says something while it
   // is closed. At length it is on top of the panel, and what the head says when it is pointed at.
   sd3.showHeadline = (tab) => {
     const head = document.querySelector(`#script_${tab}_sd3_deploy_panel .label-wrap`);
     if (!head || !status) return;
+    showLine(tab);
     let el = head.querySelector('.sd3-headline');
     if (!el) {
       el = sd3.element('span', 'sd3-headline');

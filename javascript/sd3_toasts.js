@@ -115,6 +115,7 @@
     box.setAttribute('role', event.severity === 'error' ? 'alert' : 'status');
     box.dataset.id = event.id;
     box.dataset.message = event.message;
+    box.dataset.seq = event.severity === 'error' && !event.job ? event.seq : ''; // of a failure that can be over
     const close = sd3.button('sd3-dismiss', '×', () => remove(box));
     close.setAttribute('aria-label', sd3.text('page.dismiss'));
     box.append(sd3.element('p', '', event.message), close);
@@ -141,6 +142,11 @@
     fold(sd3.replaceToasts);
     if (HIDE_MS[event.severity]) hideLater(box, box.querySelector('.sd3-action') ? OFFER_MS : HIDE_MS[event.severity]);
     else keep([...open().filter((other) => !same(event)(other)), event]);
+  };
+
+  // Failures up to that number are over, whoever has put them right.
+  sd3.settle = (over) => {
+    for (const box of area().querySelectorAll('.sd3-toast')) if (Number(box.dataset.seq) > 0 && box.dataset.seq <= over) remove(box);
   };
 
   // Work under way that can be ended: it stays as long as that lasts, whatever part of the page is looked at. "" ends it.

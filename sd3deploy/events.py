@@ -49,7 +49,7 @@ class Events:
         self._lock = threading.Lock()
         self._ring: deque[Event] = deque(maxlen=_KEPT)
         self._count = 0
-        self._over = 0  # number of the last event that says nothing about how things are any more
+        self._over = 0
 
     def tell(self, severity: Severity, id: str, **values: object) -> Event:
         """Record and announce the sentence `id`."""
@@ -79,11 +79,16 @@ class Events:
             return [event for event in self._ring if event.seq > seq]
 
     @property
+    def over(self) -> int:
+        """Number of the last event that says nothing about how things are any more: that of the latest success, at least."""
+        return self._over
+
+    @property
     def last_error(self) -> Event | None:
         """The latest error that is not over: no success has followed it. Those of single jobs are over with them."""
         with self._lock:
             for event in reversed(self._ring):
-                if event.severity == "success" or event.seq <= self._over:
+                if event.seq <= self._over:
                     return None
                 if event.severity == "error" and not event.job:
                     return event
@@ -110,6 +115,7 @@ class Events:
             self._count += 1
             event = Event(self._count, id, severity, message, remedy, job=job, action=action, buttons=buttons)
             self._ring.append(event)
+            self._over = self._count if severity == "success" else self._over
         with contextlib.suppress(Exception):  # a log of the host's that fails costs nobody the event, nor what it is about
             self._listen(event)
         return event

@@ -68,5 +68,16 @@ def test_what_has_failed_is_over_when_what_is_wanted_is_there():
     events.tell("error", "setting.weights-unknown", value="x", known="Model")
     events.settle()
     assert events.last_error is None
+    assert events.over == 1
     events.tell("error", "setting.weights-unknown", value="x", known="Model")
     assert events.last_error is not None
+
+
+def test_a_success_ends_what_has_failed_before_it():
+    events = Events()
+    events.add("error", "x", "It failed.", "")
+    assert events.over == 0
+    done = events.add("success", "y", "It is there.", "")
+    assert (events.over, events.last_error) == (done.seq, None)
+    events.add("info", "z", "Something else.", "")
+    assert events.over == done.seq

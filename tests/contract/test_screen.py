@@ -75,6 +75,18 @@ def test_what_will_happen_to_the_job_follows_the_fields(host):
     assert until(lambda: host.chip() == ""), host.chip()
 
 
+def test_what_mends_two_things_is_offered_once(host):
+    host.size(1024, 1024)
+    assert until(lambda: host.chip() == ""), host.chip()
+    use = {"id": "use", "label": "Make it 512×512", "fields": {"width": 512, "height": 512}, "seconds": 0}
+    found = [{"kind": kind, "severity": "refuse", "text": kind, "sentence": kind, "buttons": [use]} for kind in ("size", "memory")]
+    host.page.evaluate("([tab, found]) => window.sd3deploy.chip(tab, found)", [host.ui.tab, found])
+    more = host.page.locator(f"#sd3-chip-{host.ui.tab} .sd3-chip-more")
+    assert more.locator(".sd3-chip-row").count() == 2
+    assert more.locator("button").count() == 1
+    host.page.evaluate("(tab) => window.sd3deploy.chip(tab, [])", host.ui.tab)
+
+
 def test_of_a_long_prompt_it_is_said_while_it_is_typed_how_much_is_read(host):
     host.size(1024, 1024)
     box = host.page.locator(f"#{host.ui.tab}_prompt textarea").first
@@ -154,6 +166,9 @@ def test_what_can_not_come_is_no_tick_in_the_list_and_its_failure_is_explained_u
         assert "T5 FP4 could not be loaded" in head.inner_text()
         for told in (head.get_attribute("title"), host.text(state)):
             assert "bitsandbytes is needed, but the server is in offline mode. Host default is still in use." in told
+        assert ("This page has chosen T5 FP4." in host.text(state)) == (name == "T5 FP4")
+    message = host.page.locator(".sd3-toast.sd3-error", has_text="Host default is still in use.")
+    assert message.count() == 1
     host.shot("failed")
     host.part("diagnose").click()
     assert until(lambda: "bitsandbytes is needed, but the server is in offline mode." in host.text(f"{host.panel}found"))
@@ -162,6 +177,7 @@ def test_what_can_not_come_is_no_tick_in_the_list_and_its_failure_is_explained_u
     assert until(lambda: "sd3-fits" in head.get_attribute("class")), head.inner_text()
     assert until(lambda: not host.text(state))
     assert "could not" not in head.inner_text() + (head.get_attribute("title") or "")
+    assert until(lambda: message.count() == 0)  # it would say what is no longer so
 
 
 @pytest.mark.usefixtures("offline")

@@ -126,6 +126,9 @@ def test_the_rest_is_said_while_the_chip_has_the_focus_and_what_can_be_taken_is_
     assert until(more.is_visible)
     assert "multiples of 16" in more.inner_text()
     assert "Does not fit" in more.inner_text()
+    job = host.page.locator(f"{host.panel}job .sd3-job").first.text_content()
+    assert "1008×1008" in job  # what will happen to it
+    assert "Does not fit" in job
     host.shot("chip-open")
     host.page.keyboard.press("Escape")
     assert until(lambda: not more.is_visible())

@@ -33,7 +33,7 @@ def routes(services: Services) -> list[Route]:
     process = f"{os.getpid()}-{time.time():.0f}"  # a restart by exec keeps the process id
 
     def events(query: Annotated[Since, Query()]) -> dict[str, Any]:
-        """What happened after event number `since` of the process `server`, oldest first, whether something is under way, the number of
+        """What happened after event number `since` of the process `server`, oldest first, which of it is over, whether something is under way, the number of
         the last load or job, whether checks, an installation or a measurement are running, and how far a text encoder is that is being
         read. Quick: ask every second while something is under way.
 
@@ -45,6 +45,7 @@ def routes(services: Services) -> list[Route]:
             "server": process,
             "now": time.time(),
             "events": [_report(event) for event in found],
+            "over": services.deployment.events.over,
             "busy": services.deployment.phase,
             "run": last.number if last else 0,
             "verifying": services.verifying.running,

@@ -132,6 +132,7 @@ class Events(BaseModel, extra="allow"):
     server: str = Field(description="Name of this process: give it back with the next question.", examples=["4711-1795660000"])
     now: float = Field(description="The server's clock, seconds since the epoch.", examples=[1795660001.0])
     events: list[Event] = Field(description="Oldest first; at most the last hundred.")
+    over: int = Field(description="Errors up to this number say nothing about how things are any more.", examples=[7])
     busy: str | None = Field(description="What is being done, as a sentence.", examples=[None])
     run: int = Field(description="Number of the last load or job that was watched, 0 for none.", examples=[3])
     verifying: bool = Field(description="Whether checks are running.", examples=[False])
