@@ -33,9 +33,9 @@ def routes(services: Services) -> list[Route]:
     process = f"{os.getpid()}-{time.time():.0f}"  # a restart by exec keeps the process id
 
     def events(query: Annotated[Since, Query()]) -> dict[str, Any]:
-        """What happened after event number `since` of the process `server`, oldest first, which of it is over, whether something is under way, the number of
-        the last load or job, whether checks, an installation or a measurement are running, and how far a text encoder is that is being
-        read. Quick: ask every second while something is under way.
+        """What happened after event number `since` of the process `server`, oldest first, which of it is over, whether something is under
+        way, the number of the last load or job, whether checks, an installation or a measurement are running, and how far a text encoder is
+        that is being read. Quick: ask every second while something is under way.
 
         Another process has numbered its events anew: all of them are new to whoever asks with the name of an old one.
         """
