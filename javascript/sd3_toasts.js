@@ -146,7 +146,7 @@
 
   // Failures up to that number are over, whoever has put them right.
   sd3.settle = (over) => {
-    for (const box of area().querySelectorAll('.sd3-toast')) if (Number(box.dataset.seq) > 0 && box.dataset.seq <= over) remove(box);
+    for (const box of document.querySelectorAll('#sd3-toasts .sd3-toast')) if (Number(box.dataset.seq) > 0 && box.dataset.seq <= over) remove(box);
   };
 
   // Work under way that can be ended: it stays as long as that lasts, whatever part of the page is looked at. "" ends it.
