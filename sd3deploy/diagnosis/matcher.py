@@ -37,6 +37,7 @@ _TOLD = (
     ("python", lazy(r"\bPython(?:: version=| version: | )(3\.\d+(?:\.\d+)?)")),
     ("torch", lazy(r"\b(?:torch==|pytorch version: )(\d[\w.+]*)")),
     ("unfetched", lazy(r"Could not fetch URL https?://([\w.-]+)")),
+    ("unreached", lazy(r"Retrying \(Retry\(total=0\b.{0,200}?\)\) after connection broken by '(\w+)")),
     ("mirror", lazy(r"(?:HF_ENDPOINT\W{1,4}(?:https?://)?|https?://(?=[\w.-]*mirror))([\w-]+\.[\w.-]*\w)")),
 )
 _NAMED = lazy(r"(?<![\w.\-])([A-Za-z][\w.\-]*?)(?:(?:==|-)(\d[\w.+]*)|(?=[<>~=!\s\"',\]]|$))")  # a==1.0, a-1.0

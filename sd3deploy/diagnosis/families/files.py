@@ -18,6 +18,7 @@ KINDS = kinds(
     Kind("path-too-long", "permission", "setting", "https://github.com/Fannovel16/comfyui_controlnet_aux/issues/246"),
     Kind("symlink-right", "permission", "restart", "https://github.com/docling-project/docling/issues/961"),
     Kind("file-in-use", "permission", "restart", "https://github.com/cocktailpeanut/fluxgym/issues/159"),
+    Kind("virus-scanner", "permission", "none", "https://github.com/easydiffusion/easydiffusion/issues/944"),
     Kind("files-open", "platform-unsupported", "restart", "https://github.com/QwenLM/Qwen2.5-Omni/issues/88"),
     Kind("permission", "permission", "none", "https://github.com/bmaltais/kohya_ss/issues/859"),
     Kind("pip-not-allowed", "permission", "none", "https://pip.pypa.io/en/stable/cli/pip_install/"),
@@ -34,7 +35,7 @@ KINDS = kinds(
 _POSIX = {28: "disk-full", 122: "disk-quota", 69: "disk-quota", 30: "read-only", 36: "path-too-long", 63: "path-too-long", 13: "permission",
           1: "permission", 16: "file-in-use", 26: "file-in-use", 2: "file-missing"}  # fmt: skip
 _WINDOWS = {112: "disk-full", 39: "disk-full", 19: "read-only", 206: "path-too-long", 1314: "symlink-right", 32: "file-in-use",
-            33: "file-in-use", 5: "permission", 2: "file-missing", 3: "file-missing"}  # fmt: skip
+            33: "file-in-use", 5: "permission", 2: "file-missing", 3: "file-missing", 225: "virus-scanner"}  # fmt: skip
 _SAID = (
     ("disk-full", lazy(r"No space left on device|not enough (?:free disk )?space (?:on the disk|to download)", re.IGNORECASE)),
     ("disk-quota", lazy(r"Disk quota exceeded", re.IGNORECASE)),
@@ -66,7 +67,7 @@ _WEIGHTS = frozenset(("SafetensorError", "UnpicklingError", "BadZipFile", "EOFEr
 _OS_ERRORS = frozenset(
     ("OSError", "EnvironmentError", "IOError", "FileNotFoundError", "NotADirectoryError", "IsADirectoryError", "FileExistsError")
 )
-_UNNAMED = {"read-only": "that folder"}
+_UNNAMED = {"read-only": "that folder", "virus-scanner": "a file"}
 _LOADERS = ("diffusers", "transformers", "huggingface_hub", "safetensors", "accelerate", "peft", "tokenizers")
 _PYTHON_CODE = lazy(r"\.pyd['\"]|\.dll['\"]|attempting to bind", re.IGNORECASE)
 _LACKS = lazy(

@@ -15,6 +15,7 @@ __all__ = ["KINDS", "judge"]
 KINDS = kinds(
     Kind("process-crashed", "unknown", "none", "https://docs.python.org/3/library/faulthandler.html"),
     Kind("library-not-loaded", "platform-unsupported", "none", "https://docs.python.org/3/library/ctypes.html#finding-shared-libraries"),
+    Kind("system-library-old", "platform-unsupported", "none", "https://github.com/bitsandbytes-foundation/bitsandbytes/issues/1610"),
     Kind("binary-symbol", "mixed-package-files", "install", "https://github.com/Dao-AILab/flash-attention/issues/854"),
     Kind("binary-not-loaded", "mixed-package-files", "install", "https://github.com/safetensors/safetensors/issues/610"),
     Kind("torch-library", "mixed-package-files", "restart", "https://github.com/vladmandic/sdnext/issues/3375", "torch"),
@@ -39,6 +40,8 @@ _LIBRARY = lazy(
     r"|cannot load library) ?"
     r"['\"(]?(?P<file2>[^'\"),]+?\.(?:so[\d.]*|dll|dylib))"
 )
+# What a compiled library asks of the system that it was not built for.
+_OLD = lazy(r"version [`'](?P<version>(?:GLIBC|GLIBCXX|CXXABI)_[\d.]+)'? not found(?: \(required by (?P<needs>[^)]+)\))?")
 _BITSANDBYTES = lazy(
     r"(?i)Could not (?:find the bitsandbytes (?:CUDA|ROCm|HIP|XPU)? ?binary|load bitsandbytes native library)|Configured (?:CUDA|ROCm"
     r"|XPU) binary not found at"
@@ -56,6 +59,10 @@ _COMPILER = lazy(
 def judge(failure: Failure, seen: Seen) -> Verdict | None:
     """What died or did not load; a shell that only says that something has died is weak: what it was may be said beside it."""
     said = failure.said
+    if old := _OLD.search(said):
+        owner = _owner(old["needs"] or "", failure) or "?"
+        advised = Advice(owner if of_stack(owner) else "", sentence="rule.system-library-old.bnb" if owner == "bitsandbytes" else "")
+        return Verdict(KINDS["system-library-old"], {"owner": owner, "version": old["version"]}, advised)
     if _BITSANDBYTES.search(said):
         return Verdict(KINDS["bnb-library-missing"], {}, advice.native_library({}, seen))
     if not failure.failed:
@@ -92,6 +99,11 @@ def _library(found: re.Match[str], failure: Failure, seen: Seen) -> Verdict | No
     said = advice.binary(values, seen)
     if said is not None and (found["symbol"] or found["module"]):
         return Verdict(KINDS["binary-symbol" if found["symbol"] else "binary-not-loaded"], values, said)
-    owner = next(iter(re.findall(r"(?:site|dist)-packages[\\/](\w+)", file)), "") or (failure.tops[-1] if failure.tops else "")
+    owner = _owner(file, failure)
     package = owner if of_stack(owner) else ""
     return Verdict(KINDS["library-not-loaded"], {"library": name, "owner": owner or top}, Advice(package=package))
+
+
+def _owner(file: str, failure: Failure) -> str:
+    """The package in whose folder it lies, else whose code asked for it; "" where nobody knows."""
+    return next(iter(re.findall(r"(?:site|dist)-packages[\\/](\w+)", file)), "") or (failure.tops[-1] if failure.tops else "")

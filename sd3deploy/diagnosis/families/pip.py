@@ -25,6 +25,7 @@ KINDS = kinds(
     Kind("python-version", "platform-unsupported", "none", "https://github.com/vladmandic/sdnext/issues/3872"),
 )
 
+_UV = r"No solution found when resolving .{0,300}?\bBecause "
 _SENTENCES = (
     ("pip-leftovers", r"Ignoring invalid distribution (?P<rest>[~\-][\w.\-]*)", advice.leftover),
     ("pip-managed", r"externally-managed-environment|environment is externally managed", None),
@@ -34,6 +35,11 @@ _SENTENCES = (
      r"|(?<![\w.\-])(?P<file>[A-Za-z][\w.]{0,60}-\d[\w.+\-]{0,150}\.whl) is not a supported wheel on this platform", advice.pip_refused),
     ("pip-python", r"Package ['\"](?P<what>[\w.\-]+)['\"] requires a different Python: (?P<found>[\d.]*\d) not in"
      r" ['\"](?P<versions>[^'\"]+)", advice.pip_refused),
+    ("pip-python", _UV + r"the current Python version \((?P<found>[\d.]*\d)\) does not satisfy Python(?P<versions>\S+) and"
+     r" (?P<what>[A-Za-z][\w\-]*)", advice.pip_refused),
+    ("pip-no-version", _UV + r"(?:there (?:is|are) no versions? of |only )?(?P<what>[A-Za-z][\w\-]*)\S*"
+     r" (?:and you|was not found|is available|has no wheels)", advice.pip_refused),
+    ("pip-resolution", _UV + r"(?P<what>.{1,300}?),? we can conclude", advice.pip_refused),
     ("python-version", r"Incompatible Python version|Python version incompatible", None),
 )  # fmt: skip
 _MATCHES = tuple((kind, lazy(pattern, re.IGNORECASE), advise) for kind, pattern, advise in _SENTENCES)
@@ -53,9 +59,11 @@ def judge(failure: Failure, seen: Seen) -> Verdict | None:
     said = failure.said
     for kind, pattern, advise in _MATCHES:
         if (found := pattern.search(said)) and not (kind == "pip-no-version" and _NETWORK.search(said)):
+            values = {name: value or "" for name, value in found.groupdict().items()}
             if kind == "pip-no-version" and (host := seen.told.get("unfetched")):  # pip has said so before, and goes on as if nothing were
                 return Verdict(network.KINDS["server-unreachable"], {"host": host})
-            values = {name: value or "" for name, value in found.groupdict().items()}
+            if kind == "pip-no-version" and seen.told.get("unreached"):
+                return Verdict(network.KINDS["server-unreachable"], values, Advice(sentence="rule.server-unreachable.index"))
             said_of = advise(values, seen) if advise else Advice()
             return Verdict(KINDS[kind], values, said_of) if said_of is not None else None
     build = _BUILD.search(said) if failure.failed else None
