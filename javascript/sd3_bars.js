@@ -210,7 +210,7 @@
       if (!list) {
         look(tab, null);
         sd3.follow();
-        sd3.showHeadline(tab); // also where the same question has the same answer
+        requestAnimationFrame(() => sd3.showHeadline(tab)); // also where the same question has the same answer
       } else {
         requestAnimationFrame(() => openDownwards(tab, el, list)); // gradio has placed it by then
         if (active) look(tab, active.dataset.value);

@@ -28,14 +28,15 @@
     const answer = await sd3.get(`events?since=${seen}&server=${encodeURIComponent(server || '')}`);
     if (answer.server !== server) { // another process numbers its events anew
       server = answer.server;
+      seen = 0;
       sessionStorage.setItem('sd3-server', server);
     }
     sd3.showLoad(answer);
     for (const event of answer.events) {
       seen = event.seq;
-      if (answer.now - event.time < RECENT_S) sd3.toast(event, answer.now - event.time);
+      if (answer.now - event.time < RECENT_S) sd3.toast({ ...event, server }, answer.now - event.time);
     }
-    sd3.settle(answer.over);
+    sd3.settle(answer.over, server);
     sessionStorage.setItem('sd3-seen', seen);
     if (answer.events.length > 0 || answer.run !== lastRun) { // a picture that was made may be the end of a failure
       await sd3.showState();

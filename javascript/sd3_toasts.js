@@ -115,7 +115,9 @@
     box.setAttribute('role', event.severity === 'error' ? 'alert' : 'status');
     box.dataset.id = event.id;
     box.dataset.message = event.message;
-    box.dataset.seq = event.severity === 'error' && !event.job ? event.seq : ''; // of a failure that can be over
+    box.dataset.seq = event.seq || '';
+    box.dataset.server = event.server || '';
+    box.dataset.job = event.job || '';
     const close = sd3.button('sd3-dismiss', '×', () => remove(box));
     close.setAttribute('aria-label', sd3.text('page.dismiss'));
     box.append(sd3.element('p', '', event.message), close);
@@ -144,9 +146,14 @@
     else keep([...open().filter((other) => !same(event)(other)), event]);
   };
 
-  // Failures up to that number are over, whoever has put them right.
-  sd3.settle = (over) => {
-    for (const box of document.querySelectorAll('#sd3-toasts .sd3-toast')) if (Number(box.dataset.seq) > 0 && box.dataset.seq <= over) remove(box);
+  // Failures that are over, by their numbers, whoever has put them right; and what another process of the server has said of itself. Not from
+  // under the mouse: it is asked again.
+  sd3.settle = (over, server) => {
+    if (document.querySelector('#sd3-toasts:is(:hover, :focus-within)')) return;
+    for (const box of document.querySelectorAll('#sd3-toasts .sd3-toast[data-server]')) {
+      const same = box.dataset.server === server;
+      if (box.dataset.server && (same ? over.includes(Number(box.dataset.seq)) : !box.dataset.job)) remove(box);
+    }
   };
 
   // Work under way that can be ended: it stays as long as that lasts, whatever part of the page is looked at. "" ends it.

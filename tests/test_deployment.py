@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from sd3deploy import deps, tiny_sd3, units
-from sd3deploy.deployment import Deployment, Wanted
+from sd3deploy.deployment import Deployment, Wanted, changing
 from sd3deploy.deps import stopping
 from sd3deploy.device import detect_device
 from sd3deploy.encoders import choices, handover, load, measure, source
@@ -308,6 +308,86 @@ def test_two_that_fail_by_turns_are_tried_once_each(loaded, deployment, monkeypa
     assert tried == ["T5 FP4", "T5 Q4"]
     assert deployment.status()["failed"] == ["T5 FP4", "T5 Q4"]
     assert deployment.status()["next"] == "Host default"
+
+
+def test_the_message_of_a_change_that_failed_stays_though_the_next_picture_is_as_before(loaded, deployment, fails):
+    """It comes with the very next picture of a queue, and nobody would have read it."""
+    deployment.reconcile()
+    loaded.options["sd3_text_encoder"] = "T5 FP4"
+    with fails(), pytest.raises(EncoderError):
+        deployment.change(undo=lambda stood: loaded.options.update(sd3_text_encoder="Host default"))
+    told = deployment.status()["last_error"]
+    deployment.reconcile()
+    assert (told is None, deployment.status()["last_error"], deployment.events.over) == (False, None, [])
+    choose(deployment, "T5 Q4")
+    assert len(deployment.events.over) == 1
+
+
+def test_another_page_and_a_second_try_end_no_failure_of_the_settings(loaded, deployment, fails):
+    deployment.reconcile()
+    loaded.options["sd3_text_encoder"] = "T5 FP4"
+    with fails():
+        deployment.reconcile()
+    deployment.reconcile("None (CLIP only)", page="another")
+    with deployment.instead("T5 Q4") as there:
+        assert there
+    status = deployment.status()
+    assert (status["failed"], status["last_error"] is None, deployment.events.over) == (["T5 FP4"], False, [])
+    deployment.reconcile()  # the picture of a page that has chosen nothing is none of the other page
+    assert (deployment.status()["encoder"], deployment.status()["failed"]) == ("Host default", ["T5 FP4"])
+
+
+def test_pictures_of_another_page_end_no_failure_of_a_page_and_its_own_do(loaded, deployment, monkeypatch):
+    tried = []
+
+    def refuse(*_):
+        tried.append(True)
+        raise EncoderError("source.file-missing", file="/nowhere")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(source, "find", refuse)
+        for _ in range(3):
+            deployment.reconcile("T5 Q4", page="one")
+            deployment.reconcile(page="another")
+    assert (len(tried), deployment.status()["failed"], deployment.events.over) == (1, ["T5 Q4"], [])
+    assert deployment.status()["last_error"] is None  # of the server, whose pages are many
+    deployment.reconcile(page="one")  # as in the settings
+    assert (deployment.status()["failed"], len(deployment.events.over)) == ([], 1)
+
+
+def test_a_model_that_comes_during_a_second_try_keeps_what_it_came_with(loaded, deployment, fails):
+    loaded.options["sd3_text_encoder"] = "T5 FP4"
+    with fails():
+        deployment.reconcile()
+    with deployment.instead("None (CLIP only)") as there:
+        assert there
+        with deployment.busy:
+            deployment.encoder_for_load()
+            deployment.reconcile()
+        assert deployment.status()["encoder"] == "T5 FP4"
+    status = deployment.status()
+    assert (status["encoder"], status["failed"], status["last_error"]) == ("T5 FP4", [], None)
+    assert deployment.reconcile() == Wanted(choices.find("fp4"))
+
+
+def test_what_fails_while_something_else_is_put_right_is_told(loaded, deployment, fails, monkeypatch):
+    loaded.options["sd3_text_encoder"] = "T5 Q4"
+    with fails():
+        deployment.encoder_for_load()
+    monkeypatch.setattr(changing.tokenizer, "usable", lambda *_: False)
+    monkeypatch.setattr(changing.tokenizer, "find", lambda *_: (_ for _ in ()).throw(EncoderError("encoder.no-tokenizer")))
+    encoder = deployment.encoder_for_load()[1]
+    loaded.pipe.text_encoder_3 = encoder
+    deployment.reconcile()
+    assert deployment.status()["last_error"]["id"] == "encoder.no-tokenizer"
+
+
+def test_the_load_of_a_model_that_has_failed_is_over_with_the_next_one(loaded, deployment):
+    told = deployment.events.add("error", "rule.folder-incomplete", "It can not be loaded.", "", about="model")
+    deployment.reconcile()  # with the model before
+    assert (deployment.status()["last_error"], deployment.events.over) == (None, [])
+    assert deployment.encoder_for_load() == (False, None)
+    assert deployment.events.over == [told.seq]
 
 
 @pytest.mark.parametrize("other", ["T5 NF4", None])

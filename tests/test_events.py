@@ -63,21 +63,43 @@ def test_errors_print_themselves():
     assert not isinstance(error, DependencyError)
 
 
-def test_what_has_failed_is_over_when_what_is_wanted_is_there():
+def failed(events, **words):
+    return events.add("error", "x", "It failed.", "", **words)
+
+
+def test_what_is_settled_is_no_state_any_more_and_what_has_ended_has_not_to_be_read():
     events = Events()
-    events.tell("error", "setting.weights-unknown", value="x", known="Model")
-    events.settle()
+    first, second = failed(events, about="encoder"), failed(events, about="model")
+    events.settle([second])
+    assert (events.last_error, events.over) == (first, [])
+    events.end(events.errors("encoder", first.seq))
+    assert (events.last_error, events.over) == (None, [first.seq])
+    third = failed(events, about="encoder")
+    assert (events.last_error, events.over) == (third, [first.seq])
+
+
+def test_a_success_ends_the_errors_about_the_same_alone():
+    events = Events()
+    install, encoder = failed(events, about="install"), failed(events, about="encoder")
+    events.add("success", "y", "It is there.", "")
+    assert (events.last_error, events.over) == (encoder, [])
+    events.add("success", "y", "It is installed.", "", about="install")
+    assert (events.last_error, events.over) == (encoder, [install.seq])
+
+
+def test_of_an_error_about_nothing_any_success_is_the_end_but_it_has_still_to_be_read():
+    events = Events()
     assert events.last_error is None
-    assert events.over == 1
-    events.tell("error", "setting.weights-unknown", value="x", known="Model")
-    assert events.last_error is not None
+    one = failed(events)
+    assert events.last_error is one
+    events.add("success", "y", "It is there.", "")
+    assert (events.last_error, events.over) == (None, [])
 
 
-def test_a_success_ends_what_has_failed_before_it():
+def test_numbers_of_events_that_are_forgotten_are_forgotten():
     events = Events()
-    events.add("error", "x", "It failed.", "")
-    assert events.over == 0
-    done = events.add("success", "y", "It is there.", "")
-    assert (events.over, events.last_error) == (done.seq, None)
-    events.add("info", "z", "Something else.", "")
-    assert events.over == done.seq
+    events.end([failed(events, about="encoder")])
+    for _ in range(100):
+        events.add("info", "z", "Something else.", "")
+    events.end([failed(events, about="model")])
+    assert (events.over, len(events._settled), len(events._over)) == ([102], 1, 1)

@@ -90,7 +90,7 @@ class Changing:
             found = self._tokenizer(pipeline, encoder, self._making.source(wanted) if wanted.choice.bytes else None)
             swap.give_tokenizer(pipeline, found)
         except Exception as error:
-            self._events.fail(error)
+            self._events.fail(error, about="encoder")
 
     def tell_afterwards(self, choice: Choice, error: Exception) -> None:
         """Say that a step has failed on which the encoder does not depend."""
@@ -123,7 +123,7 @@ class Changing:
             if pipeline.text_encoder_3 is not None:
                 self._placed.set_emptied(pipeline, False)
         except Exception as error:
-            self._events.fail(error)
+            self._events.fail(error, about="encoder")
             self._events.tell("warning", "encoder.gone", name=before.choice.shown)
 
     def _tell_kept(self, choice: Choice, kept: list[str]) -> None:

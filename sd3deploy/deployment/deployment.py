@@ -17,6 +17,7 @@ from typing import Any
 from sd3deploy import installed, messages, units
 from sd3deploy.deployment import locks
 from sd3deploy.deployment.changing import Changing
+from sd3deploy.deployment.failures import SETTINGS, TRIAL, Failures
 from sd3deploy.deployment.host import Host
 from sd3deploy.deployment.later import Later
 from sd3deploy.deployment.making import Making
@@ -29,7 +30,7 @@ from sd3deploy.encoders import choices, swap
 from sd3deploy.encoders.choices import HOST_DEFAULT, Choice
 from sd3deploy.encoders.quantize import Stopped
 from sd3deploy.encoders.source import Source
-from sd3deploy.events import Events
+from sd3deploy.events import Event, Events
 from sd3deploy.refresh import Verdict
 
 __all__ = ["Deployment"]
@@ -52,10 +53,9 @@ class Deployment:
         self._under_way = Undertakings(events)
         self._making = Making(host, events, self._placed)
         self._warned: set[str] = set()  # what was said of files that have changed
-        self._failed: set[Wanted] = set()  # not tried again with every image: see `_recover`
+        self._failures = Failures(events)
         self._stood: Wanted | None = None  # what the settings asked for when that was last brought
         self._given_up: Wanted | None = None  # what they ask for since a change came to nothing: pictures go on with what stood
-        self._told_failure = False  # and nothing has said since that it is over
         self._changing = Changing(host, events, self._making, self._placed)
         self._newcomers = Newcomers(host.queue, self.busy, self._tell_unusable)
 
@@ -70,11 +70,11 @@ class Deployment:
         return self._placed.read(pipeline)
 
     def next(self) -> Wanted:
-        """What the next picture is made with that asks for nothing of its own: what has failed is not tried again, and leaves what is
-        there. Called with any lock held.
+        """What the next picture is made with that asks for nothing of its own: what has failed is not tried again, and leaves what stood.
+        Called with any lock held.
         """
         due, pipeline = self._due(), self.host.pipeline()
-        return self.placed(pipeline) if due in self._failed and swap.is_sd3(pipeline) else due
+        return self.placed(pipeline) if self._failures.has(due, SETTINGS) and swap.is_sd3(pipeline) else due
 
     def source(self) -> Source:
         """Where the settings take T5's weights from, whichever encoder is chosen. Raises Sd3Error where that is nowhere."""
@@ -122,7 +122,7 @@ class Deployment:
     def _change(
         self, allow: Callable[[Choice], None], under: Undertaking, undo: Callable[[Wanted | None], object] = lambda stood: None
     ) -> None:
-        self._failed, self._given_up = set(), None
+        begun, self._given_up = self._failures.begin(), None
         try:
             with self._undoing(undo), self._coming(under):
                 wanted = under.change = self.wanted()
@@ -143,26 +143,27 @@ class Deployment:
                 if swap.is_sd3(pipeline) and self.placed(pipeline) != wanted:
                     self._changing.change(pipeline, wanted, under)
                 self._stood = wanted
-                self._recover()
+                self._failures.end(begun)
         except Exception as error:
-            self._tell_failed(error)
+            self._failures.leave(self._tell_failed(error))
             raise
         if pipeline is None and wanted.choice is not HOST_DEFAULT:
             self.events.tell("info", "encoder.later", name=wanted.choice.shown)
 
-    def reconcile(self, choice: object = None, stopped: Callable[[], object] = lambda: None) -> Wanted | None:
+    def reconcile(self, choice: object = None, stopped: Callable[[], object] = lambda: None, page: str = "") -> Wanted | None:
         """Bring the loaded model to what is wanted: before a job, and within the load of a model.
 
         Called by a job of the host, which holds the queue, or inside `with busy` of a load. While another thread loads a model, a job whose
         encoder is there goes on at once; another waits until the model is there, because a picture with another encoder is not the one
         that was asked for; `cancel` and the host's own Stop end that. A failure is told, not raised.
-        stopped: called when somebody has cancelled it. Returns what is in the pipeline afterwards, None when no SD3 model is loaded.
+        stopped: called when somebody has cancelled it. page: whose job it is, "" for a request. Returns what is in the pipeline afterwards,
+        None when no SD3 model is loaded.
         """
-        wanted, placed = self._bring(self._due if choice is None else lambda: self._settings.wanted_or_default(choice), stopped)
+        asker = SETTINGS if choice is None else page
+        wanted, placed = self._bring(self._due if choice is None else lambda: self._settings.wanted_or_default(choice), asker, stopped)
         if placed == wanted:
             self._stood = placed if choice is None else self._stood
-            if self._due() not in self._failed:  # a page's own encoder does not make up for that of the settings
-                self._recover()
+            self._recover(asker, page, wanted)
         return placed
 
     @contextmanager
@@ -172,37 +173,41 @@ class Deployment:
         Called by a job of the host, which holds the queue. A failure is told, not raised, and holds nothing up: what the settings want is
         tried again with the next image, where it did not come back.
         """
-        failed, before = self._failed.copy(), self.placed(self.host.pipeline())
+        before = self.placed(self.host.pipeline())
+        wanted, placed = self._bring(lambda: self._settings.wanted_or_default(choice), TRIAL)
         try:
-            wanted, placed = self._bring(lambda: self._settings.wanted_or_default(choice))
             yield placed == wanted
         finally:
-            self._bring(lambda: before)
-            self._failed = failed
+            pipeline = self.host.pipeline()
+            if swap.is_sd3(pipeline) and self.placed(pipeline) == placed:  # else another model has come, with what is to be in that
+                self._bring(lambda: before, TRIAL)
+            self._failures.forget(TRIAL)
 
-    def _bring(self, read: Callable[[], Wanted], stopped: Callable[[], object] = lambda: None) -> tuple[Wanted, Wanted | None]:
+    def _bring(
+        self, read: Callable[[], Wanted], asker: str, stopped: Callable[[], object] = lambda: None
+    ) -> tuple[Wanted, Wanted | None]:
         """Bring the loaded model to what `read` gives, which is asked again where it had to wait. Returns that and what is in the pipeline
-        afterwards, None where that is no SD3 model. What has failed before is left; a failure is told.
+        afterwards, None where that is no SD3 model. What has failed before for that asker is left; a failure is told.
         """
         self.host.pipeline()  # a host that has changed so much raises here, before a failure would be told as one of the encoder
         wanted = read()
-        if wanted not in self._failed:
+        if not self._failures.has(wanted, asker):
             try:
                 with self._under_way.begin() as under, self._change_of(wanted, under) as pipeline:
                     wanted = read()
                     if swap.is_sd3(pipeline) and self.placed(pipeline) != wanted:
                         self._changing.change(pipeline, wanted, under)
             except Exception as error:
+                told = self._tell_failed(error)
                 if _was_cancelled(error):
                     stopped()
                 else:
-                    self._failed.add(wanted)
-                self._tell_failed(error)
+                    self._failures.add(wanted, asker, told)
         pipeline = self.host.pipeline()
         if not swap.is_sd3(pipeline):
             return wanted, None
         self._changing.complete(pipeline)
-        if wanted in self._failed and pipeline.text_encoder_3 is None:  # it was loaded without, because of that
+        if self._failures.has(wanted, asker) and pipeline.text_encoder_3 is None:  # it was loaded without, because of that
             self._placed.set_emptied(pipeline, True)
         return wanted, self.placed(pipeline)
 
@@ -213,8 +218,9 @@ class Deployment:
         encoders: the host's full-size T5 might not fit, or be a download of gigabytes that nobody asked for. So does whoever cancels it.
         """
         wanted = self._stood = self._settings.wanted_or_default()
-        self._failed, self._given_up = set(), None
+        begun, self._given_up = self._failures.load(), None
         if wanted.choice is HOST_DEFAULT:
+            self._failures.end(begun)
             return False, None
         encoder, made = None, False
         try:
@@ -223,13 +229,14 @@ class Deployment:
                 with under.heeding(job.stopped):
                     encoder, _ = self._making.make(wanted, job.report, under)
                 made = True
+            self._failures.end(begun)
             self._placed.tell_ready(wanted.choice, encoder, self.events)
         except Exception as error:
             if made:
                 self._changing.tell_afterwards(wanted.choice, error)
             else:
-                self._failed, self._stood = {wanted}, None
-                self._tell_failed(error)
+                self._stood = None
+                self._failures.add(wanted, SETTINGS, self._tell_failed(error))
                 self.events.tell("warning", "encoder.without-t5")
         return True, encoder
 
@@ -278,7 +285,7 @@ class Deployment:
             "encoder": self.placed(pipeline).choice.name if sd3 else None,
             "wanted": self._settings.wanted_or_default().choice.name,
             "next": self.next().choice.name,
-            "failed": sorted({one.choice.name for one in self._failed}),
+            "failed": self._failures.names,
             "left": self._settings.wanted_or_default() == self._given_up,
             "linear4bit": measured.linear4bit if measured else 0,
             "wo_quantized": bool(measured and measured.wo_quantized),
@@ -320,7 +327,7 @@ class Deployment:
     def _due(self) -> Wanted:
         """What a picture is made with that asks for nothing of its own."""
         wanted, pipeline = self._settings.wanted_or_default(), self.host.pipeline()
-        if wanted != self._given_up:
+        if wanted != self._given_up and not self._failures.has(wanted, SETTINGS):
             return wanted
         return self._stood or (self.placed(pipeline) if swap.is_sd3(pipeline) else wanted)
 
@@ -397,23 +404,24 @@ class Deployment:
                 return messages.text(id, name=self.placed(pipeline).choice.shown)
         return ""
 
-    def _recover(self) -> None:
-        """What is asked for is there, with no word: whatever has failed is over, and may be tried again, unless the settings still name it.
-        """
-        if self._told_failure and self._settings.wanted_or_default() != self._given_up:
-            self._told_failure, self._failed = False, set()
-            self.events.settle()
+    def _recover(self, asker: str, page: str, wanted: Wanted) -> None:
+        """What `asker` asks for is there, with no word. A page whose job has no encoder of its own has given up what it had asked for."""
+        asks = self._settings.wanted_or_default()
+        if asker == SETTINGS and asks != wanted:  # it stands in for what was asked for
+            return
+        self._failures.recover(asker)
+        self._failures.recover(page)
+        if asks != self._given_up and not self._failures.has(asks, SETTINGS):
+            self._failures.settle()
 
-    def _tell_failed(self, error: Exception) -> None:
+    def _tell_failed(self, error: Exception) -> Event:
         """An error, or that somebody has cancelled it: then with what is in use instead."""
         if not _was_cancelled(error):
-            self._told_failure = True
-            self.events.fail(error, kept=self._in_use())
-            return
+            return self.events.fail(error, kept=self._in_use(), about="encoder")
         text = str(error)
         if isinstance(error, Stopped):
             text = messages.joined(text, self._in_use())
-        self.events.add("info", getattr(error, "id", "encoder.cancelled"), text, "")
+        return self.events.add("info", getattr(error, "id", "encoder.cancelled"), text, "")
 
 
 def _was_cancelled(error: Exception) -> bool:

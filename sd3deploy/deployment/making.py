@@ -96,7 +96,9 @@ class Making:
         missing = self.lack(groups)
         if not missing.names:
             return groups
-        with under.doing("packages.installing", names=", ".join(missing.installs or missing.names)), stopping.stoppable(under.cancelled):
+        names = ", ".join(missing.installs)
+        doing = under.doing("packages.installing", names=names) if names else contextlib.nullcontext()
+        with doing, stopping.stoppable(under.cancelled):
             changed = deps.ensure(groups, self._host.install_options())
         if changed:
             self._events.tell("info", "packages.installed", names=", ".join(f"{name} {installed.version(name)}" for name in changed))

@@ -166,7 +166,7 @@ def test_what_can_not_come_is_no_tick_in_the_list_and_its_failure_is_explained_u
         assert "T5 FP4 could not be loaded" in head.inner_text()
         for told in (head.get_attribute("title"), host.text(state)):
             assert "bitsandbytes is needed, but the server is in offline mode. Host default is still in use." in told
-        assert ("This page has chosen T5 FP4." in host.text(state)) == (name == "T5 FP4")
+        assert until(lambda: ("This page has chosen T5 FP4." in host.text(state)) == (name == "T5 FP4")), host.text(state)  # noqa: B023
     message = host.page.locator(".sd3-toast.sd3-error", has_text="Host default is still in use.")
     assert message.count() == 1
     host.shot("failed")
@@ -458,6 +458,20 @@ def test_what_was_not_dismissed_survives_a_reload(host):
     host.reload()
     host.toast("Still there.")
     assert host.page.locator(".sd3-toast").count() == 1
+
+
+def test_what_another_process_of_the_server_has_failed_at_goes_but_not_from_under_the_mouse(host):
+    told = {"severity": "error", "remedy": "", "buttons": [], "seq": 1000, "server": "another", "time": 0}
+    for one in ({"id": "x", "message": "Old.", "job": False}, {"id": "y", "message": "Of a picture.", "job": True}):
+        host.page.evaluate("(event) => window.sd3deploy.toast(event)", told | one)
+    message, other = (host.page.locator(".sd3-toast", has_text=text) for text in ("Old.", "Of a picture."))
+    look = "window.sd3deploy.settle([], 'this')"
+    message.hover()
+    host.page.evaluate(look)
+    assert message.count() == 1
+    host.page.mouse.move(1, 1)
+    host.page.evaluate(look)
+    assert (message.count(), other.count()) == (0, 1)
 
 
 def test_a_kind_of_message_can_be_switched_off_and_on_again(host):

@@ -79,7 +79,7 @@ def routes(services: Services) -> list[Route]:
         judged = verdict.judge(estimate(setup), capacity) if setup else None
         change = verdict.cheapest(setup, capacity, forecast.suitable()) if setup and judged and judged.answer == "no" else None
         found = {"answer": judged.answer, "need": judged.need, "usable": judged.usable, "line": judged.sentence} if judged else None
-        lacking = forecast.lacking(setup.encoder) if setup and not query.model else None
+        lacking = forecast.lacking(choices.find(query.encoder)) if query.encoder and not query.model else None
         return outcome.report() | {"hints": [asdict(hint) for hint in hints(asked, outcome, judged, change, lacking)], "memory": found}
 
     def check_posted(asked: Annotated[Asked, Body()], query: Annotated[Nothing, Query()]) -> dict[str, Any]:

@@ -122,6 +122,7 @@ class Event(BaseModel, extra="allow"):
     remedy: str = Field(description="What to do about it.", examples=[""])
     time: float = Field(description="Seconds since the epoch.", examples=[1795660000.5])
     job: bool = Field(description="Whether it is about a single job, and over with it.", examples=[False])
+    about: str = Field(description="What ends it once that is put right; empty where nothing does.", examples=["encoder", ""])
     buttons: list[Button] = Field(description="What the page can do about it.", examples=[[]])
     action: Button | None = Field(description="The first one of `buttons`.", examples=[None])
 
@@ -132,7 +133,7 @@ class Events(BaseModel, extra="allow"):
     server: str = Field(description="Name of this process: give it back with the next question.", examples=["4711-1795660000"])
     now: float = Field(description="The server's clock, seconds since the epoch.", examples=[1795660001.0])
     events: list[Event] = Field(description="Oldest first; at most the last hundred.")
-    over: int = Field(description="Errors up to this number say nothing about how things are any more.", examples=[7])
+    over: list[int] = Field(description="The numbers of errors that are over: nobody has to read them any more.", examples=[[], [7]])
     busy: str | None = Field(description="What is being done, as a sentence.", examples=[None])
     run: int = Field(description="Number of the last load or job that was watched, 0 for none.", examples=[3])
     verifying: bool = Field(description="Whether checks are running.", examples=[False])

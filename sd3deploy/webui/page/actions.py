@@ -10,11 +10,11 @@ __all__ = ["ACTIONS", "buttons"]
 
 # What the page does (javascript/sd3_actions.js) → the ids of events, or how they begin, that it helps with. The first that fits is taken.
 ACTIONS = {
-    "restart": ("restart.needed", "deps.restart", "repair.restart"),
+    "restart": ("restart.needed", "deps.restart", "repair.restart", "deps.in_use", "deps.no_record"),
     "reload": ("encoder.without-t5",),
     # Where trying once more may help, once the remedy is followed. The others would end with the same words.
-    "install": ("deps.bad_download", "deps.cancelled", "deps.disk_full", "deps.failed", "deps.in_use", "deps.interrupted", "deps.locked",
-                "deps.no_network", "deps.no_record"),
+    "install": ("deps.bad_download", "deps.cancelled", "deps.disk_full", "deps.failed", "deps.interrupted", "deps.locked",
+                "deps.no_network"),
     "report": ("unexpected", "host.changed", "rule.", "encoder.failed"),
 }
 _OF_FINDINGS = {"install": "install", "refresh": "reload", "restart": "restart"}

@@ -103,9 +103,9 @@ def script_class(
             # The first hook at which the model, the styles and the overridden settings of a job are final; the queue is held.
             # The encoder comes first: some guards depend on it.
             state = state_of(p)
-            state.override = wanted = override.read_override(values, deployment.events.fail)
+            state.override = wanted = override.read_override(values, lambda error: deployment.events.fail(error, job=True))
             state.press.page = wanted.page
-            placed = reconcile(wanted.encoder, stopped=state.stop)
+            placed = reconcile(wanted.encoder, stopped=state.stop, page=wanted.page)
             if placed:
                 record_encoder(p, deployment)
             p.extra_generation_params |= wanted.describe()

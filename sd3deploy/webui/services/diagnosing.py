@@ -55,7 +55,7 @@ class Diagnosing:
         noted, self._noted = list(self._noted), deque(maxlen=_NOTED)
         for text in noted:
             if found := self.explain(text):
-                self.events.found(found, job=job)
+                self.events.found(found, job=job, about="" if job else "model")
                 return
 
     def explain(self, error: BaseException | str) -> Finding | None:

@@ -116,7 +116,7 @@ class Installing(Background[Installation]):
             told = self.events.tell("info", "install.cancelled-after", names=done) if done else self.events.fail(error, "info")
             job.text = told.message
         except Exception as error:
-            state, told = "failed", self.events.fail(error)
+            state, told = "failed", self.events.fail(error, about="install")
             job.error = {"id": told.id, "message": told.message, "remedy": told.remedy}
         finally:
             job.state = state
@@ -142,7 +142,7 @@ class Installing(Background[Installation]):
             if isinstance(one.error, RestartRequired):
                 self._restart(job, one.error)
         for error in errors[1:]:
-            self.events.fail(error)
+            self.events.fail(error, about="install")
         if errors:
             raise errors[0]
 
@@ -172,8 +172,10 @@ class Installing(Background[Installation]):
         if job.restart:
             job.text = job.restart["message"]
         elif job.changed:
-            job.text = self.events.tell("success", "packages.installed", names=self._names(job)).message
+            text = messages.text("packages.installed", names=self._names(job))
+            job.text = self.events.add("success", "packages.installed", text, "", about="install").message
         else:
+            self.events.end(self.events.errors("install", self.events.count))
             job.text = messages.text("install.nothing")
 
     def _names(self, job: Installation) -> str:

@@ -112,7 +112,7 @@ class Measuring(Background[Measurement]):
             state = "cancelled"
             job.text = self.events.fail(error, "info").message
         except Exception as error:
-            told = self.events.fail(error)
+            told = self.events.fail(error, about="quality")
             job.error = {"id": told.id, "message": told.message, "remedy": told.remedy}
             job.text = ""
         finally:
@@ -125,4 +125,5 @@ class Measuring(Background[Measurement]):
         if best is None:
             return self.events.tell("warning", "quality.nothing").message
         error = f"{best['error']['mean']:.4f}"
-        return self.events.tell("success", "quality.measured", name=best["name"], error=error).message
+        text = messages.text("quality.measured", name=best["name"], error=error)
+        return self.events.add("success", "quality.measured", text, "", about="quality").message
