@@ -100,6 +100,7 @@
   // The drop-down. gradio has the stored value of an entry as its text, and nothing else of it.
 
   const looked = {}; // tab → the entry that is looked at
+  const chosen = {}; // tab → the one that was chosen when its list was opened
   const known = {}; // tab → the last value that is one of the entries, while somebody types to find another
   const verdicts = {}; // tab → name → what the server said of it
 
@@ -154,7 +155,7 @@
     if (looked[tab] === name) return;
     looked[tab] = name;
     clearTimeout(timer);
-    if (!name) {
+    if (!name || name === chosen[tab]) { // what is chosen is not looked at
       show(tab, sd3.estimate(tab), false);
       return;
     }
@@ -216,7 +217,10 @@
         if (active) look(tab, active.dataset.value);
       }
     }).observe(el, { subtree: true, childList: true, attributes: true, attributeFilter: ['class', 'data-value'] });
-    el.addEventListener('focusin', () => { delete el.dataset.sd3Scrolled; });
+    el.addEventListener('focusin', () => {
+      delete el.dataset.sd3Scrolled;
+      chosen[tab] = sd3.encoder(tab) || AS_SET;
+    });
     el.addEventListener('mouseover', (e) => {
       const entry = e.target.closest('li[data-value]');
       if (entry) look(tab, entry.dataset.value);

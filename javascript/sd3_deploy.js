@@ -98,7 +98,7 @@
     }, true);
     if (window.onAfterUiUpdate) window.onAfterUiUpdate(updated);
     if (window.onOptionsChanged) window.onOptionsChanged(() => { lastRun = -1; sd3.wake(); });
-    for (const name of ['input', 'change']) document.addEventListener(name, () => sd3.follow(), true);
+    for (const name of ['input', 'change', 'load']) document.addEventListener(name, () => sd3.follow(), true);
     await sd3.language().catch(console.debug);
     sd3.restoreToasts();
     updated();

@@ -32,11 +32,22 @@
     return el && el.value !== AS_SET ? el.value : null;
   };
 
+  const SIDES = { width: 'naturalWidth', height: 'naturalHeight' };
+  const PICTURE = ['image', 'input_select']; // that is put in, after the tab
+
+  // A size of 0 is that of the picture that is put in.
+  const given = (tab, name, value) => {
+    if (tab === 'txt2img' || !SIDES[name] || Number(value) !== 0) return value;
+    const picture = PICTURE.map((id) => document.querySelector(`#${tab}_${id} img`)).find(Boolean);
+    return (picture && picture[SIDES[name]]) || '';
+  };
+
   const question = (tab) => {
     const values = new URLSearchParams();
     for (const [name, ids] of Object.entries(FIELDS)) {
       const el = field(tab, ids);
-      if (el) values.set(name, el.value);
+      const value = el ? given(tab, name, el.value) : '';
+      if (value !== '') values.set(name, value);
     }
     for (const [name, id] of Object.entries(OVERRIDES)) {
       const value = chosen(tab, id);
@@ -56,14 +67,22 @@
     return some;
   };
 
-  sd3.memoryQuestion = (tab) => only(question(tab), MEMORY).toString();
+  // The size that it will be made in counts, not the one that is typed.
+  const mended = (tab, values, checked) => {
+    const result = only(values, MEMORY);
+    if (checked && checked.code < 2) for (const name of Object.keys(SIDES)) result.set(name, checked[name]);
+    return result;
+  };
+
+  const answers = {}; // tab → what the check has said last
+  sd3.memoryQuestion = (tab) => mended(tab, question(tab), answers[tab]).toString();
 
   const estimates = {}; // tab → what the server said last about its memory
   sd3.estimate = (tab) => estimates[tab] || {};
 
   sd3.tab = () => TABS.find((tab) => sd3.visible(document.getElementById(`${tab}_generate`))) || latest;
 
-  sd3.job = (tab) => only(question(tab), ['width', 'height', 'batch', 'guidance']); // what a recommendation depends on
+  sd3.job = (tab) => only(mended(tab, question(tab), answers[tab]), ['width', 'height', 'batch', 'guidance']); // what a recommendation depends on
 
   sd3.write = (tab, values) => { // into the fields, as if typed
     for (const [name, value] of Object.entries(values)) {
@@ -78,7 +97,7 @@
     if (found.length === 0) return sd3.element('p', '', sd3.text('page.job.as-asked'));
     const list = sd3.element('ul', 'sd3-list');
     for (const one of found) {
-      const row = sd3.element('li', `sd3-will sd3-${one.action}`, one.message);
+      const row = sd3.element('li', `sd3-will sd3-${one.action}`, one.told || one.message);
       if (one.remedy && one.action !== 'apply') row.append(sd3.element('span', 'sd3-remedy', one.remedy));
       list.append(row);
     }
@@ -92,7 +111,22 @@
     return [...findings, ...lacks, ...large];
   };
 
-  const showCheck = (tab, answer) => { // null where there is no Stable Diffusion 3 to talk about
+  // Of a picture that is still to be put in nobody knows the size: that of a model is no answer to it.
+  const unsized = (answer) => ({
+    ...answer,
+    findings: answer.findings.filter((one) => one.id !== 'size.default'),
+    hints: answer.hints.filter((one) => one.kind !== 'size'),
+  });
+
+  // What this page has chosen and has failed is not tried again, and asked about no more: the page says what is made instead.
+  const left = (tab) => {
+    const words = sd3.leftEncoder(sd3.encoder(tab));
+    if (!words) return [];
+    return [{ kind: 'encoder', severity: 'change', text: sd3.text('page.headline.failed', words), sentence: sd3.text('page.job.left', words), buttons: [] }];
+  };
+
+  const showCheck = (tab, found) => { // null where there is no Stable Diffusion 3 to talk about
+    const answer = found && { ...found, hints: [...left(tab), ...found.hints] };
     sd3.chip(tab, answer ? answer.hints : []);
     for (const area of document.querySelectorAll(`#script_${tab}_sd3_deploy_job .sd3-job`)) {
       sd3.fill(area, answer && told(answer), (found) => (found ? [sd3.element('h3', '', sd3.text('page.job')), will(found)] : []));
@@ -132,19 +166,18 @@
         }
         const values = question(tab);
         const job = values.toString();
-        const memory = only(values, MEMORY).toString();
         const before = asked[tab] || {};
-        if (job === before.job && memory === before.memory) break;
-        asked[tab] = { job, memory };
+        if (job === before.job) break;
+        asked[tab] = { ...before, job };
         times.push(Date.now());
-        const [checked, estimated] = await Promise.all([
-          job === before.job ? null : sd3.post('check', Object.fromEntries(values)).catch((error) => (error.status === 422 ? null : Promise.reject(error))),
-          memory === before.memory ? null : sd3.get(`memory?${memory}`),
-        ]);
-        if (job !== before.job) showCheck(tab, checked);
-        if (estimated) {
-          estimates[tab] = estimated;
-          showMemory(tab, estimated);
+        const checked = await sd3.post('check', Object.fromEntries(values)).catch((error) => (error.status === 422 ? null : Promise.reject(error)));
+        answers[tab] = checked && !values.has('width') ? unsized(checked) : checked;
+        showCheck(tab, answers[tab]);
+        const memory = mended(tab, values, answers[tab]).toString();
+        if (memory !== before.memory) {
+          asked[tab].memory = memory;
+          estimates[tab] = await sd3.get(`memory?${memory}`);
+          showMemory(tab, estimates[tab]);
         }
         sd3.showHeadline(tab);
         await new Promise((done) => { setTimeout(done, gap()); });

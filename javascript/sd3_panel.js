@@ -28,6 +28,12 @@
     return [status.encoder, ...status.failed].includes(own) ? null : own;
   };
 
+  // What a page has chosen and has failed: its name, and what is made instead; null for what is there, or has not failed.
+  sd3.leftEncoder = (own) => {
+    if (!status || !own || own === status.encoder || !status.failed.includes(own)) return null;
+    return { name: sd3.shown(own), instead: sd3.shown(status.encoder) };
+  };
+
   // What the server says of all pictures; and what this page has chosen for its own.
   const showLine = (tab) => {
     const own = sd3.encoder(tab);
@@ -214,6 +220,7 @@
   const grown = new ResizeObserver((entries) => {
     for (const { target } of entries) if (target.matches(ANSWERS)) bring(target);
     if (brought) bring(brought);
+    sd3.showRun(); // where it was unfolded
   });
   sd3.revealAnswers = () => {
     for (const el of document.querySelectorAll(`.sd3-panel, ${ANSWERS}`)) {

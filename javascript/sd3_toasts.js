@@ -5,7 +5,7 @@
   const HIDE_MS = { info: 6000, success: 10000 }; // warnings and errors stay until they are dismissed
   const OFFER_MS = 15000; // what goes by itself, but has a button
   const KEPT = 20; // that come back when the page is reloaded
-  const STEPS = ['encoder.looking', 'encoder.loading']; // of work under way, which says itself at which it is
+  const STEPS = ['encoder.looking', 'encoder.loading', 'encoder.waiting', 'encoder.waiting-model', 'encoder.waiting-change', 'packages.installing'];
 
   const stored = (store, key) => {
     try {
@@ -59,7 +59,7 @@
   // number alone.
   const NARROW = matchMedia('(max-width: 36rem)');
   const WIDE = matchMedia('(min-width: 81rem)');
-  const PRESSED = 'button, input, textarea, select, label, summary, a[href], [role=button], [role=tab], [onclick], .label-wrap';
+  const PRESSED = 'button, input, textarea, select, label, summary, a[href], [role=button], [role=tab], [role=option], [onclick], .label-wrap';
   const READ = `${PRESSED}, .sd3-panel`;
   const NEXT = '[id$="_generate"], [id$="_skip"], [id$="_interrupt"], [id$="_pause"], #settings_submit, #settings_restart, #settings .tab-nav > button, .sd3-chip-head';
   const OPEN = [[false, false, READ], [false, false, PRESSED]];
@@ -137,7 +137,7 @@
     const all = area();
     for (const box of all.querySelectorAll('.sd3-toast')) {
       if (same(event)({ id: box.dataset.id, message: box.dataset.message })) box.remove(); // the same again, of the next image
-      else if (event.severity !== 'info' && box.matches('.sd3-info:not(:has(.sd3-action))')) remove(box); // "Loading…" has had its answer
+      else if (event.severity !== 'info' && STEPS.includes(box.dataset.id)) remove(box); // "Loading…" has had its answer
     }
     const box = toast(event, age);
     all.append(box);

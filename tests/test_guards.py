@@ -101,7 +101,7 @@ def test_the_report_is_json():
     report = json.loads(json.dumps(found.report()))
     assert report.keys() == {"findings", "width", "height", "sampler", "code"}
     assert {one["id"] for one in report["findings"]} == {"size.not-multiple", "attention.other"}
-    assert report["findings"][0].keys() == {"id", "severity", "message", "remedy", "change", "offer", "action"}
+    assert report["findings"][0].keys() == {"id", "severity", "message", "remedy", "change", "offer", "action", "told"}
 
 
 def test_a_finding_is_frozen():

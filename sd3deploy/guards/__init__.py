@@ -64,7 +64,7 @@ class Outcome:
 
     def report(self) -> dict[str, Any]:
         """As JSON-able values; sizes in px, as they are after the changes, and as they were given where they can not be made."""
-        findings = [asdict(found) | {"action": done} for done, found in self.decided]
+        findings = [asdict(found) | {"action": done, "told": found.told(done)} for done, found in self.decided]
         sides = self.job.width, self.job.height
         width, height = (str(side) if isinstance(side, float) and number(side) is None else side for side in sides)
         return {"findings": findings, "width": width, "height": height, "sampler": self.job.sampler, "code": self.code}

@@ -271,10 +271,9 @@ def test_the_modes_are_folded_and_say_what_holds_else(host):
 
 def test_the_last_run_is_drawn_with_its_estimate_and_read_by_pointing(host):
     host.size(256, 256)
-    host.open()
-    host.unfold("last")
     assert host.generate()
     host.open()
+    host.unfold("last")
     picture = host.page.locator(f"{host.panel}plot svg[role=img]")
     assert until(picture.count)
     assert until(lambda: host.page.locator(f"{host.panel}plot td").count() >= 6)
@@ -333,3 +332,21 @@ def test_the_hosts_own_section_points_to_ours(host):
     line = host.page.locator("#setting_sd3_pointer").first
     assert until(line.is_visible)
     assert "SD3 Deploy" in line.inner_text()
+
+
+def test_what_is_read_has_the_colour_of_the_ui_that_is_there(host):
+    """ModernUI brings its colours, for dark pages, also where the Standard one is used."""
+    host.open()
+    host.page.add_style_tag(content=":root { --sd-label-color: rgb(1, 2, 3); }")
+    colour = host.page.evaluate("(selector) => getComputedStyle(document.querySelector(selector)).color", f"{host.panel}job .sd3-job")
+    assert (colour == "rgb(1, 2, 3)") == (host.ui.name == "modern")
+
+
+def test_what_is_chosen_is_not_called_looked_at(host):
+    host.open()
+    host.part("encoder", "input").click()
+    looking = host.page.locator(f"{host.panel}memory .sd3-looking")
+    for name, count in (("T5 Q4", 1), ("As in Settings", 0)):
+        host.page.locator(f'{host.panel}encoder li[data-value="{name}"]').hover()
+        assert until(lambda: looking.count() == count)  # noqa: B023
+    host.leave()

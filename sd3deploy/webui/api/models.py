@@ -154,6 +154,7 @@ class GuardFinding(BaseModel, extra="allow"):
     change: dict[str, Any] = Field(description="What makes it run: field of the job → value.", examples=[{"width": 1008, "height": 1008}])
     offer: dict[str, Any] = Field(description="What would be better, and is not set by itself.", examples=[{"width": 1024, "height": 1024}])
     action: Literal["tell", "apply", "refuse"] = Field(description="What is done, as the guard is set.", examples=["apply"])
+    told: str = Field("", description="`message` with what is done about it, as a person is told.")
 
 
 class Hint(BaseModel, extra="allow"):
