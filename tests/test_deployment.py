@@ -370,6 +370,21 @@ def test_a_model_that_comes_during_a_second_try_keeps_what_it_came_with(loaded, 
     assert deployment.reconcile() == Wanted(choices.find("fp4"))
 
 
+def test_a_model_that_came_without_its_encoder_is_said_to_have_none(loaded, deployment, fails):
+    loaded.options["sd3_text_encoder"] = "T5 FP4"
+    with fails():
+        assert deployment.encoder_for_load() == (True, None)
+    loaded.pipe.text_encoder_3 = None
+    count = deployment.events.count
+    for _ in range(2):
+        assert deployment.reconcile() == Wanted(choices.NONE)
+    status = deployment.status()
+    assert (status["encoder"], status["next"], status["failed"]) == ("None (CLIP only)", "None (CLIP only)", ["T5 FP4"])
+    assert deployment.events.count == count
+    assert deployment.reconcile("T5 Q4") == Wanted(choices.find("q4"))
+    assert deployment.reconcile() == Wanted(choices.find("q4"))  # nothing else has stood
+
+
 def test_what_fails_while_something_else_is_put_right_is_told(loaded, deployment, fails, monkeypatch):
     loaded.options["sd3_text_encoder"] = "T5 Q4"
     with fails():

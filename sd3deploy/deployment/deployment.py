@@ -162,7 +162,6 @@ class Deployment:
         asker = SETTINGS if choice is None else page
         wanted, placed = self._bring(self._due if choice is None else lambda: self._settings.wanted_or_default(choice), asker, stopped)
         if placed == wanted:
-            self._stood = placed if choice is None else self._stood
             self._recover(asker, page, wanted)
         return placed
 
@@ -207,7 +206,7 @@ class Deployment:
         if not swap.is_sd3(pipeline):
             return wanted, None
         self._changing.complete(pipeline)
-        if self._failures.has(wanted, asker) and pipeline.text_encoder_3 is None:  # it was loaded without, because of that
+        if pipeline.text_encoder_3 is None and self._failures.has(self._settings.wanted_or_default(), SETTINGS):  # it was loaded without
             self._placed.set_emptied(pipeline, True)
         return wanted, self.placed(pipeline)
 
@@ -409,6 +408,8 @@ class Deployment:
         asks = self._settings.wanted_or_default()
         if asker == SETTINGS and asks != wanted:  # it stands in for what was asked for
             return
+        if asker == SETTINGS:
+            self._stood = wanted
         self._failures.recover(asker)
         self._failures.recover(page)
         if asks != self._given_up and not self._failures.has(asks, SETTINGS):
