@@ -230,16 +230,19 @@ def test_a_failure_of_a_source_is_over_when_the_source_is_set_back(loaded, deplo
 
 @pytest.fixture
 def fails(monkeypatch):
-    """No encoder can be made as long as it is held: `with fails: …`."""
-
-    def refuse(*_):
-        raise EncoderError("source.file-missing", file="/nowhere")
+    """No encoder can be made as long as it is held: `with fails() as tried: …`, which counts."""
 
     @contextmanager
     def failing():
+        tried = []
+
+        def refuse(*_):
+            tried.append(True)
+            raise EncoderError("source.file-missing", file="/nowhere")
+
         with monkeypatch.context() as patch:
             patch.setattr(source, "find", refuse)
-            yield
+            yield tried
 
     return failing
 
@@ -270,17 +273,10 @@ def test_what_has_failed_for_a_page_is_not_what_its_next_picture_is_made_with(lo
     assert deployment.status()["encoder"] == "T5 FP4"
 
 
-def test_pages_that_take_turns_do_not_try_what_has_failed_for_the_settings_each_time(loaded, deployment, monkeypatch):
+def test_pages_that_take_turns_do_not_try_what_has_failed_for_the_settings_each_time(loaded, deployment, fails):
     choose(deployment, "T5 NF4")
     loaded.options["sd3_text_encoder"] = "T5 FP4"
-    tried = []
-
-    def refuse(*_):
-        tried.append(True)
-        raise EncoderError("source.file-missing", file="/nowhere")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(source, "find", refuse)
+    with fails() as tried:
         deployment.reconcile()
     for _ in range(2):
         deployment.reconcile("T5 NF4")  # a page with an encoder of its own, which is there
@@ -337,15 +333,8 @@ def test_another_page_and_a_second_try_end_no_failure_of_the_settings(loaded, de
     assert (deployment.status()["encoder"], deployment.status()["failed"]) == ("Host default", ["T5 FP4"])
 
 
-def test_pictures_of_another_page_end_no_failure_of_a_page_and_its_own_do(loaded, deployment, monkeypatch):
-    tried = []
-
-    def refuse(*_):
-        tried.append(True)
-        raise EncoderError("source.file-missing", file="/nowhere")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(source, "find", refuse)
+def test_pictures_of_another_page_end_no_failure_of_a_page_and_its_own_do(loaded, deployment, fails):
+    with fails() as tried:
         for _ in range(3):
             deployment.reconcile("T5 Q4", page="one")
             deployment.reconcile(page="another")
