@@ -552,15 +552,17 @@ def test_what_was_mended_is_an_advice_that_orders_nothing_and_offers_the_value(h
     assert until(lambda: host.page.locator(f"#{host.ui.size}_width input[type=number]").first.input_value() == "1008")
 
 
-def test_an_offer_stays_when_something_else_is_said(host):
+def test_only_what_was_on_its_way_goes_when_something_else_is_said(host):
     host.tell("info", "size.small", "An offer.", buttons="button.change({'width': 1024, 'height': 1024}, '')")
-    host.tell("info", "encoder.later", "No offer.")
-    host.toast("An offer.")
-    host.toast("No offer.")
+    host.tell("info", "cache.written", "No offer.")
+    host.tell("info", "encoder.waiting", "A step.")
+    for text in ("An offer.", "No offer.", "A step."):
+        host.toast(text)
     host.tell("error", "unexpected", "Something else.")
     host.toast("Something else.")
     assert host.toast("An offer.").locator(".sd3-action").is_visible()
-    assert host.page.locator(".sd3-toast", has_text="No offer.").count() == 0
+    assert host.page.locator(".sd3-toast", has_text="No offer.").count() == 1
+    assert host.page.locator(".sd3-toast", has_text="A step.").count() == 0
 
 
 def test_a_size_that_is_only_advised_can_be_taken_too(host):
